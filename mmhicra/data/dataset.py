@@ -1,0 +1,356 @@
+"""The problems of a run: read, checked one by one, split into training and held-out, and put in order.
+
+Held-out problems come from the first of these that there is:
+
+1. `data.eval_source`, its `data.eval_split` (else its `val`, `validation` or `test`);
+2. `data.eval_split` of the source;
+3. the source's own split `val` or `validation` (a `test` split is only used when named);
+4. `data.held_out_share` of the training rows, those whose id has the smallest SHA-256.
+
+Of these, `eval.problems` are used, chosen by the SHA-256 of their ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmhicra.config import GENERATED_SOURCE, DataConfig
+from mmhicra.data.images import refuse_broken_images
+from mmhicra.data.presets import choose_reader
+from mmhicra.data.refused import RefusedRow, start_of, write_refused
+from mmhicra.data.sources import Table, find_source
+from mmhicra.records import Problem
+from mmhicra.refusals import DataRefusal
+
+Check = Callable[[Problem], str | None]
+"""Says why a problem cannot be used, None if it can. Raising DataRefusal says the same."""
+Progress = Callable[[int, int], None]
+"""Called with how many problems are checked, of how many."""
+
+OWN_VALIDATION = ("val", "validation")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The problems of a run, and every row that is not used.
+
+    Attributes:
+        preset: the layout the training rows were read by, e.g. what `auto` found.
+    """
+
+    train: list[Problem]
+    held_out: list[Problem]
+    refused: list[RefusedRow]
+    preset: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The rows of one split, read and not yet checked; `table` is None for generated problems."""
+
+    name: str
+    preset: str
+    problems: list[Problem] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    table: Table | None = None
+
+
+def load_problems(
+    data: DataConfig,
+    seed: int,
+    checks: Sequence[Check] = (),
+    *,
+    held_out: int = 0,
+    refused_path: Path | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """Read, check and split the problems of a run.
+
+    Args:
+        data: the `data` section of the configuration.
+        seed: what generated problems are drawn from.
+        checks: what a problem must pass besides having whole images, e.g. a gold answer the reward can use.
+        held_out: how many held-out problems are wanted (`eval.problems`); 0 holds nothing out.
+        refused_path: where `refused.jsonl` is written, also if this raises for too many refused rows.
+        progress: told after every checked problem.
+
+    Raises:
+        DataRefusal: a source, split or column is missing, or too many rows of a source cannot be used.
+    """
+    training = _training_pool(data, seed)
+    testing = _held_out_pool(data, seed, held_out, training)
+    if testing is None:
+        training, testing = split_off(training, data.held_out_share)
+    total = len(training.problems) + min(held_out, len(testing.problems))
+
+    def told(before: int) -> Callable[[int], None]:
+        return lambda number: progress(before + number, total) if progress else None
+
+    train, bad = check_problems(training.problems, checks, progress=told(0))
+    drawn = sorted(testing.problems, key=_hash_of)
+    tests, bad_tests = check_problems(drawn, checks, enough=held_out, progress=told(len(training.problems)))
+    refused = sorted([*training.refused, *bad], key=_place)
+    refused_tests = sorted([*testing.refused, *bad_tests], key=_place)
+    if refused_path is not None:
+        write_refused(refused_path, [*refused, *refused_tests])
+    listed = f"; all are listed in {refused_path}" if refused_path else ""
+    if training.name == testing.name:
+        refuse_if_too_many(
+            training.name, [*refused, *refused_tests], len(train) + len(tests), data.max_refused_share, listed
+        )
+    else:
+        refuse_if_too_many(training.name, refused, len(train), data.max_refused_share, listed)
+        refuse_if_too_many(testing.name, refused_tests, len(tests), data.max_refused_share, listed)
+    if not train:
+        raise DataRefusal(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
+    return Loaded(train, tests, [*refused, *refused_tests], training.preset)
+
+
+def check_problems(
+    problems: Iterable[Problem],
+    checks: Sequence[Check],
+    *,
+    enough: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Problem], list[RefusedRow]]:
+    """Decode every image once and apply the checks; each problem is either used or refused with a reason.
+
+    Args:
+        problems: in the order they are checked.
+        checks: applied in order, the first objection counts.
+        enough: stop after so many good ones; the rest is neither used nor refused.
+        progress: told how many are checked, after each.
+
+    Returns:
+        The good problems, and the refused rows, each in the order given.
+    """
+    good: list[Problem] = []
+    refused: list[RefusedRow] = []
+    for number, problem in enumerate(problems, start=1):
+        if enough is not None and len(good) >= enough:
+            break
+        reason = _objection(problem, (refuse_broken_images, *checks))
+        if reason is None:
+            good.append(problem)
+        else:
+            source, row = _row_of(problem, number)
+            refused.append(RefusedRow(source, row, problem.id, reason, start_of(problem.question)))
+        if progress is not None:
+            progress(number)
+    return good, refused
+
+
+def _objection(problem: Problem, checks: Sequence[Check]) -> str | None:
+    """The first objection, on one line and without the problem's name, which the row has already."""
+    for check in checks:
+        try:
+            reason = check(problem)
+        except DataRefusal as refusal:
+            reason = str(refusal)
+            if reason.startswith((f"problem {problem.id} ", f"problem {problem.id}:")):
+                reason = reason.split(": ", 1)[-1]
+        if reason is not None:
+            return " ".join(reason.split())
+    return None
+
+
+def refuse_if_too_many(name: str, refused: Sequence[RefusedRow], used: int, allowed: float, listed: str = "") -> None:
+    """Stop if no row of a source can be used, or a larger share than allowed cannot.
+
+    Raises:
+        DataRefusal: one line with the counts, the first refused row and its reason, and the way to mend it.
+    """
+    rows = len(refused) + used
+    if not refused or (used and len(refused) / rows <= allowed):
+        return
+    first = f"first {refused[0].where}: {refused[0].reason}{listed}"
+    if not used:
+        settings = "data.preset, data.columns and data.image_folder"
+        raise DataRefusal(f"{name}: none of its {rows} rows can be used, {first}; mend them, or look into {settings}")
+    raise DataRefusal(
+        f"{name}: {len(refused)} of {rows} rows ({len(refused) / rows:.1%}) cannot be used, {first}; "
+        f"mend them, or raise data.max_refused_share (now {allowed:g}) to train without them"
+    )
+
+
+def split_off(pool: Pool, share: float) -> tuple[Pool, Pool]:
+    """Hold out the problems whose id has a SHA-256 in the lowest `share`, at least one: (rest, held out).
+
+    Which side a problem is on depends on its id alone, not on the seed, the order or `eval.problems`.
+
+    Raises:
+        DataRefusal: the share is 0.
+    """
+    if share == 0:
+        raise DataRefusal(
+            f"{pool.name}: nothing to evaluate on: set data.eval_split, data.held_out_share above 0, "
+            "or eval.problems to 0"
+        )
+    limit = max(share, min((_share_of(problem) for problem in pool.problems), default=0.0))
+    rest = [problem for problem in pool.problems if _share_of(problem) > limit]
+    kept = [problem for problem in pool.problems if _share_of(problem) <= limit]
+    return replace(pool, problems=rest), replace(pool, problems=kept, refused=[])
+
+
+def _hash_of(problem: Problem) -> str:
+    return hashlib.sha256(problem.id.encode()).hexdigest()
+
+
+def _share_of(problem: Problem) -> float:
+    """The SHA-256 of the id as a number in [0, 1)."""
+    return int(_hash_of(problem)[:13], 16) / 16**13
+
+
+def _training_pool(data: DataConfig, seed: int) -> Pool:
+    if data.source == GENERATED_SOURCE:
+        return _generated_pool("train", min(data.count, data.limit or data.count), seed, data)
+    table = find_source(data.source).table(data.split)
+    return _read_pool(table, data, table.split, data.limit)
+
+
+def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> Pool | None:
+    """Where held-out problems come from, None if they are a share of the training rows."""
+    if count == 0:
+        return Pool("nothing held out", training.preset)
+    if (data.eval_source or data.source) == GENERATED_SOURCE:
+        if data.eval_split:
+            raise DataRefusal(f"data.eval_split is {data.eval_split}, but {GENERATED_SOURCE} has no splits: drop it")
+        return _generated_pool("held_out", count, seed, data)
+    if data.eval_source:
+        source = find_source(data.eval_source, "data.eval_source")
+        known = [split for split in (*OWN_VALIDATION, "test") if split in source.splits]
+        split = data.eval_split or next(iter(known), None)
+        if split is None and not source.single:
+            raise DataRefusal(f"{source.name}: set data.eval_split to one of its splits: {', '.join(source.splits)}")
+    else:
+        source = find_source(data.source)
+        if source.single and data.eval_split:
+            raise DataRefusal(
+                f"data.eval_split is {data.eval_split}, but {source.name} has no splits: "
+                "name another file in data.eval_source"
+            )
+        known = [split for split in OWN_VALIDATION if split in source.splits and split != data.split]
+        split = data.eval_split or next(iter(known), None)
+        if split is None or source.single:
+            return None
+    table = source.table(split or "")
+    trained = training.table
+    if trained and (trained.folder, trained.name) == (table.folder, table.name):
+        raise DataRefusal(f"{table.name} is both trained and evaluated on: name another split or eval_source")
+    same_label = trained is not None and trained.split == table.split
+    return _read_pool(table, data, f"held_out/{table.split}" if same_label else table.split, None)
+
+
+def _generated_pool(split: Literal["train", "held_out"], count: int, seed: int, data: DataConfig) -> Pool:
+    from mmhicra.data import visual_math
+
+    return Pool(GENERATED_SOURCE, GENERATED_SOURCE, visual_math.generate(split, count, seed, data.tasks))
+
+
+def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) -> Pool:
+    """Make every row of a table a problem or a refused row."""
+    reader = choose_reader(data.preset, data.columns, table, data.image_folder, label)
+    problems: dict[str, Problem] = {}
+    refused: list[RefusedRow] = []
+    for row in islice(table.rows(), limit):
+        try:
+            problem = reader.read(row)
+            if problem.id in problems:
+                raise DataRefusal(f"id twice: {problem.id}, first at {problems[problem.id].source}")
+            problems[problem.id] = problem
+        except DataRefusal as reason:
+            question = start_of(reader.question_of(row))
+            refused.append(RefusedRow(row.source, row.number, reader.id_of(row), str(reason), question))
+    return Pool(table.name, reader.preset, list(problems.values()), refused, table)
+
+
+def _row_of(problem: Problem, number: int) -> tuple[str, int]:
+    """File and row of a problem; a generated one counts by its place."""
+    source, _, row = problem.source.rpartition(":")
+    return (source, int(row)) if row.isdigit() else (problem.source, number)
+
+
+def _place(row: RefusedRow) -> tuple[str, int]:
+    return row.source, row.row
+
+
+class ProblemStream:
+    """Problems without end, epoch after epoch, each epoch in its own order.
+
+    Within an epoch no problem comes twice; a batch that an epoch cannot fill runs over into the next one.
+
+    Attributes:
+        problems: all of them, in their own order.
+        epoch: from 0.
+        position: how many of this epoch are taken.
+    """
+
+    def __init__(self, problems: Sequence[Problem], seed: int, shuffle: bool = True) -> None:
+        if not problems:
+            raise DataRefusal("there is no problem to train on: look into data.source")
+        self.problems = list(problems)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.position = 0
+        self._order = self._order_of(0)
+        self._digest = digest_problems(self.problems)
+
+    def take(self, count: int) -> list[Problem]:
+        """The next `count` problems."""
+        taken: list[Problem] = []
+        while len(taken) < count:
+            if self.position == len(self.problems):
+                self.epoch, self.position = self.epoch + 1, 0
+                self._order = self._order_of(self.epoch)
+            places = self._order[self.position : self.position + count - len(taken)]
+            taken += [self.problems[place] for place in places]
+            self.position += len(places)
+        return taken
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream is, JSON-able: what `restore` needs."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "problems": self._digest,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken, over the same problems.
+
+        Raises:
+            DataRefusal: problems, seed or shuffling differ from those of the state.
+        """
+        now = self.state()
+        changed = [name for name in ("problems", "seed", "shuffle") if state[name] != now[name]]
+        if changed:
+            raise DataRefusal(
+                f"cannot resume: {' and '.join(changed)} of the training data changed since the checkpoint; "
+                "put the data back, or start a new run"
+            )
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._order = self._order_of(self.epoch)
+
+    def _order_of(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(len(self.problems)))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.problems)).tolist()
+
+
+def digest_problems(problems: Sequence[Problem]) -> str:
+    """SHA-256 over ids, questions and gold answers in order: another digest, another data set."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.question, problem.answer, problem.kind]).encode() + b"\n")
+    return digest.hexdigest()

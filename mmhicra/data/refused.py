@@ -1,0 +1,63 @@
+"""Rows that cannot be used: each is listed with its place and its reason, none is dropped unseen."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+QUESTION_START = 80
+"""Characters of the question that the list shows."""
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """One row that is not trained or evaluated on.
+
+    Attributes:
+        source: the file or split it is in.
+        row: its line in JSON Lines, else its place in the file; from 1.
+        id: the problem's id, or empty if it has none yet.
+        reason: `what is wrong: details`.
+        question: its first characters.
+    """
+
+    source: str
+    row: int
+    id: str
+    reason: str
+    question: str
+
+    @property
+    def where(self) -> str:
+        """`file:row`."""
+        return f"{self.source}:{self.row}"
+
+    @property
+    def kind(self) -> str:
+        """What is wrong, without the details: `N prompt tokens exceed ...`."""
+        return re.sub(r"\d+", "N", self.reason.split(":", 1)[0])
+
+
+def start_of(question: object) -> str:
+    """The first characters of a question on one line; nothing for what is not text."""
+    text = " ".join(question.split()) if isinstance(question, str) else ""
+    return text if len(text) <= QUESTION_START else text[:QUESTION_START] + "..."
+
+
+def write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
+    """Write `refused.jsonl`, one object per row; an empty file says that every row was used."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def summarise_refused(rows: Sequence[RefusedRow]) -> list[str]:
+    """One line per kind of reason, the most frequent first: `3: image missing (first: train.jsonl:12)`."""
+    counts = Counter(row.kind for row in rows)
+    first = {row.kind: row for row in reversed(rows)}
+    ranked = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return [f"{counts[kind]}: {kind} (first: {first[kind].where})" for kind in ranked]

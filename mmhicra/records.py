@@ -1,0 +1,214 @@
+"""Problem -> Prompt -> Completion -> Group: the nouns that walk through the house.
+
+Shapes in docstrings: P prompt length (image placeholders expanded), R response length, N images of a prompt.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Where an image stands in `Problem.question`; one for each image."""
+
+FinishReason = Literal["stop", "length"]
+Verdict = Literal["right", "wrong", "no-answer", "gold-unusable"]
+AnswerKind = Literal["math", "choice", "number", "text"]
+
+
+@dataclass(frozen=True)
+class ProblemImage:
+    """An image held as it came (path, encoded bytes, base64 text or PIL image) and decoded only when opened.
+
+    Attributes:
+        payload: a path, encoded bytes (PNG, JPEG, ...) or a PIL image; `from_base64` makes the second from text.
+        reference: what logs and rollout files say instead of the pixels, e.g. `images/train/0.png`.
+    """
+
+    payload: Path | bytes | Image.Image
+    reference: str
+
+    @classmethod
+    def from_base64(cls, text: str, reference: str) -> ProblemImage:
+        """Decode base64 text, with or without a `data:image/...;base64,` prefix.
+
+        Raises:
+            ValueError: the text is not base64.
+        """
+        return cls(base64.b64decode(text.rsplit(",", 1)[-1], validate=True), reference)
+
+    def open(self) -> Image.Image:
+        """Decode to RGB, transparent pixels on white.
+
+        Raises:
+            OSError: the file is missing, or its bytes are not a whole image.
+        """
+        from PIL import Image
+
+        image = self._load(Image)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, from the header alone.
+
+        Raises:
+            OSError: the file is missing, or is no image.
+        """
+        from PIL import Image
+
+        if isinstance(self.payload, Image.Image):
+            return self.payload.size
+        with Image.open(io.BytesIO(self.payload) if isinstance(self.payload, bytes) else self.payload) as image:
+            return image.size
+
+    def _load(self, pil: Any) -> Image.Image:
+        if isinstance(self.payload, bytes):
+            return pil.open(io.BytesIO(self.payload))
+        if isinstance(self.payload, Path):
+            with pil.open(self.payload) as image:
+                image.load()
+                return image
+        return self.payload
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its images and its gold answer.
+
+    Attributes:
+        id: stable and unique in a run; seeds, rollout files and reports refer to it.
+        question: the text, with one `<image>` where each image stands.
+        images: in the order of their placeholders.
+        answer: the gold answer.
+        kind: how the answer is compared (see `rewards.verify`).
+        choices: the options of a multiple-choice problem, in the order A, B, C, ...
+        task: what per-task accuracy is grouped by.
+        source: where it came from, e.g. `geometry3k/train.jsonl:12`.
+        facts: anything else the source knows, e.g. the intermediate values of a generated problem.
+    """
+
+    id: str
+    question: str
+    images: tuple[ProblemImage, ...]
+    answer: str
+    kind: AnswerKind = "math"
+    choices: tuple[str, ...] = ()
+    task: str = "all"
+    source: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A problem as the model sees it, made by ONE processor call (`vlm.processing`).
+
+    Attributes:
+        ids: un-expanded token ids, one placeholder token per image: what vLLM wants.
+        expanded_ids: (P,) int64, each placeholder repeated once per merged image token.
+        positions: (3, P) int64 M-RoPE positions (time, height, width).
+        image_positions: (P,) bool, True where an image token stands.
+        images: the N resized images, in the order of their placeholders.
+        pixel_values: (patches, patch values) float32, None for a text-only prompt.
+        image_grid_thw: (N, 3) int64 in patches, None for a text-only prompt.
+    """
+
+    problem: Problem
+    ids: list[int]
+    expanded_ids: torch.Tensor
+    positions: torch.Tensor
+    image_positions: torch.Tensor
+    images: tuple[Image.Image, ...] = ()
+    pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.expanded_ids.numel())
+
+    @property
+    def next_position(self) -> int:
+        """Where every response starts, on all three rows. Not P: an image advances time by less than its tokens."""
+        return int(self.positions.max()) + 1
+
+
+@dataclass(frozen=True)
+class RewardRecord:
+    """What a completion earned and why.
+
+    Attributes:
+        extracted: the answer read out of the response, None if there is none.
+        method: the extraction rule that found it, e.g. `boxed`.
+        gold: the answer it was compared with.
+        why: one phrase for a person, e.g. `equal as numbers`.
+        parts: each reward term before its weight, e.g. `{"accuracy": 1.0, "format": 0.0}`.
+        total: the weighted sum, which the advantages are computed from.
+    """
+
+    extracted: str | None
+    method: str
+    gold: str
+    verdict: Verdict
+    why: str
+    parts: Mapping[str, float]
+    total: float
+
+
+@dataclass(eq=False)
+class Completion:
+    """One response and everything later rooms learn about it.
+
+    Attributes:
+        ids: R generated ids, the stop token included if one was sampled.
+        logprobs: R log-probs of those ids under the distribution they were sampled from.
+        text: the response without its stop token.
+        reward: set by `rewards`.
+        planning: (R,) bool, set by `hicra.planning`.
+        base_advantage: A, the response's own advantage before planning tokens are amplified, set by `hicra.credit`.
+        advantages: (R,) float32, set by `hicra.credit`.
+        old_logprobs: (R,) float32 under the policy before the first update, set by the trainer when it needs them.
+        reference_logprobs: (R,) float32 under the reference policy, likewise.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+    text: str
+    reward: RewardRecord | None = None
+    planning: torch.Tensor | None = None
+    base_advantage: float | None = None
+    advantages: torch.Tensor | None = None
+    old_logprobs: torch.Tensor | None = None
+    reference_logprobs: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(eq=False)
+class Group:
+    """One prompt and its G completions."""
+
+    prompt: Prompt
+    completions: list[Completion]
+
+    def rewards(self) -> list[float]:
+        """The G total rewards.
+
+        Raises:
+            ValueError: a completion has not been scored.
+        """
+        totals = [c.reward.total for c in self.completions if c.reward is not None]
+        if len(totals) != len(self.completions):
+            raise ValueError(f"group of problem {self.prompt.problem.id}: not every completion is scored")
+        return totals

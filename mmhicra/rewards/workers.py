@@ -1,0 +1,248 @@
+"""Verification under a hard time limit, in processes that the kernel ends when one takes too long.
+
+The limit counts processor time (`ITIMER_PROF`, whose signal nothing in the process handles): it holds inside long C
+calls, it ends a worker whose parent is gone, and a busy machine does not turn right answers into wrong ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, Pipe, wait
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from mmhicra.refusals import Refusal
+from mmhicra.rewards.verify import Outcome, Query, decide, verify
+
+_START_LIMIT = 120.0
+"""Seconds that a worker may take to import sympy; far more than it needs, so that a slow disk is no verdict."""
+_PATIENCE = 20.0
+"""Times its limit that a worker may take by the clock on the wall, should the kernel not have ended it."""
+_MEMORY = 2 * 2**30
+"""Bytes of address space that a worker may take."""
+
+
+class Verifier:
+    """Decides queries in order, those that need algebra in worker processes.
+
+    Workers are fresh interpreters that import this room and nothing else: no fork of a process with torch threads, no
+    second import of the main program as `multiprocessing` would do. They start when first needed, so numbers, options
+    and texts cost no process. Usable from any thread; one batch at a time.
+
+    Args:
+        workers: processes at most. With 0 a query that needs algebra is refused, since nothing could stop it.
+        time_limit: processor seconds for the gold and again for the answer. A slower answer is wrong, a slower gold
+            is unusable.
+    """
+
+    def __init__(self, workers: int = 2, time_limit: float = 5.0) -> None:
+        self.workers = workers
+        self.time_limit = time_limit
+        self._idle: list[_Worker] = []
+        self._alive: set[_Worker] = set()
+        self._lock = threading.Lock()
+        weakref.finalize(self, _kill_all, self._alive)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers. A closed verifier starts new ones if it is used again."""
+        with self._lock:
+            self._idle.clear()
+            _kill_all(self._alive)
+
+    def verify_all(self, queries: Sequence[Query]) -> list[Outcome]:
+        """One outcome per query, in order; equal queries are decided once.
+
+        Raises:
+            Refusal: a query needs algebra and there are no workers.
+            RuntimeError: a worker could not start.
+        """
+        outcomes: dict[Query, Outcome] = {}
+        hard: list[Query] = []
+        for query in dict.fromkeys(queries):
+            if (outcome := decide(query)) is None:
+                hard.append(query)
+            else:
+                outcomes[query] = outcome
+        if hard and self.workers < 1:
+            raise Refusal(
+                f"the gold {hard[0].gold!r} takes algebra to compare with, which workers = 0 rules out: "
+                "set workers to 1 or more, or give the problem kind number, choice or text"
+            )
+        if hard:
+            with self._lock:
+                outcomes |= self._work(hard)
+        return [outcomes[query] for query in queries]
+
+    def _work(self, queries: list[Query]) -> dict[Query, Outcome]:
+        outcomes: dict[Query, Outcome] = {}
+        waiting = deque(queries)
+        busy: dict[Connection, _Worker] = {}
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self.workers:
+                    worker = self._worker()
+                    busy[worker.connection] = worker
+                    worker.take(waiting.popleft())
+                patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
+                heard = wait(list(busy), max(0.0, patience))
+                for worker in list(busy.values()):
+                    outcome = worker.listen() if worker.connection in heard else worker.overdue()
+                    if outcome is None:
+                        continue
+                    outcomes[worker.query] = outcome
+                    del busy[worker.connection]
+                    if worker.stage == "idle":
+                        self._idle.append(worker)
+                    else:
+                        self._discard(worker)
+        finally:
+            for worker in busy.values():  # interrupted: nobody waits for their verdicts any more
+                self._discard(worker)
+        return outcomes
+
+    def _worker(self) -> _Worker:
+        """An idle worker that is still alive, else a new one."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            self._discard(worker)
+        worker = _Worker(self.time_limit)
+        self._alive.add(worker)
+        return worker
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.kill()
+        self._alive.discard(worker)
+
+
+class _Worker:
+    """One process and the query it is busy with."""
+
+    query: Query
+
+    def __init__(self, time_limit: float) -> None:
+        self.time_limit = time_limit
+        self.stage: Literal["starting", "gold", "answer", "idle", "lost"] = "starting"
+        self.deadline = time.monotonic() + _START_LIMIT
+        self.connection, theirs = Pipe()
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"from mmhicra.rewards.workers import serve; serve({theirs.fileno()}, {time_limit!r})"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
+        )
+        theirs.close()
+
+    def take(self, query: Query) -> None:
+        self.query = query
+        if self.stage == "idle":
+            self._enter("gold")
+        self.connection.send(query)
+
+    def listen(self) -> Outcome | None:
+        """What the process says: the stage it has reached, or the outcome."""
+        try:
+            said: Any = self.connection.recv()
+        except (EOFError, OSError):
+            timed_out = self.process.wait() == -signal.SIGPROF
+            return self._lost(self._too_slow if timed_out else "crashed the verifier")
+        self._enter("idle" if isinstance(said, Outcome) else said)
+        return said if isinstance(said, Outcome) else None
+
+    def overdue(self) -> Outcome | None:
+        return self._lost(self._too_slow) if time.monotonic() >= self.deadline else None
+
+    def kill(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def _too_slow(self) -> str:
+        return f"exceeded {self.time_limit:g} s of verification"
+
+    def _enter(self, stage: Literal["gold", "answer", "idle"]) -> None:
+        self.stage = stage
+        self.deadline = time.monotonic() + _PATIENCE * self.time_limit
+
+    def _lost(self, fate: str) -> Outcome:
+        if self.stage == "starting":
+            raise RuntimeError(
+                f"a verification worker did not start (exit status {self.process.poll()}): "
+                f'run {sys.executable} -c "import mmhicra.rewards.workers, math_verify" to see why'
+            )
+        gold_is_at_fault = self.stage == "gold"
+        self.stage = "lost"
+        return _blame(gold_is_at_fault, fate)
+
+
+def serve(descriptor: int, time_limit: float) -> None:
+    """What a worker process does: answer queries from the pipe `descriptor` until it closes."""
+    import resource
+
+    import math_verify  # noqa: F401 - before the clock starts
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # from here on only parsers complaining about what models write
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    connection = Connection(descriptor)
+    connection.send("gold")
+    while True:
+        try:
+            query = connection.recv()
+        except (EOFError, OSError):
+            return
+        signal.setitimer(signal.ITIMER_PROF, time_limit)
+        outcome = _judge(query, connection, time_limit)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(outcome)
+
+
+def _judge(query: Query, connection: Connection, time_limit: float) -> Outcome:
+    at_gold = True
+
+    def at_answer() -> None:
+        nonlocal at_gold
+        at_gold = False
+        connection.send("answer")
+        signal.setitimer(signal.ITIMER_PROF, time_limit)
+
+    try:
+        return verify(query.extracted, query.gold, query.kind, query.choices, at_answer)
+    except Exception as error:  # noqa: BLE001 - sympy may raise anything on what a model writes; the record names it
+        return _blame(at_gold, f"made the verifier fail with {type(error).__name__}")
+
+
+def _blame(gold_is_at_fault: bool, fate: str) -> Outcome:
+    if gold_is_at_fault:
+        return Outcome("gold-unusable", f"the gold {fate}")
+    return Outcome("wrong", f"the answer {fate}")
+
+
+def _kill_all(workers: set[_Worker]) -> None:
+    while workers:
+        workers.pop().kill()

@@ -1,0 +1,118 @@
+"""What an engine is: it turns prompts into groups of completions.
+
+Engines differ in how, not in what: a completion's log-probs are those of the distribution it was sampled from,
+multimodal tokens are never sampled, and a request's random numbers depend on its seed, step and problem alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from mmhicra.config import RolloutConfig
+from mmhicra.records import Group, Prompt
+from mmhicra.refusals import ConfigRefusal
+from mmhicra.vlm.loading import LoadedModel
+
+Progress = Callable[[int], None]
+"""Told how many completions have come in so far."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        n: G, completions per prompt.
+        temperature: what logits are divided by; 0 takes the likeliest token.
+        top_p: keep the likeliest tokens until they hold this much probability; 1 keeps all.
+        top_k: keep so many of the likeliest tokens, before `top_p`; 0 keeps all.
+        max_new_tokens: the longest response.
+        stop_token_ids: a response ends with, and includes, the first of these.
+        banned_token_ids: never sampled.
+    """
+
+    n: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    banned_token_ids: tuple[int, ...]
+
+
+class Engine(Protocol):
+    """A way to generate."""
+
+    @property
+    def name(self) -> str:
+        """What `rollout.engine` says."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        step: int,
+        on_finish: Progress | None = None,
+    ) -> list[Group]:
+        """`sampling.n` completions for each prompt, in the order of `prompts`.
+
+        Args:
+            prompts: with distinct problem ids; equal ids would draw equal random numbers.
+            sampling: how.
+            seed: of the run.
+            step: of the run; with the problem's id it makes the request's seed.
+            on_finish: told how many completions have come in whenever there are more.
+        """
+        ...
+
+    def sync(self, model: nn.Module) -> None:
+        """Sample from the weights of `model` from now on."""
+        ...
+
+
+def request_seed(run_seed: int, step: int, problem_id: str) -> int:
+    """The 63-bit seed of one prompt's completions; a function of its arguments and of nothing else."""
+    digest = hashlib.sha256(f"{run_seed}\n{step}\n{problem_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperature: float) -> Sampling:
+    """The configured sampling for one model.
+
+    Args:
+        rollout: limits and stop tokens; its `n` and `temperature` are training's, evaluation has its own.
+        loaded: whose tokens they are.
+        n: completions per prompt.
+        temperature: 0 is greedy.
+
+    Raises:
+        ConfigRefusal: `rollout.stop_tokens` names something that is not one token, or `rollout.max_sequences` is below
+            `n`.
+    """
+    tokenizer = loaded.tokenizer
+    stops = set(loaded.end_token_ids)
+    for text in rollout.stop_tokens:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigRefusal(f"rollout.stop_tokens: {text!r} is {len(ids)} tokens of this model: name single tokens")
+        stops.add(ids[0])
+    if rollout.max_sequences < n:
+        raise ConfigRefusal(
+            f"rollout.max_sequences ({rollout.max_sequences}) cannot hold the {n} completions of one prompt: raise it"
+        )
+    return Sampling(
+        n=n,
+        temperature=temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        max_new_tokens=rollout.max_new_tokens,
+        stop_token_ids=tuple(sorted(stops)),
+        banned_token_ids=tuple(loaded.banned_token_ids),
+    )

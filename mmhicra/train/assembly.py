@@ -1,0 +1,215 @@
+"""Put a trainer together: data is checked at the door, then model, engine, rewards and optimiser are made."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mmhicra.config import OptimizerConfig, RunConfig
+from mmhicra.data.dataset import Loaded, ProblemStream, load_problems
+from mmhicra.data.refused import summarise_refused
+from mmhicra.hicra.grams import GramLibrary
+from mmhicra.hicra.planning import PlanningMatcher
+from mmhicra.records import Problem
+from mmhicra.refusals import DataRefusal
+from mmhicra.rewards.golds import gold_problem
+from mmhicra.rewards.reward import Rewarder
+from mmhicra.rollout.engine import Engine, Sampling, sampling_of
+from mmhicra.rollout.hf import HFEngine
+from mmhicra.train.policy import Policy
+from mmhicra.train.reference import Reference
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.sharding import GatheringEngine, shard
+from mmhicra.train.terminal import Terminal
+from mmhicra.train.trainer import Trainer
+from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
+from mmhicra.vlm.processing import PromptBuilder
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A trainer and what the run around it needs."""
+
+    trainer: Trainer
+    processor: Any
+    library: GramLibrary
+    held_out: list[Problem]
+    evaluation_sampling: Sampling
+    refused: int
+    parameters: dict[str, int]
+
+
+def assemble(
+    config: RunConfig, folder: RunFolder, accelerator: Accelerator, terminal: Terminal, stack: ExitStack
+) -> Assembly:
+    """Everything a run needs, made in the order in which a mistake is cheapest to find.
+
+    Args:
+        config: a checked configuration.
+        folder: where `refused.jsonl` goes.
+        accelerator: of this process.
+        terminal: where progress is shown.
+        stack: closes the reward workers when the run ends.
+
+    Raises:
+        Refusal: the grams, the data or the model cannot be used.
+    """
+    library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
+    rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
+    processor = load_processor(config.model)
+    prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
+    problems = load_checked_problems(
+        config, prompts, rewarder, terminal, folder.refused if accelerator.is_main_process else None
+    )
+    model = load_policy(config.model, config.seed)
+    parameters = count_parameters(model.model)
+    terminal.say(
+        f"model {config.model.path}: {parameters['total']:,} parameters, {parameters['trained']:,} trained; "
+        f"{len(library)} Strategic Grams ({library.name})"
+    )
+    sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
+    policy, reference, engine = make_policy(config, model, sampling, accelerator)
+    optimizer = make_optimizer(policy, config.train.optimizer)
+    trainer = Trainer(
+        config=config,
+        accelerator=accelerator,
+        policy=policy if config.model.shard else accelerator.prepare_model(policy),
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
+        reference=reference,
+        engine=engine,
+        sampling=sampling,
+        rewarder=rewarder,
+        matcher=PlanningMatcher(
+            library,
+            model.tokenizer,
+            skip_math=config.hicra.skip_math,
+            parts=config.hicra.parts,
+            stop_ids=sampling.stop_token_ids,
+        ),
+        stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
+        prompts=prompts,
+        pad_token_id=model.pad_token_id,
+    )
+    return Assembly(
+        trainer=trainer,
+        processor=model.processor,
+        library=library,
+        held_out=problems.held_out,
+        evaluation_sampling=evaluation_sampling(config, model),
+        refused=len(problems.refused),
+        parameters=parameters,
+    )
+
+
+def make_policy(
+    config: RunConfig, model: LoadedModel, sampling: Sampling, accelerator: Accelerator
+) -> tuple[Policy, Reference | None, Engine]:
+    """The policy on its device, its reference if the loss has a KL term, and the engine that samples from it."""
+    policy = Policy(
+        model.model,
+        model.family,
+        temperature=sampling.temperature,
+        banned_ids=list(sampling.banned_token_ids),
+        chunk=config.train.logprob_chunk,
+        precision=config.model.precision,
+    ).to(accelerator.device)
+    reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
+    engine: Engine = HFEngine(
+        model.model,
+        model.family,
+        model.tokenizer,
+        pad_token_id=model.pad_token_id,
+        max_sequences=config.rollout.max_sequences,
+        precision=config.model.precision,
+    )
+    if config.model.shard:
+        for part in (policy, *([reference.policy] if reference else [])):
+            shard(part, config.model.precision)
+        engine = GatheringEngine(engine, policy)
+    return policy, reference, engine
+
+
+def load_checked_problems(
+    config: RunConfig, prompts: PromptBuilder, rewarder: Rewarder, terminal: Terminal, refused_path: Path | None
+) -> Loaded:
+    """Problems that every later room can use; the others are listed in `refused.jsonl`.
+
+    Raises:
+        DataRefusal: the source cannot be read, too many rows are refused, or too few are left for one step.
+    """
+    with terminal.watch("checking problems") as bar:
+        problems = load_problems(
+            config.data,
+            config.seed,
+            [partial(gold_problem, verifier=rewarder.verifier), prompts.check],
+            held_out=config.eval.problems,
+            refused_path=refused_path,
+            progress=lambda done, total: terminal.advance(bar, done, total),
+        )
+    terminal.say(
+        f"data {config.data.source}: {len(problems.train)} problems to train on, {len(problems.held_out)} held out"
+    )
+    for line in summarise_refused(problems.refused):
+        terminal.say(f"  refused {line}")
+    wanted = config.train.prompts_per_step
+    if len(problems.train) < wanted:
+        raise DataRefusal(
+            f"{config.data.source} leaves {len(problems.train)} problems to train on, fewer than one step takes: "
+            f"set train.prompts_per_step ({wanted}) to {len(problems.train)} or less"
+        )
+    return problems
+
+
+def evaluation_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
+    """How held-out problems are answered: from the whole vocabulary, at the evaluation's temperature."""
+    sampling = sampling_of(config.rollout, model, n=config.eval.n, temperature=config.eval.temperature)
+    return replace(sampling, top_p=1.0, top_k=0)
+
+
+def make_optimizer(policy: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; norms and biases are not decayed."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=options.learning_rate,
+        betas=(options.betas[0], options.betas[1]),
+    )
+
+
+def warmup_and_decay(config: RunConfig) -> Any:
+    """The factor on the learning rate at each optimiser step: linear warm-up, then the configured schedule."""
+    options = config.train.optimizer
+    total = config.train.steps * config.train.updates_per_step
+    warmup = options.warmup_steps
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        progress = min(1.0, (update - warmup) / max(1, total - warmup))
+        if options.schedule == "linear":
+            return 1.0 - progress
+        if options.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0
+
+    return factor
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """How many parameters there are, and how many are trained."""
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }

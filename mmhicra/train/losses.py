@@ -1,0 +1,103 @@
+"""The policy loss and its parts: pure functions on vectors over the response tokens of a micro-batch.
+
+Shapes: T response tokens, S responses they belong to. `sequence` (T,) int64 maps a token to its response.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RatioLevel = Literal["token", "sequence"]
+Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a loss is normalised by: counts over ALL micro-batches and ranks of one optimiser step.
+
+    Normalising each micro-batch by its own count instead would weigh a token by the company it keeps.
+    """
+
+    tokens: int
+    sequences: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """Per-token loss with what is worth watching; every field is (T,)."""
+
+    loss: Tensor
+    ratio: Tensor
+    clipped_low: Tensor
+    clipped_high: Tensor
+
+
+def sequence_mean(values: Tensor, sequence: Tensor, count: int) -> Tensor:
+    """Mean of `values` (T,) over each response: (S,)."""
+    sums = values.new_zeros(count).index_add(0, sequence, values)
+    lengths = torch.bincount(sequence, minlength=count).clamp(min=1)
+    return sums / lengths
+
+
+def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, level: RatioLevel) -> Tensor:
+    """pi / pi_old for each token (T,).
+
+    On level `sequence` every token carries its response's geometric-mean ratio, while its gradient stays
+    its own (GSPO-token, arXiv 2507.18071 section 4.3), so that per-token advantages keep their meaning.
+    """
+    gap = logprobs - old_logprobs
+    if level == "token":
+        return gap.exp()
+    count = int(sequence.max()) + 1 if sequence.numel() else 0
+    mean_gap = sequence_mean(gap.detach(), sequence, count)[sequence]
+    return (mean_gap + (logprobs - logprobs.detach())).exp()  # bracketed: the difference is exactly 0
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    level: RatioLevel = "token",
+) -> PolicyLoss:
+    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) for each token; all arguments (T,).
+
+    Clip-higher is DAPO's (arXiv 2503.14476 section 3.1); the HICRA paper trains with it (section 4).
+    """
+    ratio = importance_ratio(logprobs, old_logprobs, sequence, level)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    return PolicyLoss(
+        loss=-torch.minimum(ratio * advantages, clipped * advantages),
+        ratio=ratio.detach(),
+        clipped_low=(ratio < 1.0 - clip_low) & (advantages < 0),
+        clipped_high=(ratio > 1.0 + clip_high) & (advantages > 0),
+    )
+
+
+def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Per-token estimate of KL(policy || reference) (T,): r - 1 - log r with r = reference / policy, never below 0."""
+    log_ratio = reference_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def token_weights(sequence: Tensor, aggregation: Aggregation, totals: Totals) -> Tensor:
+    """What each token's loss is multiplied by (T,) float32, so that the SUM over all micro-batches is the loss.
+
+    `token_mean`: every token of the batch alike. `sequence_mean`: every response alike, hence tokens of long
+    responses less. `dr_grpo` (arXiv 2503.20783): divide by a constant, the response limit.
+    """
+    if aggregation == "token_mean":
+        return torch.full(sequence.shape, 1.0 / max(totals.tokens, 1), device=sequence.device)
+    if aggregation == "dr_grpo":
+        scale = 1.0 / (max(totals.sequences, 1) * totals.max_new_tokens)
+        return torch.full(sequence.shape, scale, device=sequence.device)
+    lengths = torch.bincount(sequence)[sequence]
+    return 1.0 / (lengths.float() * max(totals.sequences, 1))

@@ -1,0 +1,183 @@
+"""Numbers of a step: gathered over micro-batches and ranks, timed by phase, sent to where people look."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmhicra.config import LogConfig
+from mmhicra.records import Group
+from mmhicra.refusals import ConfigRefusal
+
+
+class Timers:
+    """Wall seconds by phase name; phases may repeat and add up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time a `with` block under `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+class Tally:
+    """Weighted means and maxima that add up over micro-batches, and over ranks by `merge`."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.weights: dict[str, float] = defaultdict(float)
+        self.maxima: dict[str, float] = {}
+
+    def mean(self, name: str, values: Tensor) -> None:
+        """Take every element of `values` into the mean called `name`."""
+        if values.numel():
+            self.sums[name] += float(values.double().sum())
+            self.weights[name] += values.numel()
+
+    def maximum(self, name: str, values: Tensor) -> None:
+        """Take every element of `values` into the maximum called `name`."""
+        if values.numel():
+            self.maxima[name] = max(self.maxima.get(name, -float("inf")), float(values.max()))
+
+    def merge(self, others: Sequence[Tally]) -> Tally:
+        """The tally of this and `others` together."""
+        merged = Tally()
+        for tally in (self, *others):
+            for name, value in tally.sums.items():
+                merged.sums[name] += value
+                merged.weights[name] += tally.weights[name]
+            for name, value in tally.maxima.items():
+                merged.maxima[name] = max(merged.maxima.get(name, -float("inf")), value)
+        return merged
+
+    def result(self) -> dict[str, float]:
+        """Name -> mean or maximum."""
+        means = {name: self.sums[name] / self.weights[name] for name in self.sums}
+        return {**means, **self.maxima}
+
+
+def tally_rollouts(tally: Tally, groups: Sequence[Group]) -> None:
+    """Reward, verdict, length and group-outcome numbers of every group rolled out in a step."""
+    for group in groups:
+        rewards = torch.tensor(group.rewards())
+        right = torch.tensor([float(_verdict(c) == "right") for c in group.completions])
+        tally.mean("reward/mean", rewards)
+        tally.mean("reward/group_std", rewards.std(correction=0).reshape(1))
+        tally.mean("accuracy/mean", right)
+        tally.mean("accuracy/pass_at_n", right.max().reshape(1))
+        tally.mean("group/all_right", right.min().reshape(1))
+        tally.mean("group/all_wrong", 1 - right.max().reshape(1))
+        tally.mean("group/mixed", (right.max() - right.min()).reshape(1))
+        for completion in group.completions:
+            length = torch.tensor([float(len(completion))])
+            verdict = _verdict(completion)
+            tally.mean("response/length", length)
+            tally.maximum("response/length_max", length)
+            tally.mean("response/truncated", torch.tensor([float(completion.finish_reason == "length")]))
+            tally.mean(f"response/length_{'right' if verdict == 'right' else 'not_right'}", length)
+            for name in ("right", "wrong", "no-answer"):
+                tally.mean(f"verdict/{name}", torch.tensor([float(verdict == name)]))
+            for name, part in completion.reward.parts.items() if completion.reward else ():
+                tally.mean(f"reward/part_{name}", torch.tensor([part]))
+
+
+def tally_credit(tally: Tally, groups: Sequence[Group]) -> None:
+    """Planning density, and how the advantages fall on planning and execution tokens."""
+    for group in groups:
+        for completion in group.completions:
+            if completion.planning is None or completion.advantages is None:
+                continue
+            planning, advantages = completion.planning, completion.advantages
+            tally.mean("planning/density", planning.float())
+            tally.mean("planning/responses_with_any", planning.any().float().reshape(1))
+            tally.mean("advantage/planning_mean", advantages[planning])
+            tally.mean("advantage/execution_mean", advantages[~planning])
+            tally.mean("advantage/planning_mass", advantages[planning].abs())
+            tally.mean("advantage/execution_mass", advantages[~planning].abs())
+
+
+def _verdict(completion: Any) -> str:
+    return completion.reward.verdict if completion.reward else "no-answer"
+
+
+class Sink(Protocol):
+    """Somewhere numbers are shown."""
+
+    def log(self, step: int, record: Mapping[str, Any]) -> None:
+        """Send the numeric fields of `record`."""
+        ...
+
+    def close(self) -> None:
+        """Flush and finish."""
+        ...
+
+
+class TensorBoardSink:
+    """TensorBoard event files under the run folder."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step hides what a killed run logged beyond its last checkpoint.
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+
+    def log(self, step: int, record: Mapping[str, Any]) -> None:
+        """Write one scalar per numeric field."""
+        for name, value in _numbers(record).items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush the event file."""
+        self.writer.close()
+
+
+class TrackerSink:
+    """Weights & Biases or trackio, which share `init`, `log` and `finish`."""
+
+    def __init__(self, package: str, project: str, name: str, config: Mapping[str, Any]) -> None:
+        try:
+            self.module: Any = __import__(package)
+        except ImportError:
+            raise ConfigRefusal(
+                f"log.{package} is on but {package} is not installed: pip install mmhicra[{package}], "
+                f"or --set log.{package}=false"
+            ) from None
+        self.module.init(project=project, name=name, config=dict(config))
+
+    def log(self, step: int, record: Mapping[str, Any]) -> None:
+        """Send the numeric fields."""
+        self.module.log(_numbers(record), step=step)
+
+    def close(self) -> None:
+        """Finish the tracked run."""
+        self.module.finish()
+
+
+def open_sinks(log: LogConfig, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> list[Sink]:
+    """The sinks that the configuration asks for. Raises ConfigRefusal for one that is not installed."""
+    sinks: list[Sink] = [TensorBoardSink(folder / "tensorboard", first_step)] if log.tensorboard else []
+    for package, wanted in (("wandb", log.wandb), ("trackio", log.trackio)):
+        if wanted:
+            sinks.append(TrackerSink(package, log.project, name, config))
+    return sinks
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in record.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+    }

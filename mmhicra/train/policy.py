@@ -1,0 +1,52 @@
+"""The policy as one module: micro-batch in, log-prob and entropy of every response token out.
+
+One `forward` is all that data-parallel wrappers need to see; the engine uses `model` directly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmhicra.train.logprob import TokenStats, token_stats
+from mmhicra.train.packing import MicroBatch
+from mmhicra.vlm.families import Family
+
+
+class Policy(nn.Module):
+    """A vision-language model that scores response tokens under the distribution they are sampled from."""
+
+    banned: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        *,
+        temperature: float,
+        banned_ids: list[int],
+        chunk: int,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.temperature = temperature
+        self.chunk = chunk
+        self.precision = precision
+        self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
+
+    def forward(self, batch: MicroBatch) -> TokenStats:
+        """Log-probs and entropies of the T response tokens of `batch`."""
+        with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            embedded = self.family.embed(
+                self.model, batch.ids, batch.pixel_values, batch.image_grid_thw, batch.image_positions
+            )
+            hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions, batch.attention_mask)
+            states = hidden.flatten(0, 1)[batch.predictors]
+            head = self.family.lm_head(self.model)
+            return token_stats(
+                states, head, batch.targets, temperature=self.temperature, banned=self.banned, chunk=self.chunk
+            )

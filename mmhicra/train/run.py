@@ -1,0 +1,343 @@
+"""A training run from configuration to summary: the door, the loop, and what is left behind."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from accelerate import Accelerator
+
+import mmhicra
+from mmhicra.config import RunConfig
+from mmhicra.config_loading import dump_config
+from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
+from mmhicra.train.assembly import Assembly, assemble
+from mmhicra.train.checkpoint import restore_checkpoint, save_checkpoint
+from mmhicra.train.evaluation import Evaluation, evaluate, paired_change, summarise
+from mmhicra.train.metrics import Sink, open_sinks
+from mmhicra.train.rollout_records import rollout_records
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.terminal import Terminal
+
+MAY_CHANGE_ON_RESUME = (
+    "run_folder",
+    "threads",
+    "train.steps",
+    "eval",
+    "log",
+    "reward.workers",
+    "reward.time_limit",
+)
+"""What a resumed run may set anew; anything else would make it another run."""
+
+
+class Interrupted(Exception):
+    """The run stopped early at the user's wish, after saving."""
+
+
+@dataclass
+class Run:
+    """One run and its progress; `state` is what checkpoints carry beside the trainer's own."""
+
+    config: RunConfig
+    folder: RunFolder
+    terminal: Terminal
+    parts: Assembly
+    sinks: Sequence[Sink]
+    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "last_evaluation": None})
+    stop_requested: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole run has."""
+        return self.config.train.steps
+
+    def loop(self) -> None:
+        """Evaluate, train step by step, evaluate, and keep everything on disk."""
+        trainer = self.parts.trainer
+        if self.state["before"] is None and self.config.eval.problems:
+            self.state["before"] = self.evaluate("before training")
+            self.write({"step": 0, **self.state["before"]["record"]})
+        with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
+            trainer.progress = self.terminal.show_phase
+            while trainer.step_number < self.steps and not self.stop_requested:
+                self.take_step()
+                self.terminal.advance(bar, trainer.step_number)
+        if self.stop_requested and trainer.step_number < self.steps:
+            self.save()
+            raise Interrupted
+
+    def take_step(self) -> None:
+        """One step with its record, rollouts, evaluation and checkpoint."""
+        trainer, started = self.parts.trainer, time.perf_counter()
+        numbers, rollouts = trainer.step()
+        step = trainer.step_number
+        numbers["time/step"] = time.perf_counter() - started
+        numbers["memory/peak_gib"] = peak_memory()
+        record: dict[str, Any] = {"step": step, **numbers}
+        for name, seconds in numbers.items():
+            if name.startswith("time/"):
+                self.spend(name.removeprefix("time/"), seconds)
+        if self.due(step, self.config.log.rollouts_every) and self.is_main:
+            self.folder.write_rollouts(step, rollout_records(step, rollouts))
+        if self.due(step, self.config.eval.every) and self.config.eval.problems and step < self.steps:
+            self.state["last_evaluation"] = self.evaluate(f"after step {step}")
+            record |= self.state["last_evaluation"]["record"]
+        if step == self.steps and self.config.eval.problems:
+            self.state["last_evaluation"] = self.evaluate("after training")
+            record |= self.state["last_evaluation"]["record"]
+        self.write(record)
+        self.terminal.show_step(record, self.steps)
+        if self.due(step, self.config.log.checkpoint_every) or step == self.steps:
+            self.save()
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return bool(every) and step % every == 0
+
+    def evaluate(self, when: str) -> dict[str, Any]:
+        """Held-out accuracy now, as JSON-able facts."""
+        trainer, options = self.parts.trainer, self.config.eval
+        mine = trainer.share(self.parts.held_out)
+        started = time.perf_counter()
+        with self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar:
+            outcomes = evaluate(
+                trainer.engine,
+                trainer.rewarder,
+                trainer.prompts,
+                mine,
+                self.parts.evaluation_sampling,
+                self.config.seed,
+                at_a_time=max(1, self.config.rollout.max_sequences // options.n),
+                on_finish=lambda done: self.terminal.advance(bar, done),
+            )
+        result = summarise(trainer.gather_shares(outcomes))
+        self.spend("evaluation", time.perf_counter() - started)
+        self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
+        return evaluation_facts(result)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add to the run's seconds by phase."""
+        self.state["seconds"][phase] = self.state["seconds"].get(phase, 0.0) + seconds
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        return self.parts.trainer.accelerator.is_main_process
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append to `metrics.jsonl` and show it wherever the configuration says."""
+        if not self.is_main:
+            return
+        self.folder.append_metrics(record)
+        for sink in self.sinks:
+            sink.log(record["step"], record)
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        started = time.perf_counter()
+        keep = self.config.log.keep_checkpoints
+        save_checkpoint(self.folder, self.parts.trainer, self.parts.processor, self.state, keep)
+        self.parts.trainer.accelerator.wait_for_everyone()
+        self.spend("checkpoint", time.perf_counter() - started)
+
+    def summary(self, wall_seconds: float) -> dict[str, Any]:
+        """What `summary.json` says."""
+        before, after = self.state["before"], self.state["last_evaluation"]
+        change = None
+        if before and after:
+            mean, low, high = paired_change(before["by_problem"], after["by_problem"])
+            change = {"mean": mean, "low": low, "high": high}
+        checkpoint = self.folder.latest_checkpoint()
+        return {
+            "steps": self.parts.trainer.step_number,
+            "held_out": {
+                "before": before and before["accuracy"],
+                "after": after and after["accuracy"],
+                "change": change,
+                "by_task_before": before and before["by_task"],
+                "by_task_after": after and after["by_task"],
+                "temperature": self.config.eval.temperature,
+                "completions_per_problem": self.config.eval.n,
+            },
+            "problems": {
+                "train": len(self.parts.trainer.stream.problems),
+                "held_out": len(self.parts.held_out),
+                "refused": self.parts.refused,
+            },
+            "wall_seconds": wall_seconds,
+            "seconds_by_phase": self.state["seconds"],
+            "method": self.config.credit.method,
+            "alpha": self.config.hicra.alpha,
+            "grams": {
+                "name": self.parts.library.name,
+                "count": len(self.parts.library),
+                "hash": self.parts.library.content_hash,
+            },
+            "parameters": self.parts.parameters,
+            "versions": versions(),
+            "paths": {
+                "checkpoint": str(checkpoint) if checkpoint else None,
+                "metrics": str(self.folder.metrics),
+                "rollouts": str(self.folder.rollouts),
+                "config": str(self.folder.config),
+                "refused": str(self.folder.refused) if self.parts.refused else None,
+                "tensorboard": str(self.folder.tensorboard) if self.config.log.tensorboard else None,
+            },
+        }
+
+
+def evaluation_facts(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON-able facts that a checkpoint can carry."""
+    return {
+        "accuracy": result.accuracy.as_dict(),
+        "by_task": {task: accuracy.as_dict() for task, accuracy in result.by_task.items()},
+        "by_problem": result.by_problem,
+        "record": result.record(),
+    }
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Run training to its end and return the summary.
+
+    Args:
+        config: a checked configuration.
+        resume: continue from the newest checkpoint in the run folder.
+        overwrite: replace a run that is already in the folder.
+        terminal: where to print.
+
+    Raises:
+        Refusal: something the user can mend, before or during the run.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+    """
+    started = time.perf_counter()
+    transformers.utils.logging.disable_progress_bar()  # its bars break ours
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    terminal = terminal or Terminal(quiet=not accelerator.is_main_process)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    folder = RunFolder(config.run_folder)
+    checkpoint = open_folder(folder, config, resume, overwrite, accelerator)
+    with ExitStack() as stack:
+        parts = assemble(config, folder, accelerator, terminal, stack)
+        first_step = 0
+        state = None
+        if checkpoint is not None:
+            state = restore_checkpoint(checkpoint, parts.trainer)
+            first_step = parts.trainer.step_number
+            terminal.say(f"resuming after step {first_step} from {checkpoint}")
+        if resume and accelerator.is_main_process:
+            folder.rewind(first_step if checkpoint else -1)
+        name = folder.path.name
+        sinks = (
+            open_sinks(config.log, folder.path, name, config.model_dump(), first_step)
+            if accelerator.is_main_process
+            else []
+        )
+        for sink in sinks:
+            stack.callback(sink.close)
+        run = Run(config, folder, terminal, parts, sinks)
+        if state is not None:
+            run.state = {key: state[key] for key in run.state}
+        with stopping_softly(run):
+            run.loop()
+        summary = run.summary(time.perf_counter() - started)
+        if accelerator.is_main_process:
+            folder.write_summary(summary)
+        return summary
+
+
+def open_folder(
+    folder: RunFolder, config: RunConfig, resume: bool, overwrite: bool, accelerator: Accelerator
+) -> Path | None:
+    """Make the run folder, or find the checkpoint to resume from (None: start at the beginning).
+
+    Raises:
+        RunFolderRefusal: see `RunFolder.create`, or there is no run to resume.
+        ConfigRefusal: the resumed run was started with another configuration.
+    """
+    checkpoint = None
+    if resume:
+        if not folder.holds_run():
+            raise RunFolderRefusal(f"{folder.path} holds no run to resume: drop --resume, or name the right run_folder")
+        refuse_other_run(yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder.path)
+        checkpoint = folder.latest_checkpoint()
+    if accelerator.is_main_process and resume:
+        folder.write_config(dump_config(config))
+    elif accelerator.is_main_process:
+        folder.create(dump_config(config), overwrite=overwrite)
+    accelerator.wait_for_everyone()
+    return checkpoint
+
+
+def refuse_other_run(old: dict[str, Any], config: RunConfig, path: Path) -> None:
+    """Raise ConfigRefusal naming every field that a resumed run may not change, with both values."""
+    changed = [
+        f"{name} was {before!r}, is {after!r}"
+        for name, before, after in differences(old, config.model_dump())
+        if not any(name == free or name.startswith(free + ".") for free in MAY_CHANGE_ON_RESUME)
+    ]
+    if changed:
+        raise ConfigRefusal(f"cannot resume {path} with another configuration: {'; '.join(changed)}")
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of every leaf in which two plain trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, old, new
+
+
+@contextmanager
+def stopping_softly(run: Run) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM lets the step end and saves; a second one stops at once."""
+
+    def request(number: int, frame: Any) -> None:
+        if run.stop_requested:
+            raise KeyboardInterrupt
+        run.stop_requested = True
+        run.terminal.say("stopping after this step; once more to stop at once")
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def peak_memory() -> float:
+    """The most memory this process has held, in GiB: on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {
+        "mmhicra": mmhicra.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+    }

@@ -1,0 +1,142 @@
+"""What a person watching a run sees: a bar with rate and time left, a line per step, a summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+PHASES = ("rollout", "reward", "credit", "old_logprobs", "reference", "forward_backward", "optimiser", "sync")
+"""The phases of a step in the order they happen; a step's seconds are shown under these names."""
+
+SHORT = {
+    "old_logprobs": "old",
+    "reference": "ref",
+    "forward_backward": "fwd/bwd",
+    "optimiser": "opt",
+}
+
+
+class Terminal:
+    """Prints for a person; silent on ranks that are not the main one."""
+
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        self.console = console or Console(quiet=quiet)
+        self.bars: Progress | None = None
+        self.phase: TaskID | None = None
+
+    def say(self, text: str) -> None:
+        """One line above the bars."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def watch(self, title: str, total: int | None = None, done: int = 0) -> Iterator[TaskID]:
+        """A bar over a `with` block, with rate, elapsed time and time left."""
+        bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        with bars:
+            self.bars = bars
+            task = bars.add_task(title, total=total, completed=done, rate="")
+            self.phase = bars.add_task("", total=None, visible=False, rate="")
+            try:
+                yield task
+            finally:
+                self.bars = self.phase = None
+
+    def advance(self, task: TaskID, done: int, total: int | None = None) -> None:
+        """Move a bar of `watch` to `done`."""
+        if self.bars is not None:
+            speed = self.bars.tasks[self.bars.task_ids.index(task)].speed
+            self.bars.update(task, completed=done, total=total, rate=rate_text(speed))
+
+    def show_phase(self, phase: str, done: int, total: int) -> None:
+        """The second bar: how far the current phase of a step is."""
+        if self.bars is not None and self.phase is not None:
+            self.bars.update(self.phase, description=f"  {phase}", completed=done, total=total, visible=True)
+
+    def show_step(self, record: Mapping[str, Any], steps: int) -> None:
+        """The line of a step: what was learned, and where the seconds went."""
+        seconds = " ".join(
+            f"{SHORT.get(phase, phase)} {record[f'time/{phase}']:.2f}" for phase in PHASES if f"time/{phase}" in record
+        )
+        parts = [
+            f"step {record['step']:>{len(str(steps))}}/{steps}",
+            f"accuracy {record['accuracy/mean']:.3f}",
+            f"reward {record['reward/mean']:.3f}",
+            f"length {record['response/length']:.0f}",
+            f"planning {record['planning/density']:.1%}" if "planning/density" in record else "",
+            f"entropy {record['entropy/all']:.3f}" if "entropy/all" in record else "no signal, no update",
+            f"kept {record['group/kept']:.0f}/{record['group/kept'] + record['group/dropped']:.0f}",
+            f"{record['time/step']:.1f} s ({seconds})",
+        ]
+        self.say("  ".join(part for part in parts if part))
+
+    def show_summary(self, summary: Mapping[str, Any]) -> None:
+        """The end of a run: what it reached, and where everything lies."""
+        held_out, seconds = summary["held_out"], summary["seconds_by_phase"]
+        if held_out["by_task_before"] and held_out["by_task_after"]:
+            self.show_tasks(held_out["by_task_before"], held_out["by_task_after"])
+        phases = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "step")
+        self.say(f"{summary['steps']} steps in {summary['wall_seconds']:.0f} s ({phases})")
+        for when in ("before", "after"):
+            if held_out[when]:
+                self.say(f"held-out accuracy {when:<6}  {interval_text(held_out[when])}")
+        if held_out["change"]:
+            change = {name: 100 * value for name, value in held_out["change"].items()}
+            self.say(
+                f"change  {change['mean']:+.1f} points (95 % interval {change['low']:+.1f} to {change['high']:+.1f}, "
+                "paired by problem)"
+            )
+        self.show_places([(name, place) for name, place in summary["paths"].items() if place])
+
+    def show_tasks(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Accuracy by task before and after."""
+        table = Table("task", "problems", "before", "after", "change", title="held-out accuracy by task")
+        for task in after:
+            start, end = before[task], after[task]
+            table.add_row(
+                task, str(end["problems"]), f"{start['mean']:.1%}", f"{end['mean']:.1%}",
+                f"{100 * (end['mean'] - start['mean']):+.1f}",
+            )  # fmt: skip
+        self.console.print(table)
+
+    def show_places(self, places: Sequence[tuple[str, object]]) -> None:
+        """Where everything lies."""
+        width = max(len(name) for name, _ in places)
+        for name, place in places:
+            self.say(f"  {name:<{width}}  {place}")
+
+
+def rate_text(speed: float | None) -> str:
+    """Steps per second, or seconds per step where that reads better."""
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
+def interval_text(accuracy: Mapping[str, Any]) -> str:
+    """An accuracy with its interval."""
+    low, high = accuracy["low"], accuracy["high"]
+    return f"{accuracy['mean']:.1%} (95 % interval {low:.1%} to {high:.1%}, {accuracy['problems']} problems)"

@@ -1,0 +1,278 @@
+"""The trainer: roll out, score, filter, credit, update, sync. `Trainer.step` is the algorithm, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from mmhicra.config import RunConfig
+from mmhicra.data.dataset import ProblemStream
+from mmhicra.hicra.credit import assign_credit, has_signal
+from mmhicra.hicra.planning import PlanningMatcher
+from mmhicra.records import Completion, Group
+from mmhicra.rewards.reward import Rewarder
+from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.train.losses import Totals, clipped_policy_loss, k3, token_weights
+from mmhicra.train.metrics import Tally, Timers, tally_credit, tally_rollouts
+from mmhicra.train.packing import MicroBatch, Row, batch_rows, make_rows, pack
+from mmhicra.train.policy import Policy
+from mmhicra.train.reference import Reference
+from mmhicra.train.sharding import accumulating, clip_gradients
+from mmhicra.vlm.processing import PromptBuilder
+
+Progress = Callable[[str, int, int], None]
+"""Told (phase, done, total) while a step works."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A step's groups: those that reach the model, and those without signal."""
+
+    kept: list[Group]
+    dropped: list[Group]
+
+    @property
+    def all(self) -> list[Group]:
+        """Every group that was rolled out."""
+        return [*self.kept, *self.dropped]
+
+
+@dataclass
+class Trainer:
+    """Everything one step needs. `policy` may be wrapped by `accelerator`, or sharded."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    policy: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    reference: Reference | None
+    engine: Engine
+    sampling: Sampling
+    rewarder: Rewarder
+    matcher: PlanningMatcher
+    stream: ProblemStream
+    prompts: PromptBuilder
+    pad_token_id: int
+    progress: Progress = lambda phase, done, total: None
+    step_number: int = 0
+
+    def step(self) -> tuple[dict[str, float], Rollouts]:
+        """One step of HICRA; returns its numbers and its rollouts."""
+        self.step_number += 1
+        self.tally, self.time = Tally(), Timers()
+        rollouts = self.collect()
+        with self.time("credit"):
+            self.assign_credit(rollouts)
+        self.update(rollouts)
+        with self.time("sync"):
+            self.engine.sync(self.unwrapped.model)
+        return self.numbers(rollouts), rollouts
+
+    def collect(self) -> Rollouts:
+        """Roll out and score until enough groups carry signal, or the rounds are spent.
+
+        A group whose rewards are all alike has zero advantage everywhere: it leaves before any forward pass.
+        """
+        share = len(self.share(range(self.config.train.prompts_per_step)))
+        kept: list[Group] = []
+        dropped: list[Group] = []
+        for _ in range(self.config.train.dynamic_sampling.max_rounds):
+            groups = self.roll_out()
+            with self.time("reward"):
+                self.rewarder.score(groups)
+            for group in groups:
+                (kept if has_signal(group.rewards()) and len(kept) < share else dropped).append(group)
+            if not self.sum_over_ranks(float(share - len(kept))):
+                break
+        return Rollouts(kept, dropped)
+
+    def roll_out(self) -> list[Group]:
+        """This rank's share of the next prompts, with G completions each."""
+        problems = self.share(self.stream.take(self.config.train.prompts_per_step))
+        total = len(problems) * self.sampling.n
+        with self.time("rollout"):
+            prompts = [self.prompts.build(problem) for problem in problems]
+            return self.engine.generate(
+                prompts,
+                self.sampling,
+                seed=self.config.seed,
+                step=self.step_number,
+                on_finish=lambda done: self.progress("rollout", done, total),
+            )
+
+    def assign_credit(self, rollouts: Rollouts) -> None:
+        """Mark planning tokens, then turn rewards into per-token advantages."""
+        credit = self.config.credit
+        for group in rollouts.all:
+            for completion in group.completions:
+                completion.planning = self.matcher.mask(completion.ids)
+            assign_credit(group, credit.method, self.config.hicra.alpha, credit.scale)
+        tally_rollouts(self.tally, rollouts.all)
+        tally_credit(self.tally, rollouts.kept)
+
+    def update(self, rollouts: Rollouts) -> None:
+        """`epochs` passes of `minibatches` optimiser steps each over the kept groups."""
+        if not self.sum_over_ranks(float(len(rollouts.kept))):
+            return
+        self.spare = rollouts.all[0]
+        if self.config.train.updates_per_step > 1:
+            with self.time("old_logprobs"):
+                for completion, values in self.score(lambda batch: self.policy(batch).logprobs, rollouts.kept):
+                    completion.old_logprobs = values
+        if self.reference is not None:
+            with self.time("reference"):
+                for completion, values in self.score(self.reference.logprobs, rollouts.kept):
+                    completion.reference_logprobs = values
+        for epoch in range(self.config.train.epochs):
+            for minibatch in self.split(rollouts.kept, epoch):
+                self.optimise(minibatch)
+
+    def optimise(self, groups: Sequence[Group]) -> None:
+        """One optimiser step on `groups` by gradient accumulation."""
+        batches = self.micro_batches(groups)
+        totals = self.totals(groups)
+        rounds = int(self.max_over_ranks(float(len(batches))))
+        with self.time("forward_backward"):
+            for index in range(rounds):
+                # A rank that has run out keeps step with the others on a batch whose loss weighs nothing.
+                live = index < len(batches)
+                batch = batches[index] if live else self.micro_batches([self.spare])[0]
+                last = index == rounds - 1
+                with accumulating(self.accelerator, self.policy, last=last):
+                    loss = self.loss(batch.to(self.accelerator.device), totals, live)
+                    self.accelerator.backward(loss)
+                self.progress("update", index + 1, rounds)
+        with self.time("optimiser"):
+            parameters = [p for p in self.policy.parameters() if p.requires_grad]
+            norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm)
+            self.optimizer.step()
+            self.tally.mean("optimiser/learning_rate", torch.tensor([self.schedule.get_last_lr()[0]]))
+            self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
+
+    def loss(self, batch: MicroBatch, totals: Totals, live: bool) -> Tensor:
+        """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss."""
+        options = self.config.train.loss
+        stats = self.policy(batch)
+        policy = clipped_policy_loss(
+            stats.logprobs,
+            stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs,
+            batch.advantages,
+            batch.sequence,
+            clip_low=options.clip_low,
+            clip_high=options.clip_high,
+            level=options.ratio,
+        )
+        per_token = policy.loss
+        if batch.reference_logprobs is not None:
+            kl = k3(stats.logprobs, batch.reference_logprobs)
+            per_token = per_token + options.kl_coefficient * kl
+            self.tally.mean("loss/kl", kl.detach())
+        weights = token_weights(batch.sequence, options.aggregation, totals)
+        if not live:
+            return (weights * per_token).sum() * 0.0
+        self.tally.mean("loss/ratio", policy.ratio)
+        self.tally.maximum("loss/ratio_max", policy.ratio)
+        self.tally.mean("loss/clipped_low", policy.clipped_low.float())
+        self.tally.mean("loss/clipped_high", policy.clipped_high.float())
+        self.tally.mean("loss/per_token", per_token.detach())
+        self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach())
+        # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
+        return (weights * per_token).sum() * self.accelerator.num_processes
+
+    def tally_tokens(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
+        """Entropy and log-prob by token class, and how far the engine's log-probs are from the trainer's."""
+        self.tally.mean("entropy/all", entropy)
+        self.tally.mean("entropy/planning", entropy[batch.planning])
+        self.tally.mean("entropy/execution", entropy[~batch.planning])
+        self.tally.mean("logprob/planning", logprobs[batch.planning])
+        self.tally.mean("logprob/execution", logprobs[~batch.planning])
+        if batch.old_logprobs is None:  # on-policy: the engine sampled with these very weights
+            gap = (logprobs - batch.engine_logprobs).abs()
+            self.tally.mean("engine/logprob_gap", gap)
+            self.tally.maximum("engine/logprob_gap_max", gap)
+            self.tally.mean("engine/probability_error", gap.exp())
+
+    @torch.no_grad()
+    def score(
+        self, logprobs: Callable[[MicroBatch], Tensor], groups: Sequence[Group]
+    ) -> list[tuple[Completion, Tensor]]:
+        """Every completion of `groups` with its (R,) log-probs by `logprobs`, without gradients."""
+        scored: list[tuple[Completion, Tensor]] = []
+        for rows in self.row_batches(groups):
+            completions = [completion for row in rows for completion in row.completions]
+            values = logprobs(pack(rows, self.pad_token_id).to(self.accelerator.device)).cpu()
+            scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
+        return scored
+
+    def row_batches(self, groups: Sequence[Group]) -> list[list[Row]]:
+        """The rows of `groups` in batches that fit the token budget."""
+        budget = self.config.train.tokens_per_micro_batch
+        return batch_rows(make_rows(groups, budget), budget)
+
+    def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
+        """`groups` packed for the forward pass."""
+        return [pack(rows, self.pad_token_id) for rows in self.row_batches(groups)]
+
+    def split(self, groups: Sequence[Group], epoch: int) -> list[list[Group]]:
+        """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch."""
+        order = np.random.default_rng([self.config.seed, self.step_number, epoch]).permutation(len(groups))
+        parts = np.array_split(order, self.config.train.minibatches)
+        return [[groups[i] for i in part] for part in parts if len(part) or self.accelerator.num_processes > 1]
+
+    def totals(self, groups: Sequence[Group]) -> Totals:
+        """Tokens and responses of one optimiser step, over all ranks."""
+        completions = [completion for group in groups for completion in group.completions]
+        return Totals(
+            tokens=int(self.sum_over_ranks(float(sum(len(c) for c in completions)))),
+            sequences=int(self.sum_over_ranks(float(len(completions)))),
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
+
+    def numbers(self, rollouts: Rollouts) -> dict[str, float]:
+        """This step's metrics over all ranks."""
+        tallies = gather_object([self.tally]) if self.accelerator.num_processes > 1 else [self.tally]
+        tally = tallies[0].merge(tallies[1:])
+        return {
+            **tally.result(),
+            "group/kept": self.sum_over_ranks(float(len(rollouts.kept))),
+            "group/dropped": self.sum_over_ranks(float(len(rollouts.dropped))),
+            **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
+        }
+
+    @property
+    def unwrapped(self) -> Policy:
+        """The policy without its data-parallel wrapper."""
+        return self.accelerator.unwrap_model(self.policy)
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This rank's part of `items`."""
+        return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
+
+    def gather_shares(self, items: Sequence[Any]) -> list[Any]:
+        """Every rank's `items` back in the order that `share` took them from."""
+        ranks = self.accelerator.num_processes
+        if ranks == 1:
+            return list(items)
+        shares = gather_object([list(items)])
+        return [shares[i % ranks][i // ranks] for i in range(sum(len(part) for part in shares))]
+
+    def sum_over_ranks(self, value: float) -> float:
+        """Sum of `value` over all ranks."""
+        return float(self._over_ranks(value).sum())
+
+    def max_over_ranks(self, value: float) -> float:
+        """Maximum of `value` over all ranks."""
+        return float(self._over_ranks(value).max())
+
+    def _over_ranks(self, value: float) -> Tensor:
+        return torch.as_tensor(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)))

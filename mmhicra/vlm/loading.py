@@ -1,0 +1,224 @@
+"""Load a policy: weights, processor and family, frozen and adapted as configured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.image_processing_backends import TorchvisionBackend
+
+from mmhicra.assets import asset_path
+from mmhicra.config import LoraConfig, ModelConfig
+from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
+
+TINY = "tiny_vlm"
+"""The `model.path` of the model that ships with mmhicra."""
+
+
+@dataclass(frozen=True)
+class LoadedProcessor:
+    """All of a model but its weights: enough to build and check prompts.
+
+    Attributes:
+        path: the folder or hub id it came from.
+        config: the transformers configuration.
+    """
+
+    path: str
+    config: PreTrainedConfig
+    family: Family
+    processor: Any
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills rows; masked everywhere, so any id serves where the tokenizer declares none."""
+        pad: Any = self.tokenizer.pad_token_id
+        return 0 if pad is None else pad
+
+    @property
+    def banned_token_ids(self) -> list[int]:
+        """What is never sampled."""
+        return self.family.banned_token_ids(self.tokenizer, self.config)
+
+
+@dataclass(frozen=True)
+class LoadedModel(LoadedProcessor):
+    """A whole model. With LoRA `model` is peft's wrapper."""
+
+    model: nn.Module
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """The model's own end tokens: of its generation configuration and its tokenizer."""
+        declared: Any = unwrap(self.model).generation_config.eos_token_id
+        own: Any = self.tokenizer.eos_token_id
+        ends = declared if isinstance(declared, list) else [declared]
+        return sorted({end for end in (*ends, own) if end is not None})
+
+
+def load_processor(model: ModelConfig) -> LoadedProcessor:
+    """Load everything but the weights.
+
+    Raises:
+        Refusal: the path is neither a model folder nor a hub id that can be fetched, or the processor is not whole.
+        ConfigRefusal: the architecture is not supported, or contradicts `model.family`.
+    """
+    path = _resolve(model.path)
+    config = _load_config(path)
+    family_of(config, path, model.family)  # refuse a strange architecture before its processor fails to load
+    try:
+        processor: Any = AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise Refusal(f"model.path {path}: the processor cannot be loaded: {_one_line(error)}") from None
+    _check_processor(processor, config, path)
+    family = family_of(config, path, model.family, str(processor.chat_template))
+    return LoadedProcessor(path, config, family, processor)
+
+
+def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
+    """Load the policy onto the CPU, ready to train.
+
+    Weights are float32 whatever `model.precision` says; bf16 is the trainer's autocast over them. Dropout is off in
+    every layer, so the forward pass in train mode equals the one in eval mode (`model.lora.dropout` above 0 is the one
+    exception); the model is returned in train mode, without which gradient checkpointing does nothing.
+
+    Args:
+        model: what to load and how.
+        seed: of the adapters' initial weights; the global random state is left alone.
+
+    Raises:
+        Refusal: like `load_processor`, or the weights are missing, broken or of another shape.
+        ConfigRefusal: like `load_processor`, or a LoRA target is not a linear layer of the language model.
+    """
+    parts = load_processor(model)
+    policy = _load_weights(parts, model)
+    _switch_off_dropout(policy)
+    family = parts.family
+    if model.gradient_checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if model.lora is None:
+        family.freeze(policy, model.freeze)
+    else:
+        policy = _add_adapters(policy, family, model.lora, seed)
+    return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
+
+
+def _resolve(path: str) -> str:
+    """A folder that is there, or a hub id."""
+    if path == TINY:
+        return str(asset_path(TINY))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise Refusal(f"model.path {path} has no config.json: name a Hugging Face model folder")
+        return str(folder)
+    if folder.exists():
+        raise Refusal(f"model.path {path} is a file: name the folder that holds it")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
+        raise Refusal(f"model.path {path}: no such folder, and not a hub id (owner/name)")
+    return path
+
+
+def _load_config(path: str) -> PreTrainedConfig:
+    known = {family.model_type for family in FAMILIES.values()}
+    try:
+        tree, _ = PreTrainedConfig.get_config_dict(path)
+        if tree.get("model_type") in known:
+            return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise Refusal(f"model.path {path} cannot be loaded: {_one_line(error)}") from None
+    stranger: Any = PreTrainedConfig(architectures=tree.get("architectures"))
+    stranger.model_type = tree.get("model_type") or ""
+    family_of(stranger, path)
+    raise AssertionError("family_of refuses every unknown model type")
+
+
+def _check_processor(processor: Any, config: Any, path: str) -> None:
+    """Refuse what transformers loads without a word although it cannot work; falls back on the tokenizer's template."""
+    if not isinstance(getattr(processor, "image_processor", None), TorchvisionBackend):
+        # The torchvision and the PIL backend resize and round differently; one choice for every run.
+        raise Refusal(f"model.path {path}: no torchvision image processor: check its preprocessor_config.json")
+    if getattr(processor, "image_token_id", None) != config.image_token_id:
+        # Without its tokenizer files transformers makes an empty tokenizer.
+        raise Refusal(f"model.path {path}: its tokenizer does not have the model's image token: fetch the folder again")
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise Refusal(f"model.path {path} has no chat template: add chat_template.jinja beside the model")
+
+
+def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
+    if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
+        raise Refusal(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
+    try:
+        policy, report = parts.family.model_class.from_pretrained(
+            parts.path,
+            dtype=torch.float32,
+            attn_implementation=model.attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise Refusal(f"model.path {parts.path}: the weights cannot be loaded: {_one_line(error)}") from None
+    # transformers goes on with random weights in the place of these.
+    reshaped = [name for name, *_ in report["mismatched_keys"]]
+    unusable = sorted([*report["missing_keys"], *reshaped])
+    if unusable:
+        raise Refusal(
+            f"model.path {parts.path}: {len(unusable)} weights are missing or of another shape than its config.json "
+            f"says, e.g. {unusable[0]}: fetch the folder again"
+        )
+    return policy
+
+
+def _switch_off_dropout(policy: nn.Module) -> None:
+    for module in policy.modules():
+        rate = "p" if isinstance(module, nn.Dropout) else "attention_dropout"
+        if hasattr(module, rate):
+            setattr(module, rate, 0.0)
+
+
+def _add_adapters(policy: nn.Module, family: Family, lora: LoraConfig, seed: int) -> nn.Module:
+    """Freeze `policy` and wrap it with adapters on the language model's layers named in `lora.targets`."""
+    import peft
+
+    prefix = _name_in(policy, family.language_model(policy)) + ".layers"
+    layers = family.language_model(policy).layers.named_modules()
+    linear = {name.rsplit(".", 1)[-1] for name, module in layers if isinstance(module, nn.Linear)}
+    strange = [target for target in lora.targets if target not in linear]
+    if strange or not lora.targets:
+        raise ConfigRefusal(
+            f"model.lora.targets: {strange[0] if strange else 'nothing'} is not a linear layer of the language model: "
+            f"choose from {', '.join(sorted(linear))}"
+        )
+    # By full name: the vision tower has layers called q_proj and up_proj, too.
+    names = "|".join(map(re.escape, lora.targets))
+    options = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=rf"{re.escape(prefix)}\.\d+\.(?:.+\.)?(?:{names})",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(policy, options)  # pyright: ignore[reportArgumentType]
+
+
+def _name_in(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

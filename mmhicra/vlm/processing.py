@@ -1,0 +1,199 @@
+"""Problem -> Prompt: the one place where images are resized and the one call of the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from qwen_vl_utils import fetch_image
+from qwen_vl_utils import smart_resize as utils_resize
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from mmhicra.config import DataConfig
+from mmhicra.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
+from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.vlm.families import Family, special_texts
+
+Read = TypeVar("Read")
+
+UTILS_MERGE_SIZE = 2
+"""qwen-vl-utils takes a patch size and assumes this merge size."""
+
+
+class PromptBuilder:
+    """Builds prompts for one model and one set of data options.
+
+    Args:
+        processor: the model's transformers processor, with its chat template.
+        family: the model's family.
+        model_config: the model's transformers configuration.
+        data: instruction, system prompt and limits.
+
+    Raises:
+        ConfigRefusal: the instruction or the system prompt contains a special token.
+    """
+
+    def __init__(self, processor: Any, family: Family, model_config: PreTrainedConfig, data: DataConfig) -> None:
+        self.processor = processor
+        self.family = family
+        self.data = data
+        self.limits = {"min_pixels": data.min_pixels, "max_pixels": data.max_pixels}
+        self.factor = family.image_factor(model_config)
+        self.merge_size: int = processor.image_processor.merge_size
+        banned = family.banned_token_ids(processor.tokenizer, model_config)
+        self.special_texts = special_texts(processor.tokenizer, banned)
+        for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
+            if token := self._special_in(text):
+                raise ConfigRefusal(f"data.{field} contains the special token {token}: take it out")
+
+    def build(self, problem: Problem) -> Prompt:
+        """Lay `problem` out as the model's chat, its images where the question names them.
+
+        Ids, grid and positions equal those of the stock processor on the raw images with the same pixel limits, and of
+        the model's own `get_rope_index`. One exception: an image thinner than half an image token keeps its length
+        here, as in Qwen's own qwen-vl-utils pipeline, where the stock processor alone would shrink it.
+
+        Raises:
+            DataRefusal: the prompt cannot be built; names the problem, the cause and the way to mend it.
+        """
+        chat = self._chat(problem, self._pieces(problem))
+        images = [self._resized(problem, image) for image in problem.images]
+        return self._process(problem, chat, images)
+
+    def check(self, problem: Problem) -> None:
+        """Refuse what `build` would refuse, but leave pixels alone: image sizes are read from their headers.
+
+        Raises:
+            DataRefusal: like `build`.
+        """
+        chat = self._chat(problem, self._pieces(problem))
+        sizes = [
+            self._target_size(problem, image, *self._opened(problem, image, ProblemImage.size))
+            for image in problem.images
+        ]
+        image_tokens = sum(height * width for height, width in sizes) // self.factor**2
+        text_tokens = len(self.processor.tokenizer(chat, add_special_tokens=False)["input_ids"]) - len(sizes)
+        self._refuse_long(problem, text_tokens + image_tokens, image_tokens)
+
+    def _pieces(self, problem: Problem) -> list[str]:
+        """The question's text around its images."""
+        pieces = problem.question.split(IMAGE_PLACEHOLDER)
+        if len(pieces) - 1 != len(problem.images):
+            raise _refusal(
+                problem,
+                f"{len(pieces) - 1} {IMAGE_PLACEHOLDER} in the question but {len(problem.images)} images: "
+                "give each image one placeholder",
+            )
+        if token := self._special_in(problem.question):
+            raise _refusal(problem, f"the question contains the special token {token}: take it out")
+        return pieces
+
+    def _special_in(self, text: str) -> str | None:
+        return next((token for token in self.special_texts if token in text), None)
+
+    def _resized(self, problem: Problem, source: ProblemImage) -> Image.Image:
+        """Open an image and resize it such that the image processor's own resize leaves it as it is."""
+        image = self._opened(problem, source, ProblemImage.open)
+        self._target_size(problem, source, *image.size)
+        element: Any = {"image": image, **self.limits}
+        return fetch_image(element, image_patch_size=self.factor // UTILS_MERGE_SIZE)
+
+    def _opened(self, problem: Problem, source: ProblemImage, read: Callable[[ProblemImage], Read]) -> Read:
+        try:
+            return read(source)
+        except UnidentifiedImageError:
+            raise _refusal(
+                problem, f"image {source.reference} cannot be read: not in an image format that Pillow knows"
+            ) from None
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise _refusal(problem, f"image {source.reference} cannot be read: {reason}") from None
+
+    def _target_size(self, problem: Problem, source: ProblemImage, width: int, height: int) -> tuple[int, int]:
+        """(height, width) an image is resized to, by the rules of qwen-vl-utils."""
+        where = f"image {source.reference} ({width}x{height})"
+        try:
+            target = utils_resize(height, width, self.factor, **self.limits)
+        except (ValueError, ZeroDivisionError) as error:
+            raise _refusal(problem, f"{where} cannot be resized: {error}") from None
+        # qwen-vl-utils may round a thin image away, or leave it outside the limits.
+        if 0 in target or smart_resize(*target, self.factor, **self.limits) != target:
+            raise _refusal(
+                problem,
+                f"{where} fits no multiple of {self.factor} pixels between data.min_pixels "
+                f"({self.data.min_pixels}) and data.max_pixels ({self.data.max_pixels}): widen them",
+            )
+        return target
+
+    def _chat(self, problem: Problem, pieces: Sequence[str]) -> str:
+        """The rendered chat up to where the response begins; the instruction stands on a line of its own."""
+        *before, last = pieces
+        last = "\n".join(text for text in (last, self.data.instruction) if text)
+        content: list[dict[str, str]] = []
+        for piece in before:
+            content += [*_text(piece), {"type": "image"}]
+        content += _text(last)
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self.data.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.data.system_prompt})
+        chat = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        shown = chat.count(self.processor.image_token)
+        if shown != len(before):
+            raise _refusal(
+                problem, f"the model's chat template shows {shown} of {len(before)} images: use a vision template"
+            )
+        return chat
+
+    def _process(self, problem: Problem, chat: str, images: Sequence[Image.Image]) -> Prompt:
+        limits = {"shortest_edge": self.data.min_pixels, "longest_edge": self.data.max_pixels}
+        encoded = self.processor(
+            text=[chat],
+            images=list(images) or None,
+            images_kwargs={"size": limits},
+            return_tensors="pt",
+        )
+        ids: Tensor = encoded["input_ids"][0]
+        grid: Tensor | None = encoded.get("image_grid_thw")
+        # The question holds no image token, so every one here was put there by the processor.
+        image_positions = ids == self.processor.image_token_id
+        self._refuse_long(problem, len(ids), int(image_positions.sum()))
+        return Prompt(
+            problem=problem,
+            ids=_unexpanded(ids, image_positions, grid, self.merge_size),
+            expanded_ids=ids,
+            positions=self.family.positions(ids, image_positions, grid, self.merge_size),
+            image_positions=image_positions,
+            images=tuple(images),
+            pixel_values=encoded.get("pixel_values"),
+            image_grid_thw=grid,
+        )
+
+    def _refuse_long(self, problem: Problem, tokens: int, image_tokens: int) -> None:
+        if tokens > self.data.max_prompt_tokens:
+            raise _refusal(
+                problem,
+                f"{tokens} prompt tokens, {image_tokens} of them image, exceed data.max_prompt_tokens "
+                f"({self.data.max_prompt_tokens}): raise it or lower data.max_pixels",
+            )
+
+
+def _unexpanded(ids: Tensor, image_positions: Tensor, grid: Tensor | None, merge_size: int) -> list[int]:
+    """`ids` with the tokens of each image reduced to its first."""
+    keep = ~image_positions
+    if grid is not None:
+        counts = grid.prod(-1) // merge_size**2
+        keep[image_positions.nonzero()[:, 0][torch.cumsum(counts, 0) - counts]] = True
+    return ids[keep].tolist()
+
+
+def _text(piece: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": piece}] if piece else []
+
+
+def _refusal(problem: Problem, reason: str) -> DataRefusal:
+    where = f" ({problem.source})" if problem.source else ""
+    return DataRefusal(f"problem {problem.id}{where}: {reason}")

@@ -1,0 +1,51 @@
+"""Tiny random models of every family, made once a session, and problems to put to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmhicra.config import ModelConfig
+from mmhicra.records import Problem, ProblemImage
+from mmhicra.vlm.factory import make_tiny
+from mmhicra.vlm.loading import LoadedModel, load_policy
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family name -> a model folder of its true architecture, with random weights. Not to be written to."""
+
+    @cache
+    def folder(family: str) -> Path:
+        return make_tiny(family, tmp_path_factory.mktemp("models") / family)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
+    """Family name -> that model, loaded and all frozen but the language model. Shared: not to be changed."""
+
+    @cache
+    def load(family: str) -> LoadedModel:
+        return load_policy(ModelConfig(path=str(tiny_model_folder(family))))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def make_problem() -> Callable[..., Problem]:
+    """(question, *(width, height), id=...) -> a problem with pictures of noise of those sizes."""
+
+    def make(question: str, *sizes: tuple[int, int], id: str = "p") -> Problem:
+        rng = np.random.default_rng(len(question))
+        pictures = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
+        images = tuple(ProblemImage(p, f"noise/{p.width}x{p.height}.png") for p in pictures)
+        return Problem(id=id, question=question, images=images, answer="1")
+
+    return make

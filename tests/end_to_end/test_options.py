@@ -1,0 +1,141 @@
+"""Every option of the trainer in a real run, and checkpoints that others can load."""
+
+import json
+
+import pytest
+import torch
+from short_runs import TINY, metrics, run, state_files
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mmhicra.config import ModelConfig
+from mmhicra.config_loading import load_config
+from mmhicra.hicra.grams import GramLibrary
+from mmhicra.hicra.planning import planning_mask
+from mmhicra.train.checkpoint import merged_state
+from mmhicra.train.rollout_records import spans
+from mmhicra.vlm.loading import load_policy
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.loss.aggregation=sequence_mean", "credit.scale=std"),
+        ("train.loss.aggregation=dr_grpo", "train.loss.ratio=sequence", "train.minibatches=2"),
+        ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20"),
+        ("model.precision=bf16", "model.gradient_checkpointing=true"),
+        ("model.attention=eager", "train.tokens_per_micro_batch=700"),
+        ("model.freeze={vision_tower: false, merger: false}", "train.optimizer.schedule=linear"),
+        ("reward.format_weight=0.1", "reward.length_weight=0.1", "reward.length_buffer=64", "data.shuffle=false"),
+        ("hicra.grams=released_193", "hicra.min_words=2", "hicra.skip_math=true"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_an_option_trains_and_saves(tmp_path, overrides):
+    run(tmp_path / "run", "train.steps=1", *overrides)
+    before = load_policy(ModelConfig()).model.state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "run/checkpoints/step_000001").state_dict()
+    assert any(not torch.equal(before[name], after[name].float()) for name in before)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+
+
+def test_several_updates_use_log_probs_from_before_the_first(tmp_path):
+    run(tmp_path / "run", "train.steps=1", "train.epochs=3", "train.optimizer.learning_rate=1e-3")
+    (record,) = metrics(tmp_path / "run")[1:]
+    assert record["loss/ratio_max"] > 1.01  # the second and third pass have moved away
+    assert "engine/logprob_gap" not in record or record["engine/logprob_gap"] < 1e-4
+
+
+def test_on_policy_ratios_are_one_and_the_engine_agrees(finished_run):
+    for record in metrics(finished_run)[1:]:
+        assert record["loss/ratio"] == record["loss/ratio_max"] == 1.0
+        assert record["engine/logprob_gap_max"] < 1e-4
+
+
+def test_dynamic_sampling_refills_and_counts(tmp_path):
+    run(tmp_path / "plain", "train.steps=2")
+    run(tmp_path / "refilled", "train.steps=2", "train.dynamic_sampling.max_rounds=8")
+    plain, refilled = metrics(tmp_path / "plain")[1:], metrics(tmp_path / "refilled")[1:]
+    assert [record["group/kept"] for record in refilled] == [4.0, 4.0]
+    assert sum(record["group/kept"] for record in plain) < 8
+    assert all(record["group/kept"] + record["group/dropped"] == 4 for record in plain)
+
+
+def test_kl_pulls_towards_the_reference(tmp_path):
+    options = ("train.optimizer.learning_rate=1e-3", "train.steps=6")
+    run(tmp_path / "free", *options, "train.loss.kl_coefficient=1e-9")
+    run(tmp_path / "held", *options, "train.loss.kl_coefficient=100.0")
+    free, held = metrics(tmp_path / "free"), metrics(tmp_path / "held")
+    assert free[1]["loss/kl"] == held[1]["loss/kl"] == 0.0
+    assert 0 < held[6]["loss/kl"] < free[6]["loss/kl"] / 2
+
+
+def test_checkpoint_equals_the_trained_weights(finished_run):
+    folder = finished_run / "checkpoints" / "step_000003"
+    loaded = AutoModelForImageTextToText.from_pretrained(folder).state_dict()
+    for name, tensor in state_files(finished_run, 3).items():
+        if name.removeprefix("model.") in loaded:
+            assert torch.equal(loaded[name.removeprefix("model.")], tensor)
+    assert AutoProcessor.from_pretrained(folder).tokenizer("Let me verify").input_ids
+    assert load_config(finished_run / "config.yaml").train.steps == 3
+
+
+def test_lora_trains_adapters_and_saves_a_merged_model(tmp_path):
+    summary = run(tmp_path / "run", "model.lora={rank: 4, alpha: 8}", "train.loss.kl_coefficient=0.01")
+    assert summary["parameters"]["trained"] < summary["parameters"]["total"] / 10
+    trained = state_files(tmp_path / "run", 3)
+    weights = [name for name in trained if " " not in name]  # the others are the optimiser's moments
+    assert len(weights) == 2 * 7 * 4
+    assert all("lora_" in name for name in weights)
+    folder = tmp_path / "run" / "checkpoints" / "step_000003"
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    loaded = AutoModelForImageTextToText.from_pretrained(folder).state_dict()
+    policy = load_policy(load_config(TINY, ["model.lora={rank: 4, alpha: 8}"]).model)
+    for name, parameter in policy.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(trained[f"model.{name}"])
+    merged = merged_state(policy.model.get_base_model())
+    assert merged.keys() == loaded.keys()
+    assert all(torch.equal(merged[name], loaded[name]) for name in merged)
+
+
+def test_rollout_files_say_what_was_sampled_and_marked(finished_run):
+    lines = (finished_run / "rollouts" / "step_000001.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) == 4 * 4
+    tokenizer = AutoProcessor.from_pretrained(finished_run / "checkpoints" / "step_000001").tokenizer
+    library = GramLibrary.load("published_249")
+    for record in records:
+        assert record["images"][0].endswith(".png")
+        assert record["reward"]["verdict"] in {"right", "wrong", "no-answer"}
+        assert tokenizer.decode(record["ids"], skip_special_tokens=True) == record["response"]
+        assert record["planning"] == spans(planning_mask(record["ids"], tokenizer, library))
+    assert any(record["planning"] for record in records)
+    groups = [records[i : i + 4] for i in range(0, 16, 4)]
+    for group in groups:
+        assert sum(record["advantage"] for record in group) == pytest.approx(0, abs=1e-6)
+        assert group[0]["kept"] == any(record["advantage"] for record in group)
+
+
+def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
+    run_loudly(tmp_path / "run")
+    shown = capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert f"reward {record['reward/mean']:.3f}" in shown
+    assert f"planning {record['planning/density']:.1%}" in shown
+    assert f"{record['time/step']:.1f} s (rollout {record['time/rollout']:.2f}" in shown
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert f"{summary['held_out']['after']['mean']:.1%} (95 % interval" in shown
+    assert summary["paths"]["checkpoint"] in shown.replace("\n", "")
+
+
+def run_loudly(folder):
+    from short_runs import short_config
+
+    from mmhicra.cli import main
+
+    folder.parent.mkdir(exist_ok=True)
+    config = folder.parent / "config.yaml"
+    from mmhicra.config_loading import dump_config
+
+    config.write_text(dump_config(short_config(folder, "train.steps=1")), encoding="utf-8")
+    assert main(["train", "--config", str(config)]) == 0

@@ -1,0 +1,44 @@
+"""Two processes, copied or sharded, train to the same weights as one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from short_runs import SHORT, TINY, metrics, run, state_files
+
+OPTIONS = ("train.steps=2", "eval.problems=4", "train.loss.kl_coefficient=0.01", "train.prompts_per_step=5")
+
+
+def run_on_two(folder, *overrides):
+    sets = [part for override in (*SHORT, f"run_folder={folder}", *OPTIONS, *overrides) for part in ("--set", override)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.run(
+        [*launcher, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks") / "alone"
+    run(folder, *OPTIONS)
+    return folder
+
+
+@pytest.mark.parametrize("shard", ["false", "true"], ids=["copied", "sharded"])
+def test_two_ranks_equal_one(alone, tmp_path, shard):
+    run_on_two(tmp_path / "two", f"model.shard={shard}")
+    one, two = state_files(alone, 2), state_files(tmp_path / "two", 2)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(
+            two[name], one[name], atol=2e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    for mine, theirs in zip(metrics(alone), metrics(tmp_path / "two"), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert {k: theirs[k] for k in mine} == pytest.approx(mine, rel=1e-3, abs=1e-5)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from mmhicra.hicra.grams import Gram, GramFunction, GramLibrary, fold, normalise
+from mmhicra.refusals import Refusal
+
+PUBLISHED = GramLibrary.load("published_249")
+RELEASED = GramLibrary.load("released_193")
+
+
+def test_the_published_list_has_the_papers_counts():
+    assert len(PUBLISHED) == 249
+    assert Counter(gram.words for gram in PUBLISHED.grams) == {1: 19, 2: 45, 3: 76, 4: 85, 5: 18, 6: 6}
+
+
+def test_the_released_list_is_the_published_one_less_57_and_one_more():
+    published, released = ({gram.text for gram in library.grams} for library in (PUBLISHED, RELEASED))
+    assert len(RELEASED) == 193
+    assert len(published - released) == 57
+    assert released - published == {"the problem states that"}
+    assert {"hold on", "which means", "let's assume"} <= published - released
+
+
+@pytest.mark.parametrize("library", [PUBLISHED, RELEASED], ids=lambda library: library.name)
+def test_shipped_data_says_where_it_is_from_and_labels_every_entry(library):
+    counts = Counter(str(gram.words) for gram in library.grams)
+    assert library.provenance["count_by_words"] == counts
+    assert library.provenance["count"] == len(library)
+    assert "2509.03646" in library.provenance["paper"]
+    assert {"listing", "licence", "labels"} <= library.provenance.keys()
+    assert {gram.function for gram in library.grams} == set(get_args(GramFunction)) - {"unlabelled"}
+    assert all(gram.text == normalise(gram.text) for gram in library.grams)
+
+
+def test_folding_moves_no_character():
+    text = "".join(map(chr, (c for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000)))
+    assert len(fold(text)) == len(text)
+    assert fold("LET’S “İ”") == 'let\'s "i"'
+
+
+def test_normalise_joins_white_space():
+    assert normalise(" Let\n\t me\u00a0  SEE ") == "let me see"
+
+
+@pytest.mark.parametrize("library", [PUBLISHED, GramLibrary("mine", (Gram("Só—“x”"),), {"by": ["hand"]})])
+def test_save_then_load_gives_the_same(library, tmp_path):
+    library.save(tmp_path / "grams.json")
+    loaded = GramLibrary.load(tmp_path / "grams.json")
+    assert loaded == library
+    assert loaded.provenance == library.provenance
+
+
+def test_a_plain_json_list_and_a_text_file_load(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(["so", "## step"]))
+    (tmp_path / "a.txt").write_text("so\n\n  ## step \n")
+    expected = (Gram("so", "unlabelled"), Gram("## step", "unlabelled"))
+    assert GramLibrary.load(tmp_path / "a.json").grams == expected
+    assert GramLibrary.load(str(tmp_path / "a.txt")).grams == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("empty.txt", b"\n \n", "holds no gram"),
+        ("empty.json", b"[]", "holds no gram"),
+        ("cut.json", b'["so", ', "not JSON"),
+        ("metadata.json", b'{"strategic_grams": ["so"]}', 'a list "grams"'),
+        ("number.json", b'["so", 3]', "entry 2 is neither"),
+        ("function.json", b'{"grams": [{"text": "so", "function": "plan"}]}', "entry 1 has function 'plan'"),
+        ("key.json", b'{"grams": [{"text": "so", "functoin": "framing"}]}', "entry 1 is neither"),
+        ("name.json", b'{"name": 3, "grams": ["so"]}', '"name" must be a string'),
+        ("twice.txt", "let's\nso\nLet’s".encode(), r"entry 3 \('Let’s'\) repeats entry 1"),
+        ("named.json", b'{"name": "other", "grams": ["so", "So"]}', r"entry 2 \('So'\) repeats entry 1"),
+        ("blank.json", b'["so", " "]', "entry 2 .* blank"),
+        ("control.json", b'["so", "\\uffff"]', "entry 2 .* unprintable"),
+        ("latin.txt", b"caf\xe9", "cannot be read"),
+        ("folder", None, "cannot be read"),
+        ("missing.json", ..., "no such file.*published_249"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_name(name, content, complaint, tmp_path):
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    elif content is not ...:
+        path.write_bytes(content)
+    with pytest.raises(Refusal, match=f"{name}: .*{complaint}"):
+        GramLibrary.load(path)
+
+
+def test_save_wants_a_name_that_load_reads_as_json(tmp_path):
+    with pytest.raises(Refusal, match=r"grams\.txt"):
+        PUBLISHED.save(tmp_path / "grams.txt")
+
+
+def test_merge_keeps_the_first_label():
+    mine = GramLibrary("mine", (Gram("So", "framing"), Gram("eureka")))
+    merged = mine.merge(PUBLISHED)
+    assert len(merged) == 250
+    assert merged.grams[0] == Gram("So", "framing")
+    assert merged.name == "mine+published_249"
+    assert merged.provenance["published_249"] == PUBLISHED.provenance
+
+
+def test_subset_by_words_and_function():
+    assert len(PUBLISHED.subset(min_words=2)) == 249 - 19
+    assert PUBLISHED.subset() is PUBLISHED
+    verifying = PUBLISHED.subset(min_words=3, functions=["backtracing"])
+    assert {gram.function for gram in verifying.grams} == {"backtracing"}
+    assert min(gram.words for gram in verifying.grams) == 3
+    assert verifying.name == "published_249[min_words=3,functions=backtracing]"
+    with pytest.raises(Refusal, match="min_words=9"):
+        PUBLISHED.subset(min_words=9)
+
+
+def test_the_hash_is_of_what_is_matched():
+    shuffled = tuple(Gram(gram.text.upper()) for gram in reversed(PUBLISHED.grams))
+    assert GramLibrary("other", shuffled).content_hash == PUBLISHED.content_hash
+    assert replace(PUBLISHED, grams=PUBLISHED.grams[1:]).content_hash != PUBLISHED.content_hash
+    assert RELEASED.content_hash != PUBLISHED.content_hash

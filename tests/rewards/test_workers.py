@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mmhicra.refusals import Refusal
+from mmhicra.rewards.verify import Outcome, Query
+from mmhicra.rewards.workers import Verifier
+
+EQUAL = Query("\\frac{x}{2}", "0.5x")
+RIGHT = Outcome("right", "equal as mathematics")
+HANGS = "10^{10^{10}}"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def processes(verifier: Verifier) -> set[int]:
+    return {worker.process.pid for worker in verifier._alive}
+
+
+def test_what_hangs_is_killed_and_the_rest_goes_on():
+    with Verifier(workers=2, time_limit=1) as verifier:
+        queries = [
+            Query(HANGS, "5"),
+            EQUAL,
+            Query("5", HANGS),
+            Query("x + 1", "1 + x"),
+            Query(HANGS, HANGS),
+            Query("2x", "x + x"),
+        ]
+        too_slow = Outcome("wrong", "the answer exceeded 1 s of verification")
+        slow_gold = Outcome("gold-unusable", "the gold exceeded 1 s of verification")
+        assert verifier.verify_all(queries) == [too_slow, RIGHT, slow_gold, RIGHT, slow_gold, RIGHT]
+        assert 1 <= len(processes(verifier)) <= 2
+        pids = processes(verifier)
+    assert not any(map(is_running, pids))
+
+
+def test_memory_is_bounded():
+    with Verifier(workers=1, time_limit=20) as verifier:
+        outcome = verifier.verify_all([Query("\\sum_{i=1}^{5} 9^{9^{9}}", "5"), EQUAL])
+        assert [each.verdict for each in outcome] == ["wrong", "right"]
+
+
+def test_the_order_is_kept_and_repeats_are_decided_once(verifier):
+    queries = [Query(f"{n} + x", f"x + {n % 3}") for n in range(9)] * 3 + [Query("5", "5", "number")]
+    expected = [RIGHT if n < 3 else Outcome("wrong", "not equal as mathematics") for n in range(9)] * 3
+    assert verifier.verify_all(queries) == [*expected, Outcome("right", "equal as numbers")]
+    assert verifier.verify_all([]) == []
+
+
+def test_easy_queries_start_no_process():
+    with Verifier(workers=2) as verifier:
+        easy = [Query("5", "5"), Query("B", "B", "choice"), Query("x", "x", "text"), Query("1/2", "0.5", "number")]
+        assert {outcome.verdict for outcome in verifier.verify_all(easy)} == {"right"}
+        assert not processes(verifier)
+
+
+def test_without_workers_algebra_is_refused():
+    verifier = Verifier(workers=0)
+    assert verifier.verify_all([Query("5", "5")])[0].verdict == "right"
+    with pytest.raises(Refusal, match=r"'0\.5x'.*set workers to 1 or more"):
+        verifier.verify_all([EQUAL])
+
+
+def test_works_off_the_main_thread(verifier):
+    outcomes: list[list[Outcome]] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: outcomes.append(verifier.verify_all([EQUAL, Query(f"{n}x", f"x \\cdot {n}")]))
+        )
+        for n in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [[RIGHT, RIGHT]] * 6
+
+
+def test_a_crash_is_a_verdict_and_a_dead_idle_worker_is_replaced():
+    with Verifier(workers=1, time_limit=60) as verifier:
+        found: list[Outcome] = []
+        thread = threading.Thread(target=lambda: found.extend(verifier.verify_all([Query(HANGS, "5"), EQUAL])))
+        thread.start()
+        assert wait_until(lambda: any(worker.stage == "answer" for worker in verifier._alive))
+        os.kill(*processes(verifier), signal.SIGKILL)
+        thread.join()
+        assert found == [Outcome("wrong", "the answer crashed the verifier"), RIGHT]
+        (idle,) = processes(verifier)
+        os.kill(idle, signal.SIGKILL)
+        assert wait_until(lambda: not is_running(idle))
+        assert verifier.verify_all([EQUAL]) == [RIGHT]
+
+
+def test_ctrl_c_does_not_reach_the_workers(verifier):
+    assert verifier.verify_all([EQUAL]) == [RIGHT]
+    before = processes(verifier)
+    for pid in before:
+        os.kill(pid, signal.SIGINT)
+        assert os.getpgid(pid) != os.getpgid(0)
+    assert verifier.verify_all([Query("3x", "x + 2x")]) == [RIGHT]
+    assert before <= processes(verifier)
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_any_main_program_will_do_and_no_process_outlives_it(end):
+    """No `if __name__ == "__main__"`, no file even, and the verifier is never closed."""
+    program = f"""
+        import os, signal
+        from mmhicra.rewards.verify import Query
+        from mmhicra.rewards.workers import Verifier
+        verifier = Verifier(workers=1, time_limit=30)
+        print(verifier.verify_all([Query("x + x", "2x")])[0].verdict, flush=True)
+        print(*(worker.process.pid for worker in verifier._alive), flush=True)
+        {end}
+    """
+    done = subprocess.run(
+        [sys.executable, "-"], input=textwrap.dedent(program), capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    verdict, pid = done.stdout.split()
+    assert verdict == "right"
+    assert wait_until(lambda: not is_running(int(pid)), 20)
+
+
+def test_importing_the_room_imports_neither_torch_nor_sympy():
+    program = """
+        import sys
+        import mmhicra.rewards.golds, mmhicra.rewards.reward, mmhicra.rewards.verify, mmhicra.rewards.workers
+        print(sorted({"torch", "transformers", "numpy", "sympy"} & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -1,0 +1,60 @@
+"""Short real runs of the tiny VLM: the smallest configuration with which every part of a step has work to do."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from mmhicra.config_loading import load_config
+from mmhicra.train.run import train
+from mmhicra.train.terminal import Terminal
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = REPOSITORY / "configs" / "tiny.yaml"
+SHORT = [
+    "train.steps=3",
+    "train.prompts_per_step=4",
+    "train.optimizer.warmup_steps=0",
+    "rollout.n=4",
+    "data.count=64",
+    "eval.problems=6",
+    "log.tensorboard=false",
+    "log.checkpoint_every=1",
+    "log.keep_checkpoints=9",
+    "threads=1",
+]
+VOLATILE = ("time/", "memory/", "speed/")
+"""Metrics that no two runs share."""
+
+
+def short_config(folder, *overrides):
+    return load_config(TINY, [*SHORT, f"run_folder={folder}", *overrides])
+
+
+def run(folder, *overrides, **options):
+    """Train in this process; returns the summary."""
+    return train(short_config(folder, *overrides), terminal=Terminal(quiet=True), **options)
+
+
+def metrics(folder):
+    """The metrics of a run, without what no two runs share."""
+    lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(VOLATILE)} for line in lines]
+
+
+def state_files(folder, step):
+    """The weights and optimiser state of a checkpoint, as tensors by name."""
+    state = Path(folder) / "checkpoints" / f"step_{step:06d}" / "trainer_state"
+    optimizer = torch.load(state / "optimizer.pt", weights_only=True)["state"]
+    moments = {f"{parameter} {name}": value for parameter, parts in optimizer.items() for name, value in parts.items()}
+    return {**load_file(state / "trainable.safetensors"), **moments}
+
+
+def assert_same_run(left, right, step):
+    """Weights, optimiser state and metrics agree to the bit."""
+    a, b = state_files(left, step), state_files(right, step)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+    assert metrics(left) == metrics(right)

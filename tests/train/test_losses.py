@@ -1,0 +1,90 @@
+"""Losses against loops, and the normalisation that makes micro-batching invisible."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmhicra.train.losses import Totals, clipped_policy_loss, importance_ratio, k3, token_weights
+
+LENGTHS = [3, 1, 5]
+
+
+def make_tokens(seed=0, lengths=LENGTHS):
+    generator = torch.Generator().manual_seed(seed)
+    sequence = torch.repeat_interleave(torch.tensor(lengths))
+    new, old, advantages = (torch.randn(len(sequence), generator=generator) for _ in range(3))
+    return new, old, advantages, sequence
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_loss_equals_a_loop(level):
+    new, old, advantages, sequence = make_tokens()
+    result = clipped_policy_loss(new, old, advantages, sequence, clip_low=0.2, clip_high=0.28, level=level)
+    for t in range(len(new)):
+        own = [i for i in range(len(new)) if sequence[i] == sequence[t]]
+        gap = (new - old)[t] if level == "token" else sum((new - old)[i] for i in own) / len(own)
+        ratio, advantage = math.exp(gap), float(advantages[t])
+        expected = -min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
+        assert float(result.loss[t]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_on_policy_gradient_is_the_policy_gradient():
+    new, _, advantages, sequence = make_tokens()
+    new.requires_grad_()
+    for level in ("token", "sequence"):
+        loss = clipped_policy_loss(new, new.detach(), advantages, sequence, clip_low=0.2, clip_high=0.28, level=level)
+        (gradient,) = torch.autograd.grad(loss.loss.sum(), new)
+        assert torch.allclose(gradient, -advantages)
+
+
+def test_sequence_ratio_is_the_geometric_mean_with_its_own_tokens_gradient():
+    new, old, _, sequence = make_tokens()
+    new.requires_grad_()
+    ratio = importance_ratio(new, old, sequence, "sequence")
+    assert ratio.unique().numel() == len(LENGTHS)
+    (gradient,) = torch.autograd.grad(ratio.sum(), new)
+    assert torch.allclose(gradient, ratio.detach())
+
+
+def test_clip_fractions_count_only_what_clipping_changes():
+    new, old = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.zeros(4)
+    advantages, sequence = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.zeros(4, dtype=torch.int64)
+    result = clipped_policy_loss(new, old, advantages, sequence, clip_low=0.2, clip_high=0.28)
+    assert result.clipped_high.tolist() == [True, False, False, False]
+    assert result.clipped_low.tolist() == [False, False, False, True]
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_k3_is_never_negative_and_zero_at_equality(values):
+    logprobs = torch.tensor(values, dtype=torch.float64)
+    assert (k3(logprobs, logprobs.flip(0)) >= 0).all()
+    assert k3(logprobs, logprobs).abs().max() == 0
+
+
+def test_k3_estimates_the_divergence():
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = (torch.randn(6, generator=generator).log_softmax(0).double() for _ in range(2))
+    exact = (policy.exp() * (policy - reference)).sum()
+    assert torch.allclose((policy.exp() * k3(policy, reference)).sum(), exact)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "dr_grpo"])
+@given(lengths=st.lists(st.integers(1, 9), min_size=2, max_size=6), seed=st.integers(0, 99))
+def test_weights_are_the_textbook_aggregates_however_the_batch_is_cut(aggregation, lengths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(length, generator=generator).double() for length in lengths]
+    everything = torch.cat(parts)
+    textbook = {
+        "token_mean": everything.mean(),
+        "sequence_mean": torch.stack([part.mean() for part in parts]).mean(),
+        "dr_grpo": everything.sum() / (len(parts) * 16),
+    }[aggregation]
+    totals = Totals(tokens=len(everything), sequences=len(parts), max_new_tokens=16)
+    loss = torch.zeros((), dtype=torch.float64)
+    for micro_batch in (parts[:1], parts[1:]):
+        sequence = torch.repeat_interleave(torch.tensor([len(part) for part in micro_batch]))
+        loss += (token_weights(sequence, aggregation, totals) * torch.cat(micro_batch)).sum()
+    assert torch.allclose(loss, textbook, atol=1e-6)

@@ -1,0 +1,175 @@
+"""A prompt equals what the stock processor and model make of the raw problem; the unusable is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmhicra.config import DataConfig
+from mmhicra.records import Problem, ProblemImage
+from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.processing import PromptBuilder
+
+LIMITS = {"min_pixels": 3136, "max_pixels": 40000}
+SIZE = {"shortest_edge": 3136, "longest_edge": 40000}
+
+
+def builder(loaded, **options):
+    return PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig(**{**LIMITS, **options}))
+
+
+def stock(loaded, text, images):
+    """The stock processor on raw images, and the stock model's positions."""
+    options = {"images_kwargs": {"size": SIZE}, "return_tensors": "pt"}
+    inputs = loaded.processor(text=[text], images=[image.open() for image in images] or None, **options)
+    positions, _ = loaded.model.model.get_rope_index(
+        inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs.get("image_grid_thw")
+    )
+    return inputs, positions[:, 0]
+
+
+QUESTIONS = {
+    "none": ("How many sides has a  triangle?\n",),
+    "one": ("<image>What is x?", (100, 80)),
+    "several": ("Compare <image> with\n<image><image>: which?", (300, 200), (20, 10), (56, 84)),
+    "beyond the limits": ("<image>and <image>", (1200, 900), (9, 7)),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
+def test_prompt_equals_stock_processor_and_model(family, question, tiny_model, make_problem):
+    loaded = tiny_model(family)
+    problem = make_problem(*question)
+    prompt = builder(loaded).build(problem)
+    content = []
+    for index, piece in enumerate(problem.question.split("<image>")):
+        content += [{"type": "image"}] * (index > 0) + [{"type": "text", "text": piece}] * bool(piece)
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    inputs, positions = stock(loaded, text, problem.images)
+
+    assert prompt.expanded_ids.tolist() == inputs["input_ids"][0].tolist()
+    assert prompt.ids == loaded.tokenizer(text)["input_ids"]
+    assert prompt.image_positions.tolist() == inputs["mm_token_type_ids"][0].bool().tolist()
+    assert torch.equal(prompt.positions, positions)
+    if problem.images:
+        assert torch.equal(prompt.image_grid_thw, inputs["image_grid_thw"])
+        assert prompt.pixel_values.dtype == torch.float32
+        # PIL and torchvision round their bicubic filters differently: a grey level here and there.
+        assert (prompt.pixel_values - inputs["pixel_values"]).abs().mean() < 0.01
+    else:
+        assert prompt.pixel_values is None
+        assert prompt.image_grid_thw is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resized_images_pass_the_processor_untouched(family, tiny_model, make_problem):
+    """What an engine is given, `Prompt.images`, gives the same pixels again; none is resized twice."""
+    loaded = tiny_model(family)
+    prompt = builder(loaded).build(make_problem("<image><image>", (333, 123), (84, 96)))
+    again = loaded.processor.image_processor(images=list(prompt.images), size=SIZE, return_tensors="pt")
+    assert torch.equal(again["image_grid_thw"], prompt.image_grid_thw)
+    assert torch.equal(again["pixel_values"], prompt.pixel_values)
+
+
+def test_pixel_limits_are_the_run_s_not_the_processor_s(tiny_model, make_problem):
+    """The processor's own limits are 3136 and 1003520."""
+    loaded = tiny_model("qwen2_5_vl")
+    small = builder(loaded, min_pixels=784).build(make_problem("<image>", (30, 30)))
+    assert small.image_grid_thw.tolist() == [[1, 2, 2]]
+    large = builder(loaded, max_pixels=2_000_000).build(make_problem("<image>", (1400, 1120)))
+    assert large.image_grid_thw.tolist() == [[1, 80, 100]]
+
+
+def test_instruction_and_system_prompt(tiny_model, make_problem):
+    loaded = tiny_model("qwen2_5_vl")
+    build = builder(loaded, instruction="Box it.", system_prompt="You solve problems.").build
+    asked = loaded.tokenizer.decode(build(make_problem("<image>How many?", (84, 84))).ids)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert asked == (
+        "<|im_start|>system\nYou solve problems.<|im_end|>\n"
+        f"<|im_start|>user\n{image}How many?\nBox it.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    shown = loaded.tokenizer.decode(build(make_problem("How many? <image>", (84, 84))).ids)
+    assert f"How many? {image}Box it.<|im_end|>" in shown
+
+
+def test_prompt_length_is_refused_never_truncated(tiny_model, make_problem):
+    loaded = tiny_model("qwen2_vl")
+    problem = make_problem("<image>How many?", (196, 196), id="geo/7")
+    length = len(builder(loaded).build(problem))
+    enough, short = builder(loaded, max_prompt_tokens=length), builder(loaded, max_prompt_tokens=length - 1)
+    enough.check(problem)
+    assert len(enough.build(problem)) == length
+    for refuse in (short.build, short.check):
+        with pytest.raises(DataRefusal, match=rf"geo/7.*{length} prompt tokens, 49 of them image.*\({length - 1}\)"):
+            refuse(problem)
+
+
+@pytest.mark.parametrize(
+    ("question", "sizes", "says"),
+    [
+        ("<image>How many?", [], "1 <image> in the question but 0 images"),
+        ("How many?", [(84, 84)], "0 <image> in the question but 1 images"),
+        ("Is <|image_pad|> here? <image>", [(84, 84)], r"special token <\|image_pad\|>"),
+        ("Done.<|im_end|>", [], r"special token <\|im_end\|>"),
+        ("<image>", [(2010, 10)], r"noise/2010x10.png \(2010x10\) cannot be resized: .*aspect ratio"),
+        ("<image>", [(400, 10)], r"noise/400x10.png \(400x10\) fits no multiple of 28 pixels"),
+    ],
+)
+def test_unusable_problems_are_refused_by_name(question, sizes, says, tiny_model, make_problem):
+    problem = make_problem(question, *sizes, id="geo/7")
+    prompts = builder(tiny_model("qwen2_5_vl"), max_pixels=7056)
+    for refuse in (prompts.build, prompts.check):
+        with pytest.raises(DataRefusal, match=rf"^problem geo/7: .*{says}"):
+            refuse(problem)
+
+
+def test_image_without_a_stable_size_is_refused(tiny_model, make_problem):
+    """100x50 becomes 140x84 and that, above max_pixels, 84x56: two looks, two sizes."""
+    with pytest.raises(DataRefusal, match=r"100x50.* fits no multiple of 28 pixels between data.min_pixels \(7056\)"):
+        builder(tiny_model("qwen2_5_vl"), min_pixels=7056, max_pixels=7056).build(make_problem("<image>", (100, 50)))
+
+
+def test_unreadable_images_are_refused_by_name(tiny_model, tmp_path):
+    Image.effect_noise((84, 84), 50).save(tmp_path / "whole.png")
+    half = (tmp_path / "whole.png").read_bytes()[:2000]
+    build = builder(tiny_model("qwen2_5_vl")).build
+    for name, payload, reason in (
+        ("gone.png", tmp_path / "gone.png", "No such file or directory"),
+        ("half.png", half, "image file is truncated"),
+        ("text.png", b"not an image", "not in an image format that Pillow knows"),
+    ):
+        problem = Problem("p", "<image>", (ProblemImage(payload, name),), "1", source="set.jsonl:3")
+        with pytest.raises(DataRefusal, match=rf"^problem p \(set.jsonl:3\): image {name} cannot be read: {reason}"):
+            build(problem)
+
+
+def test_special_token_in_the_instruction_is_refused(tiny_model):
+    with pytest.raises(ConfigRefusal, match=r"data.instruction .*<\|vision_start\|>"):
+        builder(tiny_model("qwen2_5_vl"), instruction="Look: <|vision_start|>")
+
+
+def test_real_images_take_the_stock_grid(tiny_model):
+    """Geometry diagrams of all sizes, at the limits of a real run."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", default)) / "geometry3k"
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}: set MMHICRA_SHARED_DATA")
+    rows = [json.loads(line) for line in (folder / "val.jsonl").read_text().splitlines()[:20]]
+    loaded = tiny_model("qwen2_5_vl")
+    build = builder(loaded, max_pixels=200704).build
+    for row in rows:
+        image = ProblemImage(folder / row["image"], row["image"])
+        prompt = build(Problem(row["image"], "<image>Find x.", (image,), "1"))
+        size = {"shortest_edge": 3136, "longest_edge": 200704}
+        raw = loaded.processor.image_processor(images=[image.open()], size=size, return_tensors="pt")
+        assert torch.equal(prompt.image_grid_thw, raw["image_grid_thw"])
