@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -54,12 +55,17 @@ def run_train(options: argparse.Namespace) -> int:
     """`mmhicra train`."""
     from mmhicra.config_loading import load_config
 
+    # As `python -m` does: custom rewards lie where the user stands. Last, so that nothing is shadowed.
+    sys.path.append(os.getcwd())
     config = load_config(options.config, options.overrides)  # before torch is imported: mistakes show at once
 
-    from mmhicra.train.run import Interrupted, train
     from mmhicra.train.terminal import Terminal
 
-    terminal = Terminal()
+    terminal = Terminal(quiet=os.environ.get("RANK", "0") != "0")
+    terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
+
+    from mmhicra.train.run import Interrupted, train
+
     try:
         summary = train(config, resume=options.resume, overwrite=options.overwrite, terminal=terminal)
     except Interrupted:

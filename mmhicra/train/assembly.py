@@ -19,7 +19,7 @@ from mmhicra.data.refused import summarise_refused
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.records import Problem
-from mmhicra.refusals import DataRefusal
+from mmhicra.refusals import ConfigRefusal, DataRefusal
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
@@ -62,6 +62,11 @@ def assemble(
     Raises:
         Refusal: the grams, the data or the model cannot be used.
     """
+    if config.train.prompts_per_step < accelerator.num_processes:
+        raise ConfigRefusal(
+            f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {accelerator.num_processes} "
+            "processes without a prompt: raise it, or start fewer"
+        )
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
@@ -121,6 +126,7 @@ def make_policy(
         banned_ids=list(sampling.banned_token_ids),
         chunk=config.train.logprob_chunk,
         precision=config.model.precision,
+        looks_always=accelerator.num_processes > 1,
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
     engine: Engine = HFEngine(

@@ -16,7 +16,18 @@ from mmhicra.vlm.families import Family
 
 
 class Policy(nn.Module):
-    """A vision-language model that scores response tokens under the distribution they are sampled from."""
+    """A vision-language model that scores response tokens under the distribution they are sampled from.
+
+    Args:
+        model: the whole model, peft's wrapper included.
+        family: its family.
+        temperature: of sampling.
+        banned_ids: never sampled.
+        chunk: response positions whose logits are held at a time.
+        precision: `bf16` computes under autocast.
+        looks_always: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it: one
+            that skipped the tower would leave the others waiting for its part.
+    """
 
     banned: Tensor
 
@@ -29,6 +40,7 @@ class Policy(nn.Module):
         banned_ids: list[int],
         chunk: int,
         precision: Literal["fp32", "bf16"] = "fp32",
+        looks_always: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -36,6 +48,7 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.chunk = chunk
         self.precision = precision
+        self.looks_always = looks_always
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: MicroBatch) -> TokenStats:
@@ -45,6 +58,8 @@ class Policy(nn.Module):
                 self.model, batch.ids, batch.pixel_values, batch.image_grid_thw, batch.image_positions
             )
             hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions, batch.attention_mask)
+            if self.looks_always and batch.pixel_values is None:
+                hidden = hidden + 0.0 * self.family.look_at_nothing(self.model)
             states = hidden.flatten(0, 1)[batch.predictors]
             head = self.family.lm_head(self.model)
             return token_stats(

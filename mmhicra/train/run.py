@@ -55,7 +55,7 @@ class Run:
     terminal: Terminal
     parts: Assembly
     sinks: Sequence[Sink]
-    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "last_evaluation": None})
+    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None})
     stop_requested: bool = False
 
     @property
@@ -71,40 +71,40 @@ class Run:
             self.write({"step": 0, **self.state["before"]["record"]})
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.progress = self.terminal.show_phase
-            while trainer.step_number < self.steps and not self.stop_requested:
+            while trainer.step_number < self.steps and not self.stopping():
                 self.take_step()
                 self.terminal.advance(bar, trainer.step_number)
-        if self.stop_requested and trainer.step_number < self.steps:
+        if trainer.step_number < self.steps:
             self.save()
             raise Interrupted
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
+        return bool(self.parts.trainer.max_over_ranks(float(self.stop_requested)))
 
     def take_step(self) -> None:
         """One step with its record, rollouts, evaluation and checkpoint."""
         trainer, started = self.parts.trainer, time.perf_counter()
         numbers, rollouts = trainer.step()
-        step = trainer.step_number
+        step, last = trainer.step_number, trainer.step_number == self.steps
         numbers["time/step"] = time.perf_counter() - started
-        numbers["memory/peak_gib"] = peak_memory()
-        record: dict[str, Any] = {"step": step, **numbers}
         for name, seconds in numbers.items():
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
-        if self.due(step, self.config.log.rollouts_every) and self.is_main:
+        record: dict[str, Any] = {"step": step, **numbers, "memory/peak_gib": peak_memory()}
+        if self.due(self.config.log.rollouts_every) and self.is_main:
             self.folder.write_rollouts(step, rollout_records(step, rollouts))
-        if self.due(step, self.config.eval.every) and self.config.eval.problems and step < self.steps:
-            self.state["last_evaluation"] = self.evaluate(f"after step {step}")
-            record |= self.state["last_evaluation"]["record"]
-        if step == self.steps and self.config.eval.problems:
-            self.state["last_evaluation"] = self.evaluate("after training")
-            record |= self.state["last_evaluation"]["record"]
+        if (last or self.due(self.config.eval.every)) and self.config.eval.problems:
+            self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
+            record |= self.state["latest"]["record"]
         self.write(record)
         self.terminal.show_step(record, self.steps)
-        if self.due(step, self.config.log.checkpoint_every) or step == self.steps:
+        if last or self.due(self.config.log.checkpoint_every):
             self.save()
 
-    def due(self, step: int, every: int) -> bool:
-        """Whether something that happens every so many steps happens now."""
-        return bool(every) and step % every == 0
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one; 0 is never."""
+        return bool(every) and self.parts.trainer.step_number % every == 0
 
     def evaluate(self, when: str) -> dict[str, Any]:
         """Held-out accuracy now, as JSON-able facts."""
@@ -154,7 +154,7 @@ class Run:
 
     def summary(self, wall_seconds: float) -> dict[str, Any]:
         """What `summary.json` says."""
-        before, after = self.state["before"], self.state["last_evaluation"]
+        before, after = self.state["before"], self.state["latest"]
         change = None
         if before and after:
             mean, low, high = paired_change(before["by_problem"], after["by_problem"])

@@ -56,8 +56,8 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
 
     def holds_run(self) -> bool:
-        """Whether a run was started here."""
-        return self.config.exists()
+        """Whether a run has left results here; one that was refused at the door has not."""
+        return self.metrics.exists() or self.checkpoints.exists()
 
     def create(self, config_text: str, *, overwrite: bool) -> None:
         """Make the folder and write the resolved configuration.

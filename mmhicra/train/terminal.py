@@ -56,6 +56,7 @@ class Terminal:
             console=self.console,
             transient=True,
         )
+        outer = self.bars, self.phase
         with bars:
             self.bars = bars
             task = bars.add_task(title, total=total, completed=done, rate="")
@@ -63,7 +64,7 @@ class Terminal:
             try:
                 yield task
             finally:
-                self.bars = self.phase = None
+                self.bars, self.phase = outer
 
     def advance(self, task: TaskID, done: int, total: int | None = None) -> None:
         """Move a bar of `watch` to `done`."""

@@ -120,7 +120,18 @@ class Family:
         """Run the vision tower and its merger over N images: (patches, patch values) and (N, 3) in patches."""
         output = unwrap(model).model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
         deep = output.deepstack_features if self.deepstack else ()
-        return ImageFeatures(torch.cat(output.pooler_output), tuple(torch.cat(layer) for layer in deep))
+        # transformers before 5.18 leaves deep-stack features in one piece; later they come one per image.
+        whole = tuple(layer if isinstance(layer, Tensor) else torch.cat(layer) for layer in deep)
+        return ImageFeatures(torch.cat(output.pooler_output), whole)
+
+    def look_at_nothing(self, model: nn.Module) -> Tensor:
+        """A scalar that depends on every parameter of the vision tower and its mergers: one blank image token's sum."""
+        options, like = self.vision_tower(model).config, next(self.vision_tower(model).parameters())
+        merge = options.spatial_merge_size
+        pixels = like.new_zeros(merge**2, options.in_channels * options.temporal_patch_size * options.patch_size**2)
+        grid = torch.tensor([[1, merge, merge]], device=like.device)
+        features = self.encode_images(model, pixels, grid)
+        return torch.stack([part.sum() for part in (features.merged, *features.deepstack)]).sum()
 
     def embed_ids(self, model: nn.Module, ids: Tensor) -> Tensor:
         """(B, L) ids -> (B, L, H) token embeddings."""

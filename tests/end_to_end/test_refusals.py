@@ -8,9 +8,11 @@ import sys
 
 import pytest
 from PIL import Image
-from short_runs import SHORT, TINY
+from short_runs import SHORT, TINY, metrics
 
 from mmhicra.cli import main
+from mmhicra.refusals import RunFolderRefusal
+from mmhicra.train.run_folder import RunFolder
 
 ROWS = 40
 
@@ -163,11 +165,25 @@ def test_a_full_disk(small_disk, capsys):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_metrics_on_a_full_disk(tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
-    assert command(tmp_path / "run") == 2
-    assert "metrics.jsonl: No space left on device" in one_line(capsys)
+def test_metrics_on_a_full_disk(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics.symlink_to("/dev/full")
+    with pytest.raises(RunFolderRefusal, match=r"metrics\.jsonl: No space left on device"):
+        folder.append_metrics({"step": 1})
+
+
+def test_a_refused_run_leaves_the_folder_free(tmp_path):
+    assert command(tmp_path / "run", "data.source=/nowhere/at/all") == 2
+    assert command(tmp_path / "run", "eval.problems=0") == 0
+
+
+def test_a_custom_reward_is_found_where_the_user_stands(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text("def brief(problem, completion, record):\n    return 1 / len(completion)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    reward = "reward.custom=[{path: 'my_rewards:brief', weight: 0.5}]"
+    assert command(tmp_path / "run", "eval.problems=0", reward) == 0
+    assert 0 < metrics(tmp_path / "run")[-1]["reward/part_my_rewards:brief"] <= 1
 
 
 def test_the_console_script_exits_with_2_and_no_traceback(tmp_path):

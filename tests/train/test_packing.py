@@ -115,3 +115,16 @@ def test_batches_stay_within_the_budget_and_lose_nothing(model):
 def test_a_response_that_cannot_fit_is_named(model):
     with pytest.raises(ValueError, match="problem one image: .* exceed train.tokens_per_micro_batch"):
         make_rows(make_groups(model)[1:2], 10)
+
+
+def test_a_batch_without_images_looks_at_a_blank_one_if_told(model):
+    batch = pack(make_rows(make_groups(model)[:1], 10_000), model.pad_token_id)
+    options = {"temperature": TEMPERATURE, "banned_ids": [], "chunk": 64}
+    plain, looking = (
+        Policy(model.model, model.family, **options, looks_always=always)(batch) for always in (False, True)
+    )
+    assert torch.equal(plain.logprobs, looking.logprobs)
+    tower = [p for p in model.family.vision_tower(model.model).parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(looking.logprobs.sum(), tower)
+    assert tower
+    assert all(gradient.abs().max() == 0 for gradient in gradients)

@@ -1,0 +1,36 @@
+"""What a person sees: bars that survive one another, and lines that say where the seconds went."""
+
+import io
+
+from rich.console import Console
+
+from mmhicra.train.terminal import Terminal, rate_text
+
+
+def test_an_outer_bar_goes_on_after_an_inner_one():
+    terminal = Terminal(Console(file=io.StringIO(), force_terminal=True, width=120))
+    with terminal.watch("training", 10) as outer:
+        with terminal.watch("evaluating", 4) as inner:
+            terminal.advance(inner, 4)
+        terminal.advance(outer, 7)
+        assert terminal.bars is not None
+        assert terminal.bars.tasks[0].completed == 7
+    assert terminal.bars is None
+
+
+def test_a_step_line_names_the_phases_in_order():
+    file = io.StringIO()
+    record = {
+        "step": 7, "accuracy/mean": 0.5, "reward/mean": 0.6, "response/length": 31.4, "group/kept": 5.0,
+        "group/dropped": 3.0, "time/step": 2.0, "time/forward_backward": 1.25, "time/rollout": 0.5,
+    }  # fmt: skip
+    Terminal(Console(file=file, width=200)).show_step(record, steps=60)
+    line = file.getvalue()
+    assert line.startswith("step  7/60  accuracy 0.500  reward 0.600  length 31  no signal, no update  kept 5/8")
+    assert line.rstrip().endswith("2.0 s (rollout 0.50 fwd/bwd 1.25)")
+
+
+def test_rates_read_well_fast_and_slow():
+    assert rate_text(None) == ""
+    assert rate_text(12.34) == "12.3/s"
+    assert rate_text(0.25) == "4.0 s each"
