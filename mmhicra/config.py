@@ -49,7 +49,7 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager"] = "sdpa"
     gradient_checkpointing: bool = False
     shard: bool = False
-    """Split parameters, gradients and optimiser state over the ranks (FSDP2) instead of copying them."""
+    """With several processes, split parameters, gradients and optimiser state over them (FSDP2) instead of copying."""
     freeze: FreezeConfig = FreezeConfig()
     lora: LoraConfig | None = None
 

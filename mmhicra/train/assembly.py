@@ -86,7 +86,7 @@ def assemble(
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
-        policy=policy if config.model.shard else accelerator.prepare_model(policy),
+        policy=policy if sharded(config, accelerator) else accelerator.prepare_model(policy),
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
         reference=reference,
@@ -137,11 +137,16 @@ def make_policy(
         max_sequences=config.rollout.max_sequences,
         precision=config.model.precision,
     )
-    if config.model.shard:
+    if sharded(config, accelerator):
         for part in (policy, *([reference.policy] if reference else [])):
             shard(part, config.model.precision)
         engine = GatheringEngine(engine, policy)
     return policy, reference, engine
+
+
+def sharded(config: RunConfig, accelerator: Accelerator) -> bool:
+    """Whether the model is split over processes; with one process there is nothing to split."""
+    return config.model.shard and accelerator.num_processes > 1
 
 
 def load_checked_problems(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,9 @@ from torch import Tensor
 from mmhicra.config import LogConfig
 from mmhicra.records import Group
 from mmhicra.refusals import ConfigRefusal
+
+TRACKERS = ("wandb", "trackio")
+"""Optional packages, by their switches in the `log` section."""
 
 
 class Timers:
@@ -148,13 +153,7 @@ class TrackerSink:
     """Weights & Biases or trackio, which share `init`, `log` and `finish`."""
 
     def __init__(self, package: str, project: str, name: str, config: Mapping[str, Any]) -> None:
-        try:
-            self.module: Any = __import__(package)
-        except ImportError:
-            raise ConfigRefusal(
-                f"log.{package} is on but {package} is not installed: pip install mmhicra[{package}], "
-                f"or --set log.{package}=false"
-            ) from None
+        self.module: Any = importlib.import_module(package)
         self.module.init(project=project, name=name, config=dict(config))
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
@@ -166,11 +165,21 @@ class TrackerSink:
         self.module.finish()
 
 
+def refuse_missing_trackers(log: LogConfig) -> None:
+    """Raise ConfigRefusal for a tracker that is wanted but not installed; cheap, so that it can come first."""
+    for package in TRACKERS:
+        if getattr(log, package) and importlib.util.find_spec(package) is None:
+            raise ConfigRefusal(
+                f"log.{package} is on but {package} is not installed: pip install mmhicra[{package}], "
+                f"or --set log.{package}=false"
+            )
+
+
 def open_sinks(log: LogConfig, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> list[Sink]:
-    """The sinks that the configuration asks for. Raises ConfigRefusal for one that is not installed."""
+    """The sinks that the configuration asks for."""
     sinks: list[Sink] = [TensorBoardSink(folder / "tensorboard", first_step)] if log.tensorboard else []
-    for package, wanted in (("wandb", log.wandb), ("trackio", log.trackio)):
-        if wanted:
+    for package in TRACKERS:
+        if getattr(log, package):
             sinks.append(TrackerSink(package, log.project, name, config))
     return sinks
 

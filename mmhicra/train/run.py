@@ -25,7 +25,7 @@ from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 from mmhicra.train.assembly import Assembly, assemble
 from mmhicra.train.checkpoint import restore_checkpoint, save_checkpoint
 from mmhicra.train.evaluation import Evaluation, evaluate, paired_change, summarise
-from mmhicra.train.metrics import Sink, open_sinks
+from mmhicra.train.metrics import Sink, open_sinks, refuse_missing_trackers
 from mmhicra.train.rollout_records import rollout_records
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
@@ -224,6 +224,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     started = time.perf_counter()
+    refuse_missing_trackers(config.log)
     transformers.utils.logging.disable_progress_bar()  # its bars break ours
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     terminal = terminal or Terminal(quiet=not accelerator.is_main_process)

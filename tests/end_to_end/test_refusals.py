@@ -111,6 +111,7 @@ def test_within_the_allowed_share_the_rest_is_trained_on(tmp_path):
         (["data.count=2"], "set train.prompts_per_step (4) to 2 or less"),
         (["rollout.stop_tokens=[not one token]"], "rollout.stop_tokens"),
         (["data.tasks=[chess]"], "chess"),
+        (["log.trackio=true"], "pip install mmhicra[trackio]"),
     ],
 )
 def test_mistakes_give_one_line(tmp_path, capsys, overrides, said):
