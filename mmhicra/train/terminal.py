@@ -19,15 +19,33 @@ from rich.progress import (
 )
 from rich.table import Table
 
-PHASES = ("rollout", "reward", "credit", "old_logprobs", "reference", "forward_backward", "optimiser", "sync")
-"""The phases of a step in the order they happen; a step's seconds are shown under these names."""
+COLUMNS = (
+    ("right", "accuracy/mean", "{:.3f}"),
+    ("reward", "reward/mean", "{:.3f}"),
+    ("tokens", "response/length", "{:.0f}"),
+    ("planning", "planning/density", "{:.1%}"),
+    ("entropy", "entropy/all", "{:.3f}"),
+    ("kept", "group/kept", "{:.0f}"),
+    ("seconds", "time/step", "{:.2f}"),
+    ("rollout", "time/rollout", "{:.2f}"),
+    ("reward", "time/reward", "{:.2f}"),
+    ("credit", "time/credit", "{:.2f}"),
+    ("old", "time/old_logprobs", "{:.2f}"),
+    ("reference", "time/reference", "{:.2f}"),
+    ("fwd/bwd", "time/forward_backward", "{:.2f}"),
+    ("optimiser", "time/optimiser", "{:.2f}"),
+    ("sync", "time/sync", "{:.2f}"),
+)
+"""Of a step's line: heading, name in `metrics.jsonl`, format. What was learned, then where the seconds went."""
 
-SHORT = {
-    "old_logprobs": "old",
-    "reference": "ref",
-    "forward_backward": "fwd/bwd",
-    "optimiser": "opt",
-}
+OPTIONAL = ("time/old_logprobs", "time/reference")
+"""Shown only if the run has these phases."""
+
+WIDTH = 7
+"""Of a column, at least."""
+
+HEADING_EVERY = 20
+"""Steps between repetitions of the headings."""
 
 
 class Terminal:
@@ -37,6 +55,9 @@ class Terminal:
         self.console = console or Console(quiet=quiet)
         self.bars: Progress | None = None
         self.phase: TaskID | None = None
+        self.lines = 0
+        self.seen: set[str] = set()
+        self.columns: list[tuple[str, str, str]] = []
 
     def say(self, text: str) -> None:
         """One line above the bars."""
@@ -78,21 +99,18 @@ class Terminal:
             self.bars.update(self.phase, description=f"  {phase}", completed=done, total=total, visible=True)
 
     def show_step(self, record: Mapping[str, Any], steps: int) -> None:
-        """The line of a step: what was learned, and where the seconds went."""
-        seconds = " ".join(
-            f"{SHORT.get(phase, phase)} {record[f'time/{phase}']:.2f}" for phase in PHASES if f"time/{phase}" in record
-        )
-        parts = [
-            f"step {record['step']:>{len(str(steps))}}/{steps}",
-            f"accuracy {record['accuracy/mean']:.3f}",
-            f"reward {record['reward/mean']:.3f}",
-            f"length {record['response/length']:.0f}",
-            f"planning {record['planning/density']:.1%}" if "planning/density" in record else "",
-            f"entropy {record['entropy/all']:.3f}" if "entropy/all" in record else "no signal, no update",
-            f"kept {record['group/kept']:.0f}/{record['group/kept'] + record['group/dropped']:.0f}",
-            f"{record['time/step']:.1f} s ({seconds})",
+        """The line of a step, under headings; `-` is what a step without an update does not have."""
+        self.seen |= record.keys()
+        if self.lines % HEADING_EVERY == 0:
+            self.columns = [column for column in COLUMNS if column[1] not in OPTIONAL or column[1] in self.seen]
+            headings = [f"{heading:>{WIDTH}}" for heading, *_ in self.columns]
+            self.say("  ".join([f"{'step':<{2 * len(str(steps)) + 1}}", *headings]))
+        cells = [
+            f"{layout.format(record[name]) if name in record else '-':>{max(WIDTH, len(heading))}}"
+            for heading, name, layout in self.columns
         ]
-        self.say("  ".join(part for part in parts if part))
+        self.say("  ".join([f"{record['step']:>{len(str(steps))}}/{steps}", *cells]))
+        self.lines += 1
 
     def show_summary(self, summary: Mapping[str, Any]) -> None:
         """The end of a run: what it reached, and where everything lies."""

@@ -120,9 +120,14 @@ def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
     run_loudly(tmp_path / "run")
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    assert f"reward {record['reward/mean']:.3f}" in shown
-    assert f"planning {record['planning/density']:.1%}" in shown
-    assert f"{record['time/step']:.1f} s (rollout {record['time/rollout']:.2f}" in shown
+    (line,) = [line.split() for line in shown.splitlines() if line.startswith("1/1 ")]
+    for name, layout in (
+        ("reward/mean", ".3f"),
+        ("planning/density", ".1%"),
+        ("time/step", ".2f"),
+        ("time/rollout", ".2f"),
+    ):
+        assert f"{record[name]:{layout}}" in line
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert f"{summary['held_out']['after']['mean']:.1%} (95 % interval" in shown
     assert summary["paths"]["checkpoint"] in shown.replace("\n", "")
