@@ -76,6 +76,7 @@ class Terminal:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,  # in a file a bar is a blank line
         )
         outer = self.bars, self.phase
         with bars:

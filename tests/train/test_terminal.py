@@ -30,8 +30,8 @@ def test_a_step_line_stands_under_its_headings():
     words = (
         "step right reward tokens planning entropy kept seconds rollout reward credit reference fwd/bwd optimiser sync"
     )
-    assert headings.split() == words.split()
-    assert line.split() == "7/60 0.500 0.600 31 - - 5 2.00 0.50 - - 0.12 1.25 - -".split()
+    assert " ".join(headings.split()) == words
+    assert " ".join(line.split()) == "7/60 0.500 0.600 31 - - 5 2.00 0.50 - - 0.12 1.25 - -"
 
 
 def test_rates_read_well_fast_and_slow():
