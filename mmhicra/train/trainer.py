@@ -137,19 +137,15 @@ class Trainer:
 
     def optimise(self, groups: Sequence[Group]) -> None:
         """One optimiser step on `groups` by gradient accumulation."""
-        batches = self.micro_batches(groups)
         totals = self.totals(groups)
-        rounds = int(self.max_over_ranks(float(len(batches))))
+        batches = self.in_step(self.row_batches(groups))
         with self.time("forward_backward"):
-            for index in range(rounds):
-                # A rank that has run out keeps step with the others on a batch whose loss weighs nothing.
-                live = index < len(batches)
-                batch = batches[index] if live else self.micro_batches([self.spare])[0]
-                last = index == rounds - 1
+            for number, (rows, live) in enumerate(batches, start=1):
+                batch, last = pack(rows, self.pad_token_id), number == len(batches)
                 with accumulating(self.accelerator, self.policy, last=last):
                     loss = self.loss(batch.to(self.accelerator.device), totals, live)
                     self.accelerator.backward(loss)
-                self.progress("update", index + 1, rounds)
+                self.progress("update", number, len(batches))
         with self.time("optimiser"):
             parameters = [p for p in self.policy.parameters() if p.requires_grad]
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm)
@@ -160,7 +156,10 @@ class Trainer:
             self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
 
     def loss(self, batch: MicroBatch, totals: Totals, live: bool) -> Tensor:
-        """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss."""
+        """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss.
+
+        A batch that is not `live` only keeps this rank in step: its loss weighs nothing.
+        """
         options = self.config.train.loss
         stats = self.policy(batch)
         policy = clipped_policy_loss(
@@ -208,20 +207,23 @@ class Trainer:
     ) -> list[tuple[Completion, Tensor]]:
         """Every completion of `groups` with its (R,) log-probs by `logprobs`, without gradients."""
         scored: list[tuple[Completion, Tensor]] = []
-        for rows in self.row_batches(groups):
-            completions = [completion for row in rows for completion in row.completions]
+        for rows, live in self.in_step(self.row_batches(groups)):
             values = logprobs(pack(rows, self.pad_token_id).to(self.accelerator.device)).cpu()
-            scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
+            if live:
+                completions = [completion for row in rows for completion in row.completions]
+                scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
         return scored
+
+    def in_step(self, batches: list[list[Row]]) -> list[tuple[list[Row], bool]]:
+        """`batches`, then a spare one marked False until every rank has as many: ranks run the model together."""
+        missing = int(self.max_over_ranks(float(len(batches)))) - len(batches)
+        spare = make_rows([self.spare], self.config.train.tokens_per_micro_batch)[:1]
+        return [(rows, True) for rows in batches] + [(spare, False)] * missing
 
     def row_batches(self, groups: Sequence[Group]) -> list[list[Row]]:
         """The rows of `groups` in batches that fit the token budget."""
         budget = self.config.train.tokens_per_micro_batch
         return batch_rows(make_rows(groups, budget), budget)
-
-    def micro_batches(self, groups: Sequence[Group]) -> list[MicroBatch]:
-        """`groups` packed for the forward pass."""
-        return [pack(rows, self.pad_token_id) for rows in self.row_batches(groups)]
 
     def split(self, groups: Sequence[Group], epoch: int) -> list[list[Group]]:
         """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch."""
