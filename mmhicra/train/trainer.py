@@ -173,12 +173,12 @@ class Trainer:
         )
         per_token = policy.loss
         if batch.reference_logprobs is not None:
-            kl = k3(stats.logprobs, batch.reference_logprobs)
-            per_token = per_token + options.kl_coefficient * kl
-            self.tally.mean("loss/kl", kl.detach())
-        weights = token_weights(batch.sequence, options.aggregation, totals)
+            per_token = per_token + options.kl_coefficient * k3(stats.logprobs, batch.reference_logprobs)
+        loss = (token_weights(batch.sequence, options.aggregation, totals) * per_token).sum()
         if not live:
-            return (weights * per_token).sum() * 0.0
+            return loss * 0.0
+        if batch.reference_logprobs is not None:
+            self.tally.mean("loss/kl", k3(stats.logprobs.detach(), batch.reference_logprobs))
         self.tally.mean("loss/ratio", policy.ratio)
         self.tally.maximum("loss/ratio_max", policy.ratio)
         self.tally.mean("loss/clipped_low", policy.clipped_low.float())
@@ -186,7 +186,7 @@ class Trainer:
         self.tally.mean("loss/per_token", per_token.detach())
         self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach())
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
-        return (weights * per_token).sum() * self.accelerator.num_processes
+        return loss * self.accelerator.num_processes
 
     def tally_tokens(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
         """Entropy and log-prob by token class, and how far the engine's log-probs are from the trainer's."""
@@ -277,4 +277,6 @@ class Trainer:
         return float(self._over_ranks(value).max())
 
     def _over_ranks(self, value: float) -> Tensor:
-        return torch.as_tensor(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)))
+        return torch.as_tensor(
+            self.accelerator.gather(torch.tensor([value], dtype=torch.float64, device=self.accelerator.device))
+        )

@@ -12,6 +12,7 @@ from mmhicra.config_loading import load_config
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import planning_mask
 from mmhicra.train.checkpoint import merged_state
+from mmhicra.train.policy import Policy
 from mmhicra.train.rollout_records import spans
 from mmhicra.vlm.loading import load_policy
 
@@ -43,6 +44,16 @@ def test_several_updates_use_log_probs_from_before_the_first(tmp_path):
     (record,) = metrics(tmp_path / "run")[1:]
     assert record["loss/ratio_max"] > 1.01  # the second and third pass have moved away
     assert "engine/logprob_gap" not in record or record["engine/logprob_gap"] < 1e-4
+
+
+def test_on_policy_makes_one_forward_pass(tmp_path, monkeypatch):
+    passes = []
+    forward = Policy.forward
+    monkeypatch.setattr(Policy, "forward", lambda self, batch: passes.append(batch) or forward(self, batch))
+    run(tmp_path / "one", "train.steps=1", "eval.problems=0")
+    assert len(passes) == 1  # all four groups fit one micro-batch
+    run(tmp_path / "two", "train.steps=1", "eval.problems=0", "train.epochs=2")
+    assert len(passes) == 1 + 3  # before the first update, and once an epoch
 
 
 def test_on_policy_ratios_are_one_and_the_engine_agrees(finished_run):
