@@ -97,7 +97,7 @@ class PlanningMatcher:
     ) -> None:
         if parts not in ("all", "thinking", "answer"):
             raise Refusal(f"parts {parts!r}: use all, thinking or answer")
-        self.library, self.skip_math, self.parts = library, skip_math, parts
+        self.gram_library, self.skip_math, self.parts = library, skip_math, parts
         self._tokenizer = tokenizer
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         token_table(tokenizer)  # refuses here rather than at the first response
@@ -120,7 +120,7 @@ class PlanningMatcher:
         last = np.searchsorted(found.spans[:, 0], found.ends, side="left")
         columns = np.stack([found.starts, found.ends, found.grams, first, last], axis=1)
         return [
-            Match(self.library.grams[gram], start_token, end_token, start, end)
+            Match(self.gram_library.grams[gram], start_token, end_token, start, end)
             for start, end, gram, start_token, end_token in sorted(columns.tolist())
         ]
 

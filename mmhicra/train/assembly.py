@@ -40,7 +40,7 @@ class Assembly:
 
     trainer: Trainer
     processor: Any
-    library: GramLibrary
+    gram_library: GramLibrary
     held_out: list[Problem]
     evaluation_sampling: Sampling
     refused: int
@@ -62,11 +62,7 @@ def assemble(
     Raises:
         Refusal: the grams, the data or the model cannot be used.
     """
-    if config.train.prompts_per_step < accelerator.num_processes:
-        raise ConfigRefusal(
-            f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {accelerator.num_processes} "
-            "processes without a prompt: raise it, or start fewer"
-        )
+    refuse_idle_processes(config, accelerator)
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
@@ -93,13 +89,7 @@ def assemble(
         engine=engine,
         sampling=sampling,
         rewarder=rewarder,
-        matcher=PlanningMatcher(
-            library,
-            model.tokenizer,
-            skip_math=config.hicra.skip_math,
-            parts=config.hicra.parts,
-            stop_ids=sampling.stop_token_ids,
-        ),
+        matcher=make_matcher(config, library, model, sampling),
         stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
         prompts=prompts,
         pad_token_id=model.pad_token_id,
@@ -107,11 +97,31 @@ def assemble(
     return Assembly(
         trainer=trainer,
         processor=model.processor,
-        library=library,
+        gram_library=library,
         held_out=problems.held_out,
         evaluation_sampling=evaluation_sampling(config, model),
         refused=len(problems.refused),
         parameters=parameters,
+    )
+
+
+def refuse_idle_processes(config: RunConfig, accelerator: Accelerator) -> None:
+    """Raise ConfigRefusal if a step has fewer prompts than there are processes."""
+    if config.train.prompts_per_step < accelerator.num_processes:
+        raise ConfigRefusal(
+            f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {accelerator.num_processes} "
+            "processes without a prompt: raise it, or start fewer"
+        )
+
+
+def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sampling: Sampling) -> PlanningMatcher:
+    """What marks planning tokens."""
+    return PlanningMatcher(
+        library,
+        model.tokenizer,
+        skip_math=config.hicra.skip_math,
+        parts=config.hicra.parts,
+        stop_ids=sampling.stop_token_ids,
     )
 
 

@@ -18,7 +18,7 @@ from mmhicra.records import Completion, Group, Prompt
 PADDING = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One prompt and some or all of its group's completions."""
 
@@ -29,7 +29,7 @@ class Row:
         return len(self.prompt) + sum(len(c) for c in self.completions)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MicroBatch:
     """What one forward pass takes.
 

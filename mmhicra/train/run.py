@@ -181,9 +181,9 @@ class Run:
             "method": self.config.credit.method,
             "alpha": self.config.hicra.alpha,
             "grams": {
-                "name": self.parts.library.name,
-                "count": len(self.parts.library),
-                "hash": self.parts.library.content_hash,
+                "name": self.parts.gram_library.name,
+                "count": len(self.parts.gram_library),
+                "hash": self.parts.gram_library.content_hash,
             },
             "parameters": self.parts.parameters,
             "versions": versions(),

@@ -108,7 +108,10 @@ def whole_state(policy: nn.Module) -> dict[str, Any]:
 
 
 def whole_optimizer_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state by parameter name. Every rank must call it."""
+    """The optimiser's state by parameter name; empty before its first step. Every rank must call it."""
+    if not optimizer.state:
+        # Asked for a state that is not there, torch makes one by a step of its own, which Adam would count.
+        return {}
     return get_optimizer_state_dict(policy, optimizer, options=WHOLE)
 
 
@@ -117,4 +120,5 @@ def restore_states(
 ) -> None:
     """Load whole states into a policy, sharded or not; `weights` may leave out what is not trained."""
     set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-    set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))
+    if moments:
+        set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))

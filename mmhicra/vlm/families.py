@@ -26,7 +26,7 @@ MULTIMODAL_TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_
 THINKING = ("<think>", "</think>")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFeatures:
     """What the vision tower made of some images, in order.
 
@@ -39,7 +39,7 @@ class ImageFeatures:
     deepstack: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedded:
     """What the language model takes.
 

@@ -10,7 +10,7 @@ from transformers import LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3V
 
 from mmhicra.config import DataConfig, FreezeConfig, ModelConfig
 from mmhicra.refusals import ConfigRefusal
-from mmhicra.vlm.families import FAMILIES, Embedded, family_of
+from mmhicra.vlm.families import FAMILIES, family_of
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -240,5 +240,5 @@ def test_text_needs_no_image(tiny_model):
     loaded = tiny_model("qwen3_vl")
     ids = torch.tensor([[5, 6, 7]])
     embedded = loaded.family.embed(loaded.model, ids, None, None, torch.zeros_like(ids, dtype=torch.bool))
-    assert embedded == Embedded(embedded.inputs_embeds)
+    assert (embedded.deepstack, embedded.visual_pos_masks) == (None, None)
     assert torch.equal(embedded.inputs_embeds, loaded.family.embed_ids(loaded.model, ids))
