@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 import transformers
-import yaml
 from accelerate import Accelerator
 
 import mmhicra
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import dump_config
+from mmhicra.config_loading import dump_config, read_yaml
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 from mmhicra.train.assembly import Assembly, assemble
 from mmhicra.train.checkpoint import restore_checkpoint, save_checkpoint
@@ -275,7 +274,7 @@ def open_folder(
     if resume:
         if not folder.holds_run():
             raise RunFolderRefusal(f"{folder.path} holds no run to resume: drop --resume, or name the right run_folder")
-        refuse_other_run(yaml.safe_load(folder.config.read_text(encoding="utf-8")), config, folder.path)
+        refuse_other_run(read_yaml(folder.config), config, folder.path)
         checkpoint = folder.latest_checkpoint()
     if accelerator.is_main_process and resume:
         folder.write_config(dump_config(config))

@@ -162,44 +162,45 @@ class Trainer:
         """
         options = self.config.train.loss
         stats = self.policy(batch)
+        old = stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         policy = clipped_policy_loss(
             stats.logprobs,
-            stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs,
+            old,
             batch.advantages,
             batch.sequence,
             clip_low=options.clip_low,
             clip_high=options.clip_high,
             level=options.ratio,
         )
-        per_token = policy.loss
+        per_token, kl = policy.loss, None
         if batch.reference_logprobs is not None:
-            per_token = per_token + options.kl_coefficient * k3(stats.logprobs, batch.reference_logprobs)
+            kl = k3(stats.logprobs, batch.reference_logprobs)
+            per_token = per_token + options.kl_coefficient * kl
         loss = (token_weights(batch.sequence, options.aggregation, totals) * per_token).sum()
         if not live:
             return loss * 0.0
-        if batch.reference_logprobs is not None:
-            self.tally.mean("loss/kl", k3(stats.logprobs.detach(), batch.reference_logprobs))
+        if kl is not None:
+            self.tally.mean("loss/kl", kl.detach())
         self.tally.mean("loss/ratio", policy.ratio)
         self.tally.maximum("loss/ratio_max", policy.ratio)
         self.tally.mean("loss/clipped_low", policy.clipped_low.float())
         self.tally.mean("loss/clipped_high", policy.clipped_high.float())
         self.tally.mean("loss/per_token", per_token.detach())
-        self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach())
+        self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach(), old)
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
         return loss * self.accelerator.num_processes
 
-    def tally_tokens(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
+    def tally_tokens(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, old: Tensor) -> None:
         """Entropy and log-prob by token class, and how far the engine's log-probs are from the trainer's."""
         self.tally.mean("entropy/all", entropy)
         self.tally.mean("entropy/planning", entropy[batch.planning])
         self.tally.mean("entropy/execution", entropy[~batch.planning])
         self.tally.mean("logprob/planning", logprobs[batch.planning])
         self.tally.mean("logprob/execution", logprobs[~batch.planning])
-        if batch.old_logprobs is None:  # on-policy: the engine sampled with these very weights
-            gap = (logprobs - batch.engine_logprobs).abs()
-            self.tally.mean("engine/logprob_gap", gap)
-            self.tally.maximum("engine/logprob_gap_max", gap)
-            self.tally.mean("engine/probability_error", gap.exp())
+        gap = (old - batch.engine_logprobs).abs()  # both under the weights that the engine sampled with
+        self.tally.mean("engine/logprob_gap", gap)
+        self.tally.maximum("engine/logprob_gap_max", gap)
+        self.tally.mean("engine/probability_error", gap.exp())
 
     @torch.no_grad()
     def score(

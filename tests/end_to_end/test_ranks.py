@@ -13,7 +13,8 @@ OPTIONS = (
     "eval.problems=5",
     "train.loss.kl_coefficient=0.01",
     "train.prompts_per_step=5",  # one rank has more groups than the other ...
-    "train.tokens_per_micro_batch=610",  # ... and so more micro-batches
+    "data.max_prompt_tokens=100",
+    "train.tokens_per_micro_batch=200",  # ... and so more micro-batches, of one group each
     "train.epochs=2",
 )
 

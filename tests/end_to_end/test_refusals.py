@@ -11,7 +11,9 @@ from PIL import Image
 from short_runs import SHORT, TINY, metrics
 
 from mmhicra.cli import main
-from mmhicra.refusals import RunFolderRefusal
+from mmhicra.config import LogConfig
+from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
+from mmhicra.train.metrics import refuse_missing_trackers
 from mmhicra.train.run_folder import RunFolder
 
 ROWS = 40
@@ -111,12 +113,17 @@ def test_within_the_allowed_share_the_rest_is_trained_on(tmp_path):
         (["data.count=2"], "set train.prompts_per_step (4) to 2 or less"),
         (["rollout.stop_tokens=[not one token]"], "rollout.stop_tokens"),
         (["data.tasks=[chess]"], "chess"),
-        (["log.trackio=true"], "pip install mmhicra[trackio]"),
     ],
 )
 def test_mistakes_give_one_line(tmp_path, capsys, overrides, said):
     assert command(tmp_path / "run", *overrides) == 2
     assert said in one_line(capsys)
+
+
+def test_a_tracker_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigRefusal, match=r"pip install mmhicra\[trackio\]"):
+        refuse_missing_trackers(LogConfig(trackio=True))
 
 
 def test_a_missing_config_file(capsys):
