@@ -11,8 +11,8 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 
-GENERATED_SOURCE = "visual_math"
-"""The `data.source` that needs no files: problems drawn by `data.visual_math`."""
+GENERATED_SOURCES = ("visual_math", "visual_ledger")
+"""The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
 
 
 class Section(BaseModel):
@@ -42,7 +42,7 @@ class ModelConfig(Section):
     """The policy: which model, what of it is trained, and in what precision."""
 
     path: str = "tiny_vlm"
-    """A local folder, a hub id, or `tiny_vlm` for the model that ships with mmhicra."""
+    """A local folder, a hub id, or `tiny_vlm` or `lab_vlm` for a model that ships with mmhicra."""
     family: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 over float32 master weights."""
@@ -68,8 +68,9 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """Where problems come from and which are refused."""
 
-    source: str = GENERATED_SOURCE
-    """`visual_math`, a hub id, or a local file or folder (parquet, JSON Lines, saved `datasets` folder)."""
+    source: str = "visual_math"
+    """`visual_math` or `visual_ledger` (drawn on the fly), a hub id, or a local file or folder (parquet, JSON Lines,
+    saved `datasets` folder)."""
     preset: Literal["auto", "virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista", "messages"] = (
         "auto"
     )
@@ -82,9 +83,9 @@ class DataConfig(Section):
     image_folder: str | None = None
     """What relative image paths are relative to; None is the folder of the file that names them."""
     count: Positive = 4096
-    """How many training problems `visual_math` generates."""
+    """How many training problems are drawn, where they are drawn."""
     tasks: list[str] | None = None
-    """Which tasks `visual_math` generates; None is all of them."""
+    """Which tasks are drawn; None is all of them."""
     limit: Positive | None = None
     """Use only the first so many rows."""
     shuffle: bool = True
@@ -101,8 +102,9 @@ class DataConfig(Section):
     def _check(self) -> DataConfig:
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels}): lower one")
-        if self.tasks is not None and self.source != GENERATED_SOURCE:
-            raise ValueError(f"tasks only applies to source: {GENERATED_SOURCE}, got source: {self.source}: drop one")
+        if self.tasks is not None and self.source not in GENERATED_SOURCES:
+            drawn = " and ".join(GENERATED_SOURCES)
+            raise ValueError(f"tasks only applies to the sources {drawn}, got source: {self.source}: drop one")
         return self
 
 
@@ -149,22 +151,68 @@ class RewardConfig(Section):
 class CreditConfig(Section):
     """How the group's rewards become per-token advantages."""
 
-    method: Literal["hicra", "grpo"] = "hicra"
+    method: Literal["hicra", "grpo", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"] = "hicra"
+    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`."""
     scale: Literal["none", "std"] = "none"
     """`none` is the paper's mean-centred advantage; `std` also divides by the group's standard deviation."""
+    top_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """`high_entropy`: the share of a response's tokens that is amplified."""
+    entropy_weight: Weight = 0.4
+    """`entropy`: adds min(entropy_weight * H, |A| / entropy_divisor)."""
+    entropy_divisor: Annotated[float, Field(gt=1.0)] = 2.0
+
+
+class AlphaScheduleConfig(Section):
+    """Alpha goes linearly from `hicra.alpha` to `end` over the first `steps` steps. Ours, not the paper's."""
+
+    end: Annotated[float, Field(ge=0.0, lt=1.0)]
+    steps: Annotated[int, Field(ge=2)]
+
+
+class AdaptiveAlphaConfig(Section):
+    """Alpha is moved after every step to hold `signal` at `target`. Ours, not the paper's."""
+
+    signal: Literal["mass", "kl"]
+    """`mass`: share of the positive advantage mass on planning tokens. `kl`: KL(old || new) of a step, per token."""
+    target: Annotated[float, Field(gt=0.0)]
+    minimum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    maximum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    rate: Annotated[float, Field(gt=0.0)] = 0.02
+    """The largest change in one step."""
 
 
 class HicraConfig(Section):
     """The planning mask and its amplification: A + alpha * |A| on planning tokens."""
 
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    schedule: AlphaScheduleConfig | None = None
+    adaptive: AdaptiveAlphaConfig | None = None
     grams: str = "published_249"
-    """A shipped library (`published_249`, `released_193`) or a file."""
+    """A shipped library (`published_249`, `released_193`, `strategy_chunks`) or a file, e.g. of `mmhicra mine`."""
     min_words: Positive = 1
     """Drop grams with fewer words; 2 leaves out the connectives (`so`, `but`, ...)."""
     skip_math: bool = False
     """Leave matches inside LaTeX, code and boxed answers unmarked."""
     parts: Literal["all", "thinking", "answer"] = "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> HicraConfig:
+        if self.schedule and self.adaptive:
+            raise ValueError("schedule and adaptive both move alpha: drop one")
+        if self.adaptive and not self.adaptive.minimum <= self.alpha <= self.adaptive.maximum:
+            bounds = f"{self.adaptive.minimum} to {self.adaptive.maximum}"
+            raise ValueError(f"alpha ({self.alpha}) starts outside the bounds of adaptive ({bounds}): move one")
+        return self
+
+
+class SirenConfig(Section):
+    """SIREN (arXiv 2509.25133): holds the entropy of peak tokens near what it was in the first step."""
+
+    coefficient: Annotated[float, Field(gt=0.0)] = 0.005
+    top_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    """Probability mass of the nucleus that entropy is taken over."""
+    quantile: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.8
+    """Only tokens above this quantile of their response's entropies count."""
 
 
 class LossConfig(Section):
@@ -176,6 +224,16 @@ class LossConfig(Section):
     aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = "token_mean"
     kl_coefficient: Weight = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
+    entropy_coefficient: Weight = 0.0
+    """Weight of the naive entropy bonus, over all tokens."""
+    siren: SirenConfig | None = None
+    """Takes one more forward pass per optimiser step."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if self.siren and self.entropy_coefficient:
+            raise ValueError("entropy_coefficient and siren both regularise the entropy: drop one")
+        return self
 
 
 class OptimizerConfig(Section):
@@ -280,10 +338,15 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        for problem in (self._check_trainable(), self._check_lengths(), self._check_reward()):
+        for problem in (self._check_trainable(), self._check_credit(), self._check_lengths(), self._check_reward()):
             if problem:
                 raise ValueError(problem)
         return self
+
+    @property
+    def amplifies(self) -> bool:
+        """Whether the credit method uses alpha."""
+        return self.credit.method not in ("grpo", "entropy")
 
     def _check_trainable(self) -> str | None:
         freeze, lora = self.model.freeze, self.model.lora
@@ -298,6 +361,12 @@ class RunConfig(Section):
             return "model.lora adapts the language model, which model.freeze.language_model freezes: drop one"
         if freeze.vision_tower and freeze.merger and freeze.language_model:
             return "model.freeze freezes everything, nothing is left to train: set one part to false"
+        return None
+
+    def _check_credit(self) -> str | None:
+        for name in ("schedule", "adaptive"):
+            if getattr(self.hicra, name) and not self.amplifies:
+                return f"hicra.{name} moves alpha, which credit.method {self.credit.method} does not use: drop it"
         return None
 
     def _check_lengths(self) -> str | None:

@@ -174,6 +174,8 @@ class Completion:
         text: the response without its stop token.
         reward: set by `rewards`.
         planning: (R,) bool, set by `hicra.planning`.
+        placebo: (R,) bool, tokens of random n-grams, set where the method asks for them.
+        entropy: (R,) float32 nats under the policy that sampled, set by the trainer where the method asks for it.
         base_advantage: A, the response's own advantage before planning tokens are amplified, set by `hicra.credit`.
         advantages: (R,) float32, set by `hicra.credit`.
         old_logprobs: (R,) float32 under the policy before the first update, set by the trainer when it needs them.
@@ -186,6 +188,8 @@ class Completion:
     text: str
     reward: RewardRecord | None = None
     planning: torch.Tensor | None = None
+    placebo: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
     base_advantage: float | None = None
     advantages: torch.Tensor | None = None
     old_logprobs: torch.Tensor | None = None

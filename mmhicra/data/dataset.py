@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmhicra.config import GENERATED_SOURCE, DataConfig
+from mmhicra.config import GENERATED_SOURCES, DataConfig
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.refused import RefusedRow, start_of, write_refused
@@ -210,8 +210,8 @@ def _share_of(problem: Problem) -> float:
 
 
 def _training_pool(data: DataConfig, seed: int) -> Pool:
-    if data.source == GENERATED_SOURCE:
-        return _generated_pool("train", min(data.count, data.limit or data.count), seed, data)
+    if data.source in GENERATED_SOURCES:
+        return _generated_pool(data.source, "train", min(data.count, data.limit or data.count), seed, data)
     table = find_source(data.source).table(data.split)
     return _read_pool(table, data, table.split, data.limit)
 
@@ -220,10 +220,11 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
     """Where held-out problems come from, None if they are a share of the training rows."""
     if count == 0:
         return Pool("nothing held out", training.preset)
-    if (data.eval_source or data.source) == GENERATED_SOURCE:
+    held_out = data.eval_source or data.source
+    if held_out in GENERATED_SOURCES:
         if data.eval_split:
-            raise DataRefusal(f"data.eval_split is {data.eval_split}, but {GENERATED_SOURCE} has no splits: drop it")
-        return _generated_pool("held_out", count, seed, data)
+            raise DataRefusal(f"data.eval_split is {data.eval_split}, but {held_out} has no splits: drop it")
+        return _generated_pool(held_out, "held_out", count, seed, data)
     if data.eval_source:
         source = find_source(data.eval_source, "data.eval_source")
         known = [split for split in (*OWN_VALIDATION, "test") if split in source.splits]
@@ -249,10 +250,11 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
     return _read_pool(table, data, f"held_out/{table.split}" if same_label else table.split, None)
 
 
-def _generated_pool(split: Literal["train", "held_out"], count: int, seed: int, data: DataConfig) -> Pool:
-    from mmhicra.data import visual_math
+def _generated_pool(source: str, split: Literal["train", "held_out"], count: int, seed: int, data: DataConfig) -> Pool:
+    from mmhicra.data import ledger, visual_math
 
-    return Pool(GENERATED_SOURCE, GENERATED_SOURCE, visual_math.generate(split, count, seed, data.tasks))
+    generate = {"visual_math": visual_math.generate, "visual_ledger": ledger.generate}[source]
+    return Pool(source, source, generate(split, count, seed, data.tasks if source == data.source else None))
 
 
 def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) -> Pool:

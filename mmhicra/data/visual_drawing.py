@@ -7,6 +7,7 @@ tiny vision tower can tell what is in it. Position, size and shade vary a little
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
 
@@ -42,6 +43,17 @@ def draw(c: Configuration, rng: Random) -> bytes:
         _draw_words(pen, c["cells"], rng)
     else:
         _draw_figure(pen, c, rng)
+    return _encode(image)
+
+
+def draw_cells(words: Sequence[object], rng: Random) -> bytes:
+    """The PNG bytes of nine cells with a word in each, None for an empty one; `rng` as in `draw`."""
+    image = Image.new("RGB", (SIDE, SIDE), PAPER)
+    _draw_words(ImageDraw.Draw(image), words, rng)
+    return _encode(image)
+
+
+def _encode(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -76,7 +88,7 @@ def _draw_shapes(pen: ImageDraw.ImageDraw, cells: list[list[str]], rng: Random) 
             pen.polygon(((x, y - r), (x - r, y + r), (x + r, y + r)), fill=paint)
 
 
-def _draw_words(pen: ImageDraw.ImageDraw, words: list[object], rng: Random, size: int = 20) -> None:
+def _draw_words(pen: ImageDraw.ImageDraw, words: Sequence[object], rng: Random, size: int = 20) -> None:
     """Writes a word in the middle of each cell; None leaves a cell empty."""
     for place, word in enumerate(words):
         if word is not None:

@@ -39,6 +39,7 @@ from mmhicra.records import IMAGE_PLACEHOLDER, Problem, ProblemImage
 from mmhicra.refusals import DataRefusal
 
 Split = Literal["train", "held_out"]
+ErrorKind = Literal["planning", "execution"]
 
 HELD_OUT_PER_MILLE = 130
 LUCK = 0.25
@@ -56,6 +57,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
 
 _PLAN_OF_PHRASE = {phrase.lower().rstrip(":"): plan for plan, phrases in PHRASES.items() for phrase in phrases}
 _ANY_PHRASE = re.compile("|".join(re.escape(phrase) for phrase in _PLAN_OF_PHRASE), re.IGNORECASE)
+_TRAINING_ID = re.compile(r"visual-math/train/(-?\d+)/(\d+)")
 _VALUE = re.compile(r"\d+|\b(?:red|green|blue|circle|square|triangle|none|[ABC])\b")
 
 
@@ -119,6 +121,22 @@ def generate(split: Split, count: int, seed: int, tasks: Sequence[str] | None = 
     return [_draw_problem(split, seed, index, names[index % len(names)], taken) for index in range(count)]
 
 
+def regenerate(problem_id: str, task: str) -> Problem:
+    """Draw the training problem of an id once more: it is a function of its id and its task.
+
+    Raises:
+        DataRefusal: the id is not that of a training problem, or the task is unknown.
+    """
+    parts = _TRAINING_ID.fullmatch(problem_id)
+    problem = _draw_problem("train", int(parts[1]), int(parts[2]), _known(task), set()) if parts else None
+    if problem is None or problem.id != problem_id:
+        raise DataRefusal(
+            f"{problem_id!r} cannot be drawn again: only ids visual-math/train/<seed>/<index> can "
+            "(a held-out problem also depends on those drawn before it)"
+        )
+    return problem
+
+
 def split_of(configuration: Configuration) -> Split:
     """The side of the fence a configuration is on, by the SHA-256 of its JSON."""
     digest = hashlib.sha256(_key(configuration).encode()).digest()
@@ -165,6 +183,20 @@ def check_steps(response: str, problem: Problem) -> WrongStep | None:
             if wanted != got:
                 return WrongStep(plan, name, wanted, got)
     return None
+
+
+def error_kind(response: str, problem: Problem) -> ErrorKind:
+    """Tell what a failed response failed by: the choice of its plan, or carrying it out.
+
+    The paper asks for the single most significant reason, where a solution first diverges from a correct one (section
+    4.2.1). An answer comes from the plan announced last, and a plan is chosen before its values are computed. So the
+    error is `planning` if there is no plan, or if the last one, carried out without a mistake, would still miss the
+    gold answer, whether or not it was carried out well. Else it is `execution`: a value misread or miscalculated,
+    missing, or not boxed, as in a response that was cut off. What stands before the last announcement was given up.
+    """
+    adopted = read_plan(response, problem)
+    leads_to_gold = bool(adopted) and problem.facts["plans"][adopted[-1]]["answer"] == problem.answer
+    return "execution" if leads_to_gold else "planning"
 
 
 def _segments(response: str) -> list[tuple[str, str]]:

@@ -1,22 +1,65 @@
-"""From a group's rewards to per-token advantages (paper section 3): GRPO and HICRA.
+"""From a group's rewards to per-token advantages (paper section 3): GRPO, HICRA and what HICRA must be compared with.
 
-Shapes: G completions of one prompt, R tokens of one response. All but `assign_credit` are pure functions.
+Every method is one pure function of one signature, `Rule`: (advantages, tokens, options) -> advantages. Shapes: G
+completions of one prompt, R tokens of one response. Only `assign_credit` writes, and only into its own fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 
-from mmhicra.records import Group
+from mmhicra.records import Completion, Group
 
 Scale = Literal["none", "std"]
-Method = Literal["grpo", "hicra"]
+Method = Literal["grpo", "hicra", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"]
 
 REWARD_TOLERANCE = 1e-6
 """Rewards this close are alike: the same terms, summed in another order, differ by float rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSignals:
+    """What a method may know about the R tokens of one response; all of it is constant, no gradient comes from it.
+
+    Attributes:
+        planning: (R,) bool, tokens of Strategic Grams.
+        placebo: (R,) bool, tokens of the random n-grams of `controls`; None unless the method asks for them.
+        entropy: (R,) nats, of the distribution each token was sampled from; None unless the method asks for it.
+    """
+
+    planning: torch.Tensor
+    placebo: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CreditOptions:
+    """How strongly a method acts.
+
+    Attributes:
+        alpha: amplification, in [0, 1); 0 is GRPO to the bit for every method but `entropy`.
+        top_share: `high_entropy` amplifies this share of a response's tokens.
+        entropy_weight: `entropy` adds this times the entropy.
+        entropy_divisor: `entropy` adds at most |A| / this; above 1, so that no advantage changes its sign.
+    """
+
+    alpha: float = 0.2
+    top_share: float = 0.3
+    entropy_weight: float = 0.4
+    entropy_divisor: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {self.alpha}")
+        if not 0 < self.top_share < 1:
+            raise ValueError(f"top_share must be in (0, 1), got {self.top_share}")
+        if not self.entropy_weight >= 0 or not self.entropy_divisor > 1:
+            given = f"{self.entropy_weight} and {self.entropy_divisor}"
+            raise ValueError(f"entropy_weight must be at least 0 and entropy_divisor above 1, got {given}")
 
 
 def has_signal(rewards: torch.Tensor | Sequence[float], eps: float = REWARD_TOLERANCE) -> bool:
@@ -55,60 +98,156 @@ def spread(advantage: float, length: int) -> torch.Tensor:
     return torch.full((length,), advantage, dtype=torch.float32)
 
 
-def grpo_advantages(advantages: torch.Tensor, planning: torch.Tensor, alpha: float = 0.0) -> torch.Tensor:
-    """A copy of the advantages (R,): GRPO leaves every token its own. The rest is checked, not used."""
-    _check(advantages, planning, alpha)
-    return advantages.clone()
-
-
-def hicra_advantages(advantages: torch.Tensor, planning: torch.Tensor, alpha: float) -> torch.Tensor:
-    """A + alpha * |A| on planning tokens, A on the others (paper section 3): 1.2 A or 0.8 A at alpha 0.2.
+def hicra_advantages(advantages: torch.Tensor, mask: torch.Tensor, alpha: float) -> torch.Tensor:
+    """A + alpha * |A| on marked tokens, A on the others (paper section 3): 1.2 A or 0.8 A at alpha 0.2.
 
     Args:
-        advantages: (R,), untouched.
-        planning: (R,) bool, a constant: no gradient comes from it.
+        advantages: (R,), untouched; any other shape works too, if the mask has it.
+        mask: bool, a constant: no gradient comes from it.
         alpha: in [0, 1); 0 is GRPO to the bit.
 
     Returns:
-        (R,), a new tensor. No advantage changes its sign.
+        A new tensor of the same shape. No advantage changes its sign.
 
     Raises:
         ValueError: alpha is outside [0, 1), shapes differ, or the mask is not bool.
     """
-    _check(advantages, planning, alpha)
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+    _check(advantages, mask)
     if alpha == 0:  # -0.0 + 0.0 would lose its sign bit
         return advantages.clone()
-    return torch.where(planning, advantages + alpha * advantages.abs(), advantages)
+    return torch.where(mask, advantages + alpha * advantages.abs(), advantages)
 
 
-Rule: TypeAlias = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+def grpo(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """A copy: every token has its response's advantage. The rest is checked, not used."""
+    _check(advantages, tokens.planning)
+    return advantages.clone()
 
-METHODS: dict[Method, Rule] = {"grpo": grpo_advantages, "hicra": hicra_advantages}
-"""How each method turns (advantages, planning, alpha) into per-token advantages."""
+
+def hicra(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """The paper's method: `hicra_advantages` on planning tokens."""
+    return hicra_advantages(advantages, tokens.planning, options.alpha)
 
 
-def assign_credit(group: Group, method: Method = "hicra", alpha: float = 0.2, scale: Scale = "none") -> None:
-    """Set `advantages`, (R,) float32, of every completion from the group's rewards and planning masks alone.
+def hicra_positive(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """HICRA where A > 0 only: planning is praised more in a success, and blamed in full in a failure. Ours."""
+    _check(advantages, tokens.planning)
+    return hicra_advantages(advantages, tokens.planning & (advantages > 0), options.alpha)
 
-    Earlier advantages are not read, so calling it twice changes nothing. Only `hicra` needs the masks.
+
+def placebo(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """HICRA on random n-grams as frequent as the planning tokens: what amplification does without planning."""
+    return hicra_advantages(advantages, _given(tokens.placebo, "placebo"), options.alpha)
+
+
+def high_entropy(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """HICRA on the `top_share` of a response's tokens whose entropy is highest ("fork tokens", paper 4.2.4)."""
+    entropy = _given(tokens.entropy, "entropy")
+    return hicra_advantages(advantages, top_entropy_mask(entropy, options.top_share), options.alpha)
+
+
+def entropy(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """A + min(weight * H, |A| / divisor): the entropy advantage of Cheng et al., arXiv 2506.14758."""
+    bonus = options.entropy_weight * _given(tokens.entropy, "entropy").to(advantages.dtype)
+    _check(advantages, tokens.planning)
+    return advantages + torch.minimum(bonus, advantages.abs() / options.entropy_divisor)
+
+
+def uniform(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptions) -> torch.Tensor:
+    """HICRA's bonus, the same mass of it, on all tokens alike: A + alpha * |A| * (share of planning tokens). Ours."""
+    _check(advantages, tokens.planning)
+    if options.alpha == 0 or not bool(tokens.planning.any()):
+        return advantages.clone()
+    density = tokens.planning.to(advantages.dtype).mean()
+    return advantages + options.alpha * density * advantages.abs()
+
+
+Rule: TypeAlias = Callable[[torch.Tensor, TokenSignals, CreditOptions], torch.Tensor]
+
+METHODS: dict[Method, Rule] = {
+    "grpo": grpo,
+    "hicra": hicra,
+    "hicra_positive": hicra_positive,
+    "placebo": placebo,
+    "high_entropy": high_entropy,
+    "entropy": entropy,
+    "uniform": uniform,
+}
+"""How each method turns the advantages of one response, (R,), into its per-token advantages, (R,)."""
+
+NEEDS_ENTROPY: frozenset[Method] = frozenset({"high_entropy", "entropy"})
+"""Methods that need `Completion.entropy`, which takes a forward pass before credit is assigned."""
+
+
+def top_entropy_mask(entropy: torch.Tensor, top_share: float) -> torch.Tensor:
+    """(R,) bool, the tokens above the (1 - top_share) quantile of (R,) entropies; none where all are equal."""
+    if not entropy.numel():
+        return torch.zeros_like(entropy, dtype=torch.bool)
+    return entropy > torch.quantile(entropy.float(), 1 - top_share)
+
+
+def assign_credit(
+    group: Group,
+    method: Method = "hicra",
+    options: CreditOptions | float = 0.2,
+    scale: Scale = "none",
+) -> None:
+    """Set `advantages`, (R,) float32, of every completion from the group's rewards and its token signals alone.
+
+    Earlier advantages are not read, so calling it twice changes nothing. Only `grpo` works without masks.
+
+    Args:
+        group: scored; its completions carry what the method needs (`TokenSignals`).
+        method: a key of `METHODS`.
+        options: how strongly it acts; a number is alpha.
+        scale: see `group_advantages`.
 
     Raises:
-        ValueError: a completion has no reward, no or a misshapen planning mask, or an option is out of range.
+        ValueError: a completion has no reward, a signal is missing or misshapen, or an option is out of range.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    options = options if isinstance(options, CreditOptions) else CreditOptions(alpha=options)
     advantages = group_advantages(group.rewards(), scale).tolist()
     results = []
     for number, (completion, advantage) in enumerate(zip(group.completions, advantages, strict=True)):
-        planning = completion.planning
-        if planning is None:
-            if method != "grpo":
-                raise ValueError(f"problem {group.prompt.problem.id}, completion {number}: no planning mask")
-            planning = torch.zeros(len(completion), dtype=torch.bool)
-        results.append(METHODS[method](spread(advantage, len(completion)), planning, alpha))
+        try:
+            signals = _signals(completion, method)
+            results.append(METHODS[method](spread(advantage, len(completion)), signals, options))
+        except ValueError as error:
+            raise ValueError(f"problem {group.prompt.problem.id}, completion {number}: {error}") from None
     for completion, advantage, result in zip(group.completions, advantages, results, strict=True):
         completion.base_advantage = advantage
         completion.advantages = result
+
+
+def positive_mass(groups: Sequence[Group]) -> tuple[float, float]:
+    """sum max(A, 0) over the planning tokens of `groups`, and over all their tokens."""
+    planning = total = 0.0
+    for completion in (completion for group in groups for completion in group.completions):
+        if completion.advantages is None or completion.planning is None:
+            raise ValueError("positive_mass comes after the planning masks and assign_credit")
+        praise = completion.advantages.clamp(min=0)
+        planning += float(praise[completion.planning].sum())
+        total += float(praise.sum())
+    return planning, total
+
+
+def _signals(completion: Completion, method: Method) -> TokenSignals:
+    planning = completion.planning
+    if planning is None:
+        if method != "grpo":
+            raise ValueError("no planning mask")
+        planning = torch.zeros(len(completion), dtype=torch.bool)
+    return TokenSignals(planning, completion.placebo, completion.entropy)
+
+
+def _given(signal: torch.Tensor | None, name: str) -> torch.Tensor:
+    if signal is None:
+        raise ValueError(f"no {name}: this method needs it for every token")
+    return signal
 
 
 def _finite(rewards: torch.Tensor | Sequence[float]) -> torch.Tensor:
@@ -123,11 +262,9 @@ def _finite(rewards: torch.Tensor | Sequence[float]) -> torch.Tensor:
     return values
 
 
-def _check(advantages: torch.Tensor, planning: torch.Tensor, alpha: float) -> None:
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha must be in [0, 1), got {alpha}")
-    if advantages.ndim != 1 or advantages.shape != planning.shape:
-        shapes = f"{tuple(advantages.shape)} and {tuple(planning.shape)}"
-        raise ValueError(f"advantages and planning must both have shape (R,), got {shapes}")
-    if planning.dtype != torch.bool:
-        raise ValueError(f"planning must be a bool mask, got {planning.dtype}")
+def _check(advantages: torch.Tensor, mask: torch.Tensor) -> None:
+    if advantages.shape != mask.shape:
+        shapes = f"{tuple(advantages.shape)} and {tuple(mask.shape)}"
+        raise ValueError(f"advantages and mask must have one shape, got {shapes}")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask must be bool, got {mask.dtype}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,8 +15,8 @@ from mmhicra.refusals import Refusal
 GramFunction = Literal["deduction", "branching", "backtracing", "framing", "unlabelled"]
 """What a gram does. The paper names the first three, but labels no entry; `framing` is discourse, goals."""
 
-SHIPPED_LIBRARIES = ("published_249", "released_193")
-"""What the paper prints (appendix A), and what its released code is said to match."""
+SHIPPED_LIBRARIES = ("published_249", "released_193", "strategy_chunks")
+"""What the paper prints (appendix A), what its released code is said to match, and our phrases by reasoning action."""
 
 # One character for one, so that folding a text moves none of its indices. Lower-casing alone would move them:
 # U+0130 is the one character whose lower case is longer than itself.
@@ -40,10 +40,12 @@ class Gram:
     Attributes:
         text: matched after `normalise`.
         function: what it does for the argument.
+        cluster: which group of grams of like meaning it belongs to: a mined cluster or a reasoning action.
     """
 
     text: str
     function: GramFunction = "unlabelled"
+    cluster: str = ""
 
     @property
     def words(self) -> int:
@@ -51,9 +53,14 @@ class Gram:
         return len(self.text.split())
 
 
+_FIELDS = [field.name for field in fields(Gram)]
+
+
 @dataclass(frozen=True)
 class GramLibrary:
     """A set of distinct grams under one name. Blank, unprintable and repeated grams are refused.
+
+    So is a cluster that is unprintable or has white space at an end: two names of one cluster would look alike.
 
     Attributes:
         name: what configuration, logs and refusals call it.
@@ -78,6 +85,9 @@ class GramLibrary:
                 repeat = f"entry {number} ({gram.text!r}) repeats entry {first[key]}"
                 raise Refusal(f"gram library {self.name}: {repeat}: remove one")
             first[key] = number
+            if not gram.cluster.isprintable() or gram.cluster != gram.cluster.strip():
+                named = f"entry {number} ({gram.text!r}) has cluster {gram.cluster!r}"
+                raise Refusal(f"gram library {self.name}: {named}: use a printable name without spaces at its ends")
 
     def __len__(self) -> int:
         return len(self.grams)
@@ -113,14 +123,11 @@ class GramLibrary:
         if path.suffix.lower() != ".json":
             raise Refusal(f"gram library {self.name}: {path} would not be read back as JSON: name it *.json")
         head = json.dumps({"name": self.name, "provenance": dict(self.provenance)}, indent=2, ensure_ascii=False)
-        rows = ",\n".join(
-            "    " + json.dumps({"text": gram.text, "function": gram.function}, ensure_ascii=False)
-            for gram in self.grams
-        )
+        rows = ",\n".join("    " + json.dumps(_entry(gram), ensure_ascii=False) for gram in self.grams)
         path.write_text(f'{head[:-2]},\n  "grams": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
 
     def merge(self, other: GramLibrary) -> GramLibrary:
-        """The grams of both; where they share one, this library's text and label stay."""
+        """The grams of both; where they share one, this library's text, function and cluster stay."""
         known = {normalise(gram.text) for gram in self.grams}
         new = tuple(gram for gram in other.grams if normalise(gram.text) not in known)
         provenance = {self.name: dict(self.provenance), other.name: dict(other.provenance)}
@@ -166,16 +173,24 @@ def _from_json(path: Path) -> GramLibrary:
     return replace(checked, name=name)
 
 
+def _entry(gram: Gram) -> dict[str, str]:
+    entry = {"text": gram.text, "function": gram.function}
+    return entry | {"cluster": gram.cluster} if gram.cluster else entry
+
+
 def _gram(entry: object, number: int, path: Path) -> Gram:
     if isinstance(entry, str):
         return Gram(entry)
-    if isinstance(entry, dict) and entry.keys() <= {"text", "function"} and isinstance(entry.get("text"), str):
-        function = entry.get("function", "unlabelled")
-        if function in get_args(GramFunction):
-            return Gram(entry["text"], function)
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry.keys() <= set(_FIELDS):
+        known = ", ".join(f'"{name}"' for name in _FIELDS)
+        raise Refusal(f"gram library {path}: entry {number} is neither a string nor {{{known}}}: mend it")
+    gram = Gram(**entry)
+    if gram.function not in get_args(GramFunction):
         known = ", ".join(get_args(GramFunction))
-        raise Refusal(f"gram library {path}: entry {number} has function {function!r}: use one of {known}")
-    raise Refusal(f'gram library {path}: entry {number} is neither a string nor {{"text", "function"}}: mend it')
+        raise Refusal(f"gram library {path}: entry {number} has function {gram.function!r}: use one of {known}")
+    if not isinstance(gram.cluster, str):
+        raise Refusal(f"gram library {path}: entry {number} has cluster {gram.cluster!r}: use a string")
+    return gram
 
 
 def _read(path: Path) -> str:

@@ -61,6 +61,21 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
+class Marked:
+    """All that one search finds in a response of R tokens.
+
+    Attributes:
+        planning: (R,) bool, the planning tokens: what `mask` returns.
+        multiword: (R,) bool, those of grams of at least two words: the mask without one-word grams.
+        matches: every occurrence of every gram: what `matches` returns.
+    """
+
+    planning: torch.Tensor
+    multiword: torch.Tensor
+    matches: list[Match]
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     """What one response holds: its tokens' character spans, its white space, its matches as three columns."""
 
@@ -102,20 +117,28 @@ class PlanningMatcher:
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         token_table(tokenizer)  # refuses here rather than at the first response
         self._automaton = _automaton(library)
+        self._multiword = np.array([gram.words > 1 for gram in library.grams])
 
     def mask(self, ids: Ids) -> torch.Tensor:
         """(R,) bool, True at the planning tokens of R generated ids."""
         found = self._find(ids)
-        change = np.zeros(len(found.space) + 1, dtype=np.int64)
-        np.add.at(change, found.starts, 1)
-        np.add.at(change, found.ends, -1)
-        planning = (np.cumsum(change)[:-1] > 0) & ~found.space
-        before = np.concatenate([[0], np.cumsum(planning)])
-        return torch.from_numpy(before[found.spans[:, 1]] > before[found.spans[:, 0]])
+        return _mark(found, found.starts, found.ends)
 
     def matches(self, ids: Ids) -> list[Match]:
         """Every occurrence of every gram, overlapping ones too, by start and then end."""
+        return self._matches(self._find(ids))
+
+    def read(self, ids: Ids) -> Marked:
+        """`mask`, the mask of the grams of two words and more, and `matches`, for the price of one search."""
         found = self._find(ids)
+        several = self._multiword[found.grams]
+        return Marked(
+            _mark(found, found.starts, found.ends),
+            _mark(found, found.starts[several], found.ends[several]),
+            self._matches(found),
+        )
+
+    def _matches(self, found: _Found) -> list[Match]:
         first = np.searchsorted(found.spans[:, 1], found.starts, side="right")
         last = np.searchsorted(found.spans[:, 0], found.ends, side="left")
         columns = np.stack([found.starts, found.ends, found.grams, first, last], axis=1)
@@ -195,6 +218,16 @@ def _closing_brace(text: str, start: int) -> int:
         if depth == 0:
             return brace.end()
     return len(text)
+
+
+def _mark(found: _Found, starts: Indices, ends: Indices) -> torch.Tensor:
+    """(R,) bool: which tokens wrote a non-space character of one of the matches from `starts` to `ends`."""
+    change = np.zeros(len(found.space) + 1, dtype=np.int64)
+    np.add.at(change, starts, 1)
+    np.add.at(change, ends, -1)
+    planning = (np.cumsum(change)[:-1] > 0) & ~found.space
+    before = np.concatenate([[0], np.cumsum(planning)])
+    return torch.from_numpy(before[found.spans[:, 1]] > before[found.spans[:, 0]])
 
 
 def _automaton(library: GramLibrary) -> ahocorasick.Automaton:

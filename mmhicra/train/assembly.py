@@ -24,6 +24,7 @@ from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
+from mmhicra.train.crediting import Crediting
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
 from mmhicra.train.run_folder import RunFolder
@@ -89,7 +90,7 @@ def assemble(
         engine=engine,
         sampling=sampling,
         rewarder=rewarder,
-        matcher=make_matcher(config, library, model, sampling),
+        crediting=Crediting(config, make_matcher(config, library, model, sampling), model.tokenizer),
         stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
         prompts=prompts,
         pad_token_id=model.pad_token_id,
@@ -136,6 +137,7 @@ def make_policy(
         banned_ids=list(sampling.banned_token_ids),
         chunk=config.train.logprob_chunk,
         precision=config.model.precision,
+        nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
         looks_always=accelerator.num_processes > 1,
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None

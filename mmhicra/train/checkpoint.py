@@ -56,6 +56,7 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
         "step": trainer.step_number,
         "schedule": trainer.schedule.state_dict(),
         "stream": trainer.stream.state(),
+        "method": method_state(trainer),
     }
     final = folder.checkpoint(trainer.step_number)
     partial = final.with_suffix(PARTIAL)
@@ -94,8 +95,36 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.stream.restore(state["stream"])
     trainer.step_number = state["step"]
+    restore_method(trainer, state["method"], path)
     trainer.engine.sync(policy.model)
     return state
+
+
+def method_state(trainer: Trainer) -> dict[str, Any]:
+    """What the method has learned or measured so far, and which grams it goes by."""
+    library = trainer.crediting.matcher.gram_library
+    return {
+        "grams": {"name": library.name, "count": len(library), "hash": library.content_hash},
+        "crediting": trainer.crediting.state(),
+        "siren_anchor": trainer.anchor,
+        "first": trainer.first,
+    }
+
+
+def restore_method(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    """Take up the method where it was.
+
+    Raises:
+        RunFolderRefusal: the gram library is not the one that the checkpoint was trained with.
+    """
+    library = trainer.crediting.matcher.gram_library
+    if state["grams"]["hash"] != library.content_hash:
+        raise RunFolderRefusal(
+            f"{path} was trained with other grams ({state['grams']['count']}, not {len(library)}; {library.name}): "
+            "restore the file that hicra.grams names, or start a new run"
+        )
+    trainer.crediting.restore(state["crediting"])
+    trainer.anchor, trainer.first = state["siren_anchor"], state["first"]
 
 
 def random_states() -> dict[str, Any]:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from mmhicra.intervals import Z95, wilson_interval
 from mmhicra.records import Group, Problem
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.vlm.processing import PromptBuilder
-
-Z95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 EVALUATION_STEP = -1
 """The step that evaluation seeds derive from: before and after are sampled with the same random numbers."""
@@ -61,16 +59,6 @@ class Evaluation:
             "eval/length": self.length,
             **tasks,
         }
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a binomial share; sound near 0 and 1, where share +- 1.96 se is not."""
-    if count == 0:
-        return 0.0, 1.0
-    square = Z95 * Z95
-    centre = (share + square / (2 * count)) / (1 + square / count)
-    half = Z95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def accuracy_of(scores: Sequence[float]) -> Accuracy:

@@ -101,3 +101,38 @@ def token_weights(sequence: Tensor, aggregation: Aggregation, totals: Totals) ->
         return torch.full(sequence.shape, scale, device=sequence.device)
     lengths = torch.bincount(sequence)[sequence]
     return 1.0 / (lengths.float() * max(totals.sequences, 1))
+
+
+def peak_mask(entropy: Tensor, sequence: Tensor, quantile: float) -> Tensor:
+    """(T,) bool: tokens above the `quantile` of their own response's entropies (SIREN's positions).
+
+    Strictly above: where most entropies are exactly 0, so is the quantile, and zeros are not peaks. `sequence` must
+    not decrease.
+    """
+    if not entropy.numel():
+        return torch.zeros_like(entropy, dtype=torch.bool)
+    responses = entropy.detach().split(torch.bincount(sequence).tolist())
+    return torch.cat([values > torch.quantile(values, quantile) for values in responses if values.numel()])
+
+
+def peak_entropy(entropy: Tensor, sequence: Tensor, quantile: float, count: int) -> Tensor:
+    """Mean entropy of each response's peak tokens (S,), 0 where a response has none; gradient through `entropy`.
+
+    Args:
+        entropy: (T,), SIREN's nucleus entropy.
+        sequence: (T,).
+        quantile: of each response; 0.8 keeps the highest fifth.
+        count: S.
+    """
+    peaks = peak_mask(entropy, sequence, quantile)
+    sums = entropy.new_zeros(count).index_add(0, sequence[peaks], entropy[peaks])
+    return sums / torch.bincount(sequence[peaks], minlength=count).clamp(min=1)
+
+
+def anchored_entropy_slope(mean_entropy: float, anchor: float, coefficient: float) -> float:
+    """2 * coefficient * (H - anchor): what grad H is multiplied by in SIREN's coefficient * (H - anchor)^2.
+
+    H is the mean over ALL responses of the optimiser step, known before the first backward pass. Squaring each
+    micro-batch's own H instead would add its variance, and make the loss depend on how responses are batched.
+    """
+    return 2.0 * coefficient * (mean_entropy - anchor)

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from mmhicra.config import LogConfig
-from mmhicra.records import Group
 from mmhicra.refusals import ConfigRefusal
 
 TRACKERS = ("wandb", "trackio")
@@ -72,50 +70,6 @@ class Tally:
         """Name -> mean or maximum."""
         means = {name: self.sums[name] / self.weights[name] for name in self.sums}
         return {**means, **self.maxima}
-
-
-def tally_rollouts(tally: Tally, groups: Sequence[Group]) -> None:
-    """Reward, verdict, length and group-outcome numbers of every group rolled out in a step."""
-    for group in groups:
-        rewards = torch.tensor(group.rewards())
-        right = torch.tensor([float(_verdict(c) == "right") for c in group.completions])
-        tally.mean("reward/mean", rewards)
-        tally.mean("reward/group_std", rewards.std(correction=0).reshape(1))
-        tally.mean("accuracy/mean", right)
-        tally.mean("accuracy/pass_at_n", right.max().reshape(1))
-        tally.mean("group/all_right", right.min().reshape(1))
-        tally.mean("group/all_wrong", 1 - right.max().reshape(1))
-        tally.mean("group/mixed", (right.max() - right.min()).reshape(1))
-        for completion in group.completions:
-            length = torch.tensor([float(len(completion))])
-            verdict = _verdict(completion)
-            tally.mean("response/length", length)
-            tally.maximum("response/length_max", length)
-            tally.mean("response/truncated", torch.tensor([float(completion.finish_reason == "length")]))
-            tally.mean(f"response/length_{'right' if verdict == 'right' else 'not_right'}", length)
-            for name in ("right", "wrong", "no-answer"):
-                tally.mean(f"verdict/{name}", torch.tensor([float(verdict == name)]))
-            for name, part in completion.reward.parts.items() if completion.reward else ():
-                tally.mean(f"reward/part_{name}", torch.tensor([part]))
-
-
-def tally_credit(tally: Tally, groups: Sequence[Group]) -> None:
-    """Planning density, and how the advantages fall on planning and execution tokens."""
-    for group in groups:
-        for completion in group.completions:
-            if completion.planning is None or completion.advantages is None:
-                continue
-            planning, advantages = completion.planning, completion.advantages
-            tally.mean("planning/density", planning.float())
-            tally.mean("planning/responses_with_any", planning.any().float().reshape(1))
-            tally.mean("advantage/planning_mean", advantages[planning])
-            tally.mean("advantage/execution_mean", advantages[~planning])
-            tally.mean("advantage/planning_mass", advantages[planning].abs())
-            tally.mean("advantage/execution_mass", advantages[~planning].abs())
-
-
-def _verdict(completion: Any) -> str:
-    return completion.reward.verdict if completion.reward else "no-answer"
 
 
 class Sink(Protocol):

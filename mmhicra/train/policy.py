@@ -25,6 +25,7 @@ class Policy(nn.Module):
         banned_ids: never sampled.
         chunk: response positions whose logits are held at a time.
         precision: `bf16` computes under autocast.
+        nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
         looks_always: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it: one
             that skipped the tower would leave the others waiting for its part.
     """
@@ -40,6 +41,7 @@ class Policy(nn.Module):
         banned_ids: list[int],
         chunk: int,
         precision: Literal["fp32", "bf16"] = "fp32",
+        nucleus: float | None = None,
         looks_always: bool = False,
     ) -> None:
         super().__init__()
@@ -48,6 +50,7 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.chunk = chunk
         self.precision = precision
+        self.nucleus = nucleus
         self.looks_always = looks_always
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
 
@@ -63,5 +66,11 @@ class Policy(nn.Module):
             states = hidden.flatten(0, 1)[batch.predictors]
             head = self.family.lm_head(self.model)
             return token_stats(
-                states, head, batch.targets, temperature=self.temperature, banned=self.banned, chunk=self.chunk
+                states,
+                head,
+                batch.targets,
+                temperature=self.temperature,
+                banned=self.banned,
+                chunk=self.chunk,
+                nucleus=self.nucleus,
             )

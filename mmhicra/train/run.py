@@ -90,7 +90,8 @@ class Run:
         for name, seconds in numbers.items():
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
-        record: dict[str, Any] = {"step": step, **numbers, "memory/peak_gib": peak_memory()}
+        grams = self.parts.gram_library.content_hash[:12]
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "memory/peak_gib": peak_memory()}
         if self.due(self.config.log.rollouts_every) and self.is_main:
             self.folder.write_rollouts(step, rollout_records(step, rollouts))
         if (last or self.due(self.config.eval.every)) and self.config.eval.problems:
@@ -178,7 +179,7 @@ class Run:
             "wall_seconds": wall_seconds,
             "seconds_by_phase": self.state["seconds"],
             "method": self.config.credit.method,
-            "alpha": self.config.hicra.alpha,
+            "alpha": self.parts.trainer.crediting.controller.at(max(1, self.parts.trainer.step_number)),
             "grams": {
                 "name": self.parts.gram_library.name,
                 "count": len(self.parts.gram_library),

@@ -82,7 +82,8 @@ class RunFolder:
             self.config.write_text(config_text, encoding="utf-8")
 
     def _clear(self) -> None:
-        for file in (self.config, self.metrics, self.summary, self.refused):
+        own = (self.config, self.metrics, self.summary, self.refused)
+        for file in (*own, *self.path.glob("errors.*"), *self.path.glob("judge_cache.jsonl")):
             file.unlink(missing_ok=True)
         for folder in (self.rollouts, self.checkpoints, self.tensorboard):
             if folder.exists():

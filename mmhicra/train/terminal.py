@@ -32,13 +32,15 @@ COLUMNS = (
     ("credit", "time/credit", "{:.2f}"),
     ("old", "time/old_logprobs", "{:.2f}"),
     ("reference", "time/reference", "{:.2f}"),
+    ("siren", "time/siren", "{:.2f}"),
+    ("drift", "time/drift", "{:.2f}"),
     ("fwd/bwd", "time/forward_backward", "{:.2f}"),
     ("optimiser", "time/optimiser", "{:.2f}"),
     ("sync", "time/sync", "{:.2f}"),
 )
 """Of a step's line: heading, name in `metrics.jsonl`, format. What was learned, then where the seconds went."""
 
-OPTIONAL = ("time/old_logprobs", "time/reference")
+OPTIONAL = ("time/old_logprobs", "time/reference", "time/siren", "time/drift")
 """Shown only if the run has these phases."""
 
 WIDTH = 7

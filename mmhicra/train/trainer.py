@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from mmhicra.config import RunConfig
 from mmhicra.data.dataset import ProblemStream
-from mmhicra.hicra.credit import assign_credit, has_signal
-from mmhicra.hicra.planning import PlanningMatcher
+from mmhicra.hicra.credit import has_signal, positive_mass
+from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.records import Completion, Group
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
-from mmhicra.train.losses import Totals, clipped_policy_loss, k3, token_weights
-from mmhicra.train.metrics import Tally, Timers, tally_credit, tally_rollouts
+from mmhicra.train.crediting import Crediting
+from mmhicra.train.losses import Totals, anchored_entropy_slope, clipped_policy_loss, k3, peak_entropy, token_weights
+from mmhicra.train.metrics import Tally, Timers
 from mmhicra.train.packing import MicroBatch, Row, batch_rows, make_rows, pack
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
@@ -57,21 +58,27 @@ class Trainer:
     engine: Engine
     sampling: Sampling
     rewarder: Rewarder
-    matcher: PlanningMatcher
+    crediting: Crediting
     stream: ProblemStream
     prompts: PromptBuilder
     pad_token_id: int
     progress: Progress = lambda phase, done, total: None
     step_number: int = 0
+    anchor: float | None = None
+    """SIREN's: the mean peak entropy of the first step's responses, before any update."""
+    first: dict[str, float] = field(default_factory=dict)
+    """The first values of what telemetry reports as a ratio."""
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
         self.step_number += 1
         self.tally, self.time = Tally(), Timers()
         rollouts = self.collect()
-        with self.time("credit"):
-            self.assign_credit(rollouts)
+        self.mark(rollouts)
+        self.look_back(rollouts)
+        self.assign_credit(rollouts)
         self.update(rollouts)
+        self.adapt(rollouts)
         with self.time("sync"):
             self.engine.sync(self.unwrapped.model)
         return self.numbers(rollouts), rollouts
@@ -108,42 +115,81 @@ class Trainer:
                 on_finish=lambda done: self.progress("rollout", done, total),
             )
 
-    def assign_credit(self, rollouts: Rollouts) -> None:
-        """Mark planning tokens, then turn rewards into per-token advantages."""
-        credit = self.config.credit
-        for group in rollouts.all:
-            for completion in group.completions:
-                completion.planning = self.matcher.mask(completion.ids)
-            assign_credit(group, credit.method, self.config.hicra.alpha, credit.scale)
-        tally_rollouts(self.tally, rollouts.all)
-        tally_credit(self.tally, rollouts.kept)
+    def mark(self, rollouts: Rollouts) -> None:
+        """Find the planning tokens, and for the placebo its random n-grams."""
+        if self.crediting.lacks_placebo:
+            samples = self.gather(self.crediting.samples(rollouts.all))
+            with self.time("credit"):
+                self.crediting.draw_placebo(samples)
+        with self.time("credit"):
+            self.marked = [self.crediting.mark(group) for group in rollouts.all]
 
-    def update(self, rollouts: Rollouts) -> None:
-        """`epochs` passes of `minibatches` optimiser steps each over the kept groups."""
-        if not self.sum_over_ranks(float(len(rollouts.kept))):
+    def look_back(self, rollouts: Rollouts) -> None:
+        """Score the kept groups before the update, if the loss or the credit method needs it."""
+        self.trains = bool(self.sum_over_ranks(float(len(rollouts.kept))))
+        if not self.trains:
             return
         self.spare = rollouts.all[0]
-        if self.config.train.updates_per_step > 1:
+        if self.config.train.updates_per_step > 1 or self.crediting.needs_entropy or self.crediting.follows_drift:
             with self.time("old_logprobs"):
-                for completion, values in self.score(lambda batch: self.policy(batch).logprobs, rollouts.kept):
-                    completion.old_logprobs = values
+                for completion, values in self.score(self.logprobs_and_entropy, rollouts.kept):
+                    completion.old_logprobs, completion.entropy = values.unbind(-1)
         if self.reference is not None:
             with self.time("reference"):
                 for completion, values in self.score(self.reference.logprobs, rollouts.kept):
                     completion.reference_logprobs = values
+
+    def assign_credit(self, rollouts: Rollouts) -> None:
+        """Turn rewards and token classes into per-token advantages, and look at both."""
+        with self.time("credit"):
+            for number, group in enumerate(rollouts.all):
+                self.crediting.assign(group, self.step_number, kept=number < len(rollouts.kept))
+        with self.time("telemetry"):
+            self.telemetry = RolloutTelemetry(self.crediting.matcher.gram_library)
+            for number, (group, marked) in enumerate(zip(rollouts.all, self.marked, strict=True)):
+                self.telemetry.observe(group, marked, kept=number < len(rollouts.kept))
+            for completion in (c for group in rollouts.all for c in group.completions):
+                if completion.placebo is not None:
+                    self.tally.mean("placebo/density", completion.placebo.float())
+
+    def update(self, rollouts: Rollouts) -> None:
+        """`epochs` passes of `minibatches` optimiser steps each over the kept groups."""
+        if not self.trains:
+            return
+        if self.config.train.loss.siren and self.anchor is None:
+            self.anchor = self.mean_peak_entropy(rollouts.kept)
         for epoch in range(self.config.train.epochs):
             for minibatch in self.split(rollouts.kept, epoch):
                 self.optimise(minibatch)
 
+    def adapt(self, rollouts: Rollouts) -> None:
+        """Let an adaptive alpha see what this step did."""
+        controller = self.crediting.controller
+        self.tally.mean("hicra/alpha", torch.tensor([controller.at(self.step_number)]))
+        if not self.trains or controller.signal is None:
+            return
+        part, whole = self.drift(rollouts.kept) if controller.signal == "kl" else positive_mass(rollouts.kept)
+        part, whole = self.sum_over_ranks(part), self.sum_over_ranks(whole)
+        if whole:
+            controller.observe(part / whole)
+            self.tally.mean(f"hicra/{controller.signal}", torch.tensor([part / whole]))
+
+    def drift(self, groups: Sequence[Group]) -> tuple[float, float]:
+        """Sum over response tokens of the k3 estimate of KL(old || new), and the number of tokens."""
+        with self.time("drift"):
+            scored = self.score(lambda batch: self.policy(batch).logprobs, groups)
+        gaps = [k3(c.old_logprobs, new) for c, new in scored if c.old_logprobs is not None]
+        return float(sum(gap.sum() for gap in gaps)), float(sum(len(gap) for gap in gaps))
+
     def optimise(self, groups: Sequence[Group]) -> None:
         """One optimiser step on `groups` by gradient accumulation."""
-        totals = self.totals(groups)
+        totals, slope = self.totals(groups), self.siren_slope(groups)
         batches = self.in_step(self.row_batches(groups))
         with self.time("forward_backward"):
             for number, (rows, live) in enumerate(batches, start=1):
                 batch, last = pack(rows, self.pad_token_id), number == len(batches)
                 with accumulating(self.accelerator, self.policy, last=last):
-                    loss = self.loss(batch.to(self.accelerator.device), totals, live)
+                    loss = self.loss(batch.to(self.accelerator.device), totals, slope, live)
                     self.accelerator.backward(loss)
                 self.progress("update", number, len(batches))
         with self.time("optimiser"):
@@ -155,9 +201,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
 
-    def loss(self, batch: MicroBatch, totals: Totals, live: bool) -> Tensor:
+    def loss(self, batch: MicroBatch, totals: Totals, slope: float, live: bool) -> Tensor:
         """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss.
 
+        `slope` is what SIREN weighs the mean peak entropy with; 0 without it.
         A batch that is not `live` only keeps this rank in step: its loss weighs nothing.
         """
         options = self.config.train.loss
@@ -176,7 +223,13 @@ class Trainer:
         if batch.reference_logprobs is not None:
             kl = k3(stats.logprobs, batch.reference_logprobs)
             per_token = per_token + options.kl_coefficient * kl
+        if options.entropy_coefficient:
+            per_token = per_token - options.entropy_coefficient * stats.entropy
         loss = (token_weights(batch.sequence, options.aggregation, totals) * per_token).sum()
+        if options.siren and slope:
+            count = int(batch.sequence.max()) + 1
+            peaks = peak_entropy(stats.nucleus_entropy, batch.sequence, options.siren.quantile, count)
+            loss = loss + slope * peaks.sum() / totals.sequences
         if not live:
             return loss * 0.0
         if kl is not None:
@@ -202,14 +255,40 @@ class Trainer:
         self.tally.maximum("engine/logprob_gap_max", gap)
         self.tally.mean("engine/probability_error", gap.exp())
 
+    def siren_slope(self, groups: Sequence[Group]) -> float:
+        """What SIREN weighs the mean peak entropy of `groups` with in this optimiser step; 0 without it."""
+        siren = self.config.train.loss.siren
+        if siren is None or self.anchor is None:
+            return 0.0
+        entropy = self.mean_peak_entropy(groups)
+        self.tally.mean("siren/peak_entropy", torch.tensor([entropy]))
+        self.tally.mean("siren/loss", torch.tensor([siren.coefficient * (entropy - self.anchor) ** 2]))
+        return anchored_entropy_slope(entropy, self.anchor, siren.coefficient)
+
+    def mean_peak_entropy(self, groups: Sequence[Group]) -> float:
+        """SIREN's H: the mean over all responses, on all ranks, of the entropy at their peak tokens."""
+        siren = self.config.train.loss.siren
+        assert siren is not None
+        with self.time("siren"):
+            scored = self.score(lambda batch: self.policy(batch).nucleus_entropy, groups)
+            one = [torch.zeros(len(values), dtype=torch.int64) for _, values in scored]
+            peaks = [peak_entropy(v, s, siren.quantile, 1) for (_, v), s in zip(scored, one, strict=True)]
+            count = self.sum_over_ranks(float(len(peaks)))
+            return self.sum_over_ranks(float(sum(p.sum() for p in peaks))) / max(count, 1.0)
+
+    def logprobs_and_entropy(self, batch: MicroBatch) -> Tensor:
+        """(T, 2): of each response token, under the policy as it is."""
+        stats = self.policy(batch)
+        return torch.stack([stats.logprobs, stats.entropy], dim=-1)
+
     @torch.no_grad()
     def score(
-        self, logprobs: Callable[[MicroBatch], Tensor], groups: Sequence[Group]
+        self, values_of: Callable[[MicroBatch], Tensor], groups: Sequence[Group]
     ) -> list[tuple[Completion, Tensor]]:
-        """Every completion of `groups` with its (R,) log-probs by `logprobs`, without gradients."""
+        """Every completion of `groups` with its rows of what `values_of` a micro-batch is, without gradients."""
         scored: list[tuple[Completion, Tensor]] = []
         for rows, live in self.in_step(self.row_batches(groups)):
-            values = logprobs(pack(rows, self.pad_token_id).to(self.accelerator.device)).cpu()
+            values = values_of(pack(rows, self.pad_token_id).to(self.accelerator.device)).cpu()
             if live:
                 completions = [completion for row in rows for completion in row.completions]
                 scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
@@ -243,10 +322,13 @@ class Trainer:
 
     def numbers(self, rollouts: Rollouts) -> dict[str, float]:
         """This step's metrics over all ranks."""
-        tallies = gather_object([self.tally]) if self.accelerator.num_processes > 1 else [self.tally]
-        tally = tallies[0].merge(tallies[1:])
+        (tally, *tallies), (telemetry, *others) = self.gather([self.tally]), self.gather([self.telemetry])
+        with self.time("telemetry"):
+            seen = {**tally.merge(tallies).result(), **telemetry.merge(others).result()}
+            self.first = first_values(seen, self.first)
+            seen |= relative(seen, self.first)
         return {
-            **tally.result(),
+            **seen,
             "group/kept": self.sum_over_ranks(float(len(rollouts.kept))),
             "group/dropped": self.sum_over_ranks(float(len(rollouts.dropped))),
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
@@ -260,6 +342,10 @@ class Trainer:
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's part of `items`."""
         return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The `items` of all ranks."""
+        return gather_object(items) if self.accelerator.num_processes > 1 else items
 
     def gather_shares(self, items: Sequence[Any]) -> list[Any]:
         """Every rank's `items` back in the order that `share` took them from."""

@@ -18,8 +18,8 @@ from mmhicra.config import LoraConfig, ModelConfig
 from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
 
-TINY = "tiny_vlm"
-"""The `model.path` of the model that ships with mmhicra."""
+SHIPPED = ("tiny_vlm", "lab_vlm")
+"""The `model.path` of the models that ship with mmhicra."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
 
 def _resolve(path: str) -> str:
     """A folder that is there, or a hub id."""
-    if path == TINY:
-        return str(asset_path(TINY))
+    if path in SHIPPED:
+        return str(asset_path(path))
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

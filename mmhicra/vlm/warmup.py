@@ -21,6 +21,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from PIL import Image
@@ -55,7 +56,7 @@ class Stage:
 
     Attributes:
         steps: optimizer steps.
-        mix: lesson kind -> share; kinds are `names`, `facts`, `counting`, `reckoning`, `worked`.
+        mix: lesson kind -> share; which kinds there are, is for whoever draws the lessons to say.
         plans: plan -> share of the worked solutions.
     """
 
@@ -237,17 +238,23 @@ def lessons_at(stage: Stage, stream: Stream, rng: Random, count: int) -> list[Le
     return [makers[kind]() for kind in rng.choices(list(stage.mix), weights=list(stage.mix.values()), k=count)]
 
 
-def learn_to_talk(pupil: Pupil, stream: Stream, progress: Progress, rng: Random) -> None:
-    """Train the language model, the vision tower frozen, through the stages of `LANGUAGE`."""
+def learn_to_talk(
+    pupil: Pupil,
+    stages: Sequence[Stage],
+    draw_lessons: Callable[[Stage, int], list[Lesson]],
+    progress: Progress,
+    rng: Random,
+) -> None:
+    """Train the language model, the vision tower frozen, through `stages`; `rng` shuffles batches of alike length."""
     pupil.model.model.visual.requires_grad_(False)
     parameters = [parameter for parameter in pupil.model.parameters() if parameter.requires_grad]
-    ends = [sum(stage.steps for stage in LANGUAGE[: number + 1]) for number in range(len(LANGUAGE))]
+    ends = [sum(stage.steps for stage in stages[: number + 1]) for number in range(len(stages))]
     drawn: list[list[Lesson]] = []
 
     def loss_at(step: int) -> Tensor:
-        stage = LANGUAGE[next(number for number, end in enumerate(ends) if step < end)]
+        stage = stages[next(number for number, end in enumerate(ends) if step < end)]
         if not drawn or step in ends:
-            lessons = lessons_at(stage, stream, rng, 8 * LANGUAGE_BATCH)
+            lessons = draw_lessons(stage, 8 * LANGUAGE_BATCH)
             lessons.sort(key=lambda lesson: sum(len(text) for text, _ in lesson.response))
             drawn[:] = [lessons[start : start + LANGUAGE_BATCH] for start in range(0, len(lessons), LANGUAGE_BATCH)]
             rng.shuffle(drawn)
@@ -267,7 +274,7 @@ def warm_up(seed: int, progress: Progress) -> Pupil:
     processor = build_processor(train_tokenizer(texts))
     pupil = Pupil(build_model(processor.tokenizer, seed), processor)
     learn_to_see(pupil, stream, progress, seed)
-    learn_to_talk(pupil, stream, progress, rng)
+    learn_to_talk(pupil, LANGUAGE, lambda stage, count: lessons_at(stage, stream, rng, count), progress, rng)
     return pupil
 
 
@@ -277,9 +284,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Warm up, write the folder, measure it as written on held-out problems, and write `warmup.json` beside it."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Teach the tiny VLM to see and to write solutions.")
+def run(
+    program: str,
+    description: str,
+    warm_up: Callable[[int, Progress], Pupil],
+    report: Callable[[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, int], dict[str, Any]],
+    arguments: list[str] | None,
+) -> int:
+    """The command `program`: warm up, write the folder, measure it as written, and write `warmup.json` beside it.
+
+    Args:
+        program: what the user called, for help and for the record.
+        description: one line for help.
+        warm_up: makes the model of a seed.
+        report: measures (model as written, processor, seed); JSON-able.
+        arguments: of the command line.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, e.g. assets/tiny_vlm")
     parser.add_argument("--seed", type=int, default=0, help="a different seed makes a different model")
     options = parser.parse_args(arguments)
@@ -289,16 +310,25 @@ def main(arguments: list[str] | None = None) -> int:
     save(pupil.model, pupil.processor, options.out)
     seconds = time.perf_counter() - started
     written = Qwen2_5_VLForConditionalGeneration.from_pretrained(options.out, dtype=torch.float32)
-    report = {
-        "command": f"{PROGRAM} --out {options.out} --seed {options.seed}",
+    figures = {
+        "command": f"{program} --out {options.out} --seed {options.seed}",
         "seed": options.seed,
         "seconds": round(seconds),
         "versions": versions(),
-        **measure(written, pupil.processor, generate("held_out", MEASURED_PROBLEMS, options.seed), options.seed),
+        **report(written, pupil.processor, options.seed),
     }
-    (options.out / "warmup.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print_json(data=report)
+    (options.out / "warmup.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    print_json(data=figures)
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the tiny VLM and measure it on held-out problems (see `run`)."""
+
+    def report(model: Any, processor: Any, seed: int) -> dict[str, Any]:
+        return measure(model, processor, generate("held_out", MEASURED_PROBLEMS, seed), seed)
+
+    return run(PROGRAM, "Teach the tiny VLM to see and to write solutions.", warm_up, report, arguments)
 
 
 if __name__ == "__main__":

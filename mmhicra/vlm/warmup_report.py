@@ -24,6 +24,7 @@ def respond(
     problems: Sequence[Problem],
     seed: int,
     openings: Sequence[str] | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
     """Sample a response to every problem at temperature 1, each after its opening words if `openings` are given."""
     openings = [""] * len(problems) if openings is None else openings
@@ -35,7 +36,7 @@ def respond(
             texts = [chat_text(processor, p.question) + opening for p, opening in zip(some, begun, strict=True)]
             images = [image.open() for p in some for image in p.images]
             inputs = processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left")
-            rows = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=True, top_k=0, top_p=1.0)
+            rows = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True, top_k=0, top_p=1.0)
             written = processor.batch_decode(rows[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             responses += [opening + text for opening, text in zip(begun, written, strict=True)]
     return responses
@@ -60,12 +61,12 @@ def measure(
     lengths = [len(ids) for ids in processor.tokenizer(responses).input_ids]
     return {
         "problems": len(problems),
-        "accuracy": _mean(right),
-        "accuracy_by_task": _by([p.task for p in problems], right),
-        "accuracy_by_plan": _by(chosen, right),
+        "accuracy": mean(right),
+        "accuracy_by_task": mean_by([p.task for p in problems], right),
+        "accuracy_by_plan": mean_by(chosen, right),
         "share_by_plan": {plan: count / len(problems) for plan, count in sorted(Counter(chosen).items())},
-        "boxed": _mean([boxed(response) is not None for response in responses]),
-        "tokens_mean": _mean(lengths),
+        "boxed": mean([boxed(response) is not None for response in responses]),
+        "tokens_mean": mean(lengths),
         "tokens_max": max(lengths),
         "forced_plans": {plan: _forced(model, processor, problems, plan, seed) for plan in PHRASES if plan != "check"},
     }
@@ -85,18 +86,20 @@ def _forced(
     sound = [check_steps(response, p) is None for response, p in zip(responses, problems, strict=True)]
     tasks = [p.task for p in problems]
     return {
-        "accuracy": _mean(right),
-        "accuracy_by_task": _by(tasks, right),
-        "sound_by_task": _by(tasks, sound),
+        "accuracy": mean(right),
+        "accuracy_by_task": mean_by(tasks, right),
+        "sound_by_task": mean_by(tasks, sound),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """The mean of at least one value, to four places."""
     return round(sum(values) / len(values), 4)
 
 
-def _by(keys: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+def mean_by(keys: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """The mean of the values that share a key."""
     grouped: defaultdict[str, list[float]] = defaultdict(list)
     for key, value in zip(keys, values, strict=True):
         grouped[key].append(value)
-    return {key: _mean(grouped[key]) for key in sorted(grouped)}
+    return {key: mean(grouped[key]) for key in sorted(grouped)}

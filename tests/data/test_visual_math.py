@@ -13,9 +13,11 @@ from mmhicra.data.visual_math import (
     PHRASES,
     Plan,
     check_steps,
+    error_kind,
     generate,
     plans,
     read_plan,
+    regenerate,
     solve,
     split_of,
 )
@@ -126,29 +128,73 @@ def test_a_guess_pays_in_about_a_quarter_of_the_problems_of_every_task():
         assert 0.18 < sum(solve(p, "guess", Random(0)).correct for p in some) / 400 < 0.33
 
 
+def corrupt(problem: Problem, plan: str, which: int) -> tuple[str, str, str, str]:
+    """A solution with one wrong value: the response, the value's name, what it should be and what it is."""
+    steps = problem.facts["plans"][plan]["steps"]
+    text = solve(problem, plan, Random(0)).text
+    place = text.rindex(problem.facts["plans"][plan]["text"])
+    values = [step["value"] for step in steps] + [problem.facts["plans"][plan]["answer"]]
+    for value in values[:which]:
+        place = text.index(value, place) + len(value)
+    at = text.index(values[which], place)
+    wrong = "red" if values[which] == "blue" else "997" if values[which].isdigit() else "blue"
+    name = steps[which]["name"] if which < len(steps) else "boxed"
+    return text[:at] + wrong + text[at + len(values[which]) :], name, values[which], wrong
+
+
 @settings(max_examples=100, deadline=None)
 @given(problem=st.sampled_from(TRAIN), plan=st.sampled_from(sorted(PHRASES)), data=st.data())
 def test_a_corrupted_step_is_found(problem, plan, data):
-    steps = problem.facts["plans"][plan]["steps"]
-    broken = data.draw(st.integers(0, len(steps)), label="which value")
-    text = solve(problem, plan, Random(0)).text
-    head, tail = text[: text.rindex(problem.facts["plans"][plan]["text"])], text[len(text) :]
-    body = text[len(head) :]
-    values = [step["value"] for step in steps] + [problem.facts["plans"][plan]["answer"]]
-    place = 0
-    for value in values[:broken]:
-        place = body.index(value, place) + len(value)
-    at = body.index(values[broken], place)
-    wrong = "red" if values[broken] == "blue" else "997" if values[broken].isdigit() else "blue"
-    response = head + body[:at] + wrong + body[at + len(values[broken]) :] + tail
+    broken = data.draw(st.integers(0, len(problem.facts["plans"][plan]["steps"])), label="which value")
+    response, name, expected, wrong = corrupt(problem, plan, broken)
     found = check_steps(response, problem)
     assert found is not None
-    assert asdict(found) == {
-        "plan": plan,
-        "name": [step["name"] for step in steps][broken] if broken < len(steps) else "boxed",
-        "expected": values[broken],
-        "found": wrong,
-    }
+    assert asdict(found) == {"plan": plan, "name": name, "expected": expected, "found": wrong}
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=st.sampled_from(TRAIN), plan=st.sampled_from(sorted(PHRASES)), data=st.data())
+def test_a_wrong_value_is_an_execution_error_unless_the_plan_misses_the_answer_anyway(problem, plan, data):
+    broken = data.draw(st.integers(0, len(problem.facts["plans"][plan]["steps"])), label="which value")
+    response, *_ = corrupt(problem, plan, broken)
+    misses = not solve(problem, plan, Random(0)).correct
+    assert error_kind(response, problem) == ("planning" if misses else "execution")
+
+
+UNLUCKY = [problem for problem in TRAIN if not solve(problem, "guess", Random(0)).correct]
+
+
+@settings(max_examples=50, deadline=None)
+@given(problem=st.sampled_from(UNLUCKY), data=st.data())
+def test_the_plan_announced_last_decides(problem, data):
+    guess = solve(problem, "guess", Random(1)).text
+    assert error_kind(guess, problem) == "planning"
+    careful, *_ = corrupt(problem, "careful", data.draw(st.integers(0, 2), label="which value"))
+    assert error_kind(f"{guess} {careful}", problem) == "execution"
+    assert error_kind(f"{careful} {guess}", problem) == "planning"
+
+
+@pytest.mark.parametrize("problem", UNLUCKY[:12], ids=lambda p: p.id)
+def test_a_response_cut_off_is_judged_by_the_plan_it_had_reached(problem):
+    phrase = PHRASES["careful"][0]
+    careful = f"{phrase} {problem.facts['plans']['careful']['text']}. \\boxed{{{problem.answer}"
+    kinds = [error_kind(careful[:end], problem) for end in range(len(careful) + 1)]
+    announced = len(phrase.rstrip(":"))
+    assert kinds == ["planning"] * announced + ["execution"] * (len(kinds) - announced)
+    check = solve(problem, "check", Random(0)).text
+    doubt = min(check.find(phrase.rstrip(":")) for phrase in PHRASES["check"] if phrase.rstrip(":") in check)
+    assert error_kind(check[:doubt], problem) == "planning"
+    assert error_kind(check[: doubt + 30], problem) == "execution"
+
+
+def test_a_training_problem_is_drawn_again_from_its_id_and_task():
+    assert [regenerate(p.id, p.task) for p in TRAIN] == TRAIN
+    with pytest.raises(DataRefusal, match="held_out.*cannot be drawn again"):
+        regenerate(HELD_OUT[0].id, HELD_OUT[0].task)
+    with pytest.raises(DataRefusal, match="cannot be drawn again"):
+        regenerate("visual-math/train/5/1", "count")
+    with pytest.raises(DataRefusal, match="'maze'"):
+        regenerate(TRAIN[0].id, "maze")
 
 
 def test_stopping_short_adding_values_and_planless_answers_are_wrong_steps():

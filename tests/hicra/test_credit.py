@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from mmhicra.hicra.credit import (
     METHODS,
+    NEEDS_ENTROPY,
+    CreditOptions,
+    TokenSignals,
     assign_credit,
     group_advantages,
-    grpo_advantages,
     has_signal,
     hicra_advantages,
+    positive_mass,
     spread,
+    top_entropy_mask,
 )
 from mmhicra.records import Completion, Group, Problem, Prompt, RewardRecord
 
@@ -73,25 +77,107 @@ def test_no_advantage_changes_its_sign_and_none_falls(given_, alpha):
 
 
 @properties
-@given(masked_advantages(), alphas)
-def test_alpha_zero_and_an_empty_mask_are_grpo_to_the_bit(given_, alpha):
+@given(masked_advantages())
+def test_alpha_zero_is_a_copy_to_the_bit(given_):
     advantages, planning = given_
     advantages = torch.cat([advantages, torch.tensor([-0.0, 0.0, 1e-45])])
     planning = torch.cat([planning, torch.tensor([True, True, True])])
-    grpo = bits(grpo_advantages(advantages, planning))
-    assert bits(hicra_advantages(advantages, planning, 0.0)) == grpo == bits(advantages)
-    assert bits(hicra_advantages(advantages, torch.zeros_like(planning), alpha)) == grpo
+    assert bits(hicra_advantages(advantages, planning, 0.0)) == bits(advantages)
 
 
 @properties
-@given(masked_advantages(), alphas, st.sampled_from(sorted(METHODS)))
-def test_inputs_are_left_alone_and_results_are_new(given_, alpha, method):
+@given(masked_advantages(), alphas)
+def test_an_empty_mask_is_a_copy_to_the_bit(given_, alpha):
     advantages, planning = given_
-    before = advantages.clone(), planning.clone()
-    result = METHODS[method](advantages, planning, alpha)
+    assert bits(hicra_advantages(advantages, torch.zeros_like(planning), alpha)) == bits(advantages)
+
+
+@st.composite
+def responses(draw):
+    """One response as credit sees it: every token has the response's advantage."""
+    rows = draw(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 12, width=32)), min_size=1, max_size=20))
+    marks, placebos, entropies = zip(*rows, strict=True)
+    signals = TokenSignals(torch.tensor(marks), torch.tensor(placebos), torch.tensor(entropies, dtype=torch.float32))
+    return spread(draw(values), len(rows)), signals
+
+
+@properties
+@given(responses(), alphas, st.sampled_from(sorted(METHODS)))
+def test_every_method_keeps_signs_lowers_nothing_and_leaves_its_inputs_alone(given_, alpha, method):
+    advantages, signals = given_
+    before = copy.deepcopy((advantages, signals.planning, signals.placebo, signals.entropy))
+    result = METHODS[method](advantages, signals, CreditOptions(alpha=alpha))
+    assert (result * advantages.sign() >= 0).all()
+    assert (result >= advantages).all()
+    assert (result[advantages == 0] == 0).all()
     result += 1
-    assert advantages.equal(before[0])
-    assert planning.equal(before[1])
+    after = (advantages, signals.planning, signals.placebo, signals.entropy)
+    assert all(old.equal(new) for old, new in zip(before, after, strict=True))
+
+
+@properties
+@given(responses(), st.sampled_from(sorted(METHODS.keys() - {"entropy"})))
+def test_every_method_of_alpha_is_grpo_to_the_bit_at_zero(given_, method):
+    advantages, signals = given_
+    assert bits(METHODS[method](advantages, signals, CreditOptions(alpha=0.0))) == bits(advantages)
+
+
+@properties
+@given(responses(), alphas)
+def test_each_method_is_its_formula(given_, alpha):
+    advantages, signals = given_
+    options = CreditOptions(alpha=alpha, top_share=0.25, entropy_weight=0.5, entropy_divisor=4.0)
+    a = advantages[0]
+    bonus, marks = alpha * a.abs(), signals.planning.float()
+    quantile = torch.quantile(signals.entropy, 0.75)
+    expected = {
+        "grpo": torch.zeros_like(marks),
+        "hicra": bonus * marks,
+        "hicra_positive": bonus * marks * (a > 0),
+        "placebo": bonus * signals.placebo.float(),
+        "high_entropy": bonus * (signals.entropy > quantile).float(),
+        "entropy": torch.stack([min(0.5 * h, a.abs() / 4) for h in signals.entropy]),
+        "uniform": (bonus * marks.mean()).expand_as(marks),
+    }
+    assert expected.keys() == METHODS.keys()
+    for method, added in expected.items():
+        torch.testing.assert_close(METHODS[method](advantages, signals, options), advantages + added)
+
+
+@properties
+@given(responses(), alphas)
+def test_uniform_has_the_mass_of_hicra(given_, alpha):
+    advantages, signals = given_
+    options = CreditOptions(alpha=alpha)
+    added = [
+        float((METHODS[name](advantages, signals, options) - advantages).double().sum())
+        for name in ("hicra", "uniform")
+    ]
+    assert added[0] == pytest.approx(added[1], rel=1e-4, abs=1e-3 * float(advantages.abs().max()))
+
+
+@properties
+@given(st.integers(2, 16), st.data(), alphas)
+def test_hicra_adds_a_constant_positive_bonus(size, data, alpha):
+    """hicra_spec 1.2: with 0/1 rewards and success rate p, a planning token gains alpha * 2p(1-p) on average."""
+    right = data.draw(st.integers(1, size - 1))
+    it = group([1.0] * right + [0.0] * (size - right), [1] * size, [[True]] * size)
+    assign_credit(it, "hicra", alpha)
+    p = right / size
+    assert sum(float(c.advantages) for c in it.completions) / size == pytest.approx(alpha * 2 * p * (1 - p), abs=1e-6)
+
+
+def test_top_entropy_takes_the_share_and_never_ties():
+    assert top_entropy_mask(torch.arange(10.0), 0.3).tolist() == [False] * 7 + [True] * 3
+    assert not top_entropy_mask(torch.zeros(10), 0.3).any()
+    assert top_entropy_mask(torch.tensor([]), 0.3).shape == (0,)
+
+
+@pytest.mark.parametrize("method", sorted(NEEDS_ENTROPY | {"placebo"}))
+def test_a_method_without_its_signal_is_an_error(method):
+    it = group([1.0, 0.0], [1, 1], [[True], [True]])
+    with pytest.raises(ValueError, match="p1, completion 0: no (entropy|placebo)"):
+        assign_credit(it, method)
 
 
 def test_the_default_alpha_makes_a_success_larger_and_a_failure_smaller():
@@ -107,19 +193,33 @@ def test_the_mask_is_a_constant():
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.0, 1.2, float("nan")])
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_alpha_outside_its_range_is_an_error(alpha, method):
+def test_alpha_outside_its_range_is_an_error(alpha):
     with pytest.raises(ValueError, match="alpha"):
-        METHODS[method](torch.ones(2), torch.ones(2, dtype=torch.bool), alpha)
+        hicra_advantages(torch.ones(2), torch.ones(2, dtype=torch.bool), alpha)
+    with pytest.raises(ValueError, match="alpha"):
+        CreditOptions(alpha=alpha)
 
 
 @pytest.mark.parametrize(
-    "planning", [torch.ones(3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), torch.ones(2)]
+    "wrong", [{"top_share": 0.0}, {"top_share": 1.0}, {"entropy_weight": -1.0}, {"entropy_divisor": 1.0}]
 )
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_a_mask_of_another_shape_or_type_is_an_error(planning, method):
-    with pytest.raises(ValueError, match="planning"):
-        METHODS[method](torch.ones(2), planning, 0.2)
+def test_options_outside_their_range_are_errors(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CreditOptions(**wrong)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(3, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool), torch.ones(2)])
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - NEEDS_ENTROPY))
+def test_a_mask_of_another_shape_or_type_is_an_error(mask, method):
+    with pytest.raises(ValueError, match="mask"):
+        METHODS[method](torch.ones(2), TokenSignals(mask, mask), CreditOptions())
+
+
+@pytest.mark.parametrize("method", sorted(NEEDS_ENTROPY))
+def test_entropies_of_another_length_are_an_error(method):
+    signals = TokenSignals(torch.ones(2, dtype=torch.bool), entropy=torch.arange(3.0))
+    with pytest.raises((ValueError, RuntimeError), match="shape|size"):
+        METHODS[method](torch.ones(2), signals, CreditOptions())
 
 
 @properties
@@ -228,6 +328,20 @@ def test_hicra_needs_the_masks_and_grpo_does_not():
 
 def test_a_misshapen_mask_leaves_the_group_as_it_was():
     it = group([1.0, 0.0], [2, 1], [[True, True], [True, False]])
-    with pytest.raises(ValueError, match="planning"):
+    with pytest.raises(ValueError, match="p1, completion 1: .*shape"):
         assign_credit(it)
     assert [c.advantages for c in it.completions] == [None, None]
+
+
+def test_the_positive_mass_answers_to_alpha_and_the_mass_of_all_advantages_does_not():
+    shares = {}
+    for alpha in (0.0, 0.2, 0.5):
+        it = group([1.0, 0.0], [4, 4], [[True, False, False, False]] * 2)
+        assign_credit(it, "hicra", alpha)
+        planning, total = positive_mass([it])
+        mass = torch.stack([c.advantages.abs() for c in it.completions])
+        shares[alpha] = planning / total, float(mass[:, 0].sum() / mass.sum())
+    assert [positive for positive, _ in shares.values()] == pytest.approx([(1 + a) / (4 + a) for a in shares])
+    assert [everything for _, everything in shares.values()] == pytest.approx([0.25] * 3)
+    with pytest.raises(ValueError, match="comes after"):
+        positive_mass([group([1.0], [1])])

@@ -4,15 +4,19 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 from typing import get_args
 
 import pytest
 
-from mmhicra.hicra.grams import Gram, GramFunction, GramLibrary, fold, normalise
+from mmhicra.hicra.grams import SHIPPED_LIBRARIES, Gram, GramFunction, GramLibrary, fold, normalise
 from mmhicra.refusals import Refusal
 
 PUBLISHED = GramLibrary.load("published_249")
 RELEASED = GramLibrary.load("released_193")
+CHUNKS = GramLibrary.load("strategy_chunks")
+SHIPPED = [GramLibrary.load(name) for name in SHIPPED_LIBRARIES]
+MINE = GramLibrary("mine", (Gram("Só—“x”"), Gram("by cases", "branching", "case split")), {"by": ["hand"]})
 
 
 def test_the_published_list_has_the_papers_counts():
@@ -29,12 +33,38 @@ def test_the_released_list_is_the_published_one_less_57_and_one_more():
 
 
 @pytest.mark.parametrize("library", [PUBLISHED, RELEASED], ids=lambda library: library.name)
-def test_shipped_data_says_where_it_is_from_and_labels_every_entry(library):
+def test_lists_from_the_paper_say_so(library):
+    assert "2509.03646" in library.provenance["paper"]
+    assert "listing" in library.provenance
+    assert {gram.cluster for gram in library.grams} == {""}
+
+
+def test_our_own_list_says_so_and_groups_several_phrases_of_2_to_6_words_by_action():
+    assert "not mined" in CHUNKS.provenance["source"]
+    assert "paper" not in CHUNKS.provenance
+    clusters = Counter(gram.cluster for gram in CHUNKS.grams)
+    assert CHUNKS.provenance["count_by_cluster"] == clusters
+    assert min(clusters.values()) >= 3
+    assert {"case split", "contradiction", "symmetry", "re-reading the figure", "backtracking"} < clusters.keys()
+    assert all(2 <= gram.words <= 6 for gram in CHUNKS.grams)
+    measured = CHUNKS.provenance["measured"]
+    assert measured["grams_found"] + measured["grams_not_found"] == len(CHUNKS)
+
+
+def test_shipped_lists_label_what_they_share_alike():
+    labels = [{gram.text: gram.function for gram in library.grams} for library in SHIPPED]
+    for one, other in combinations(labels, 2):
+        shared = one.keys() & other.keys()
+        assert shared
+        assert {text: one[text] for text in shared} == {text: other[text] for text in shared}
+
+
+@pytest.mark.parametrize("library", SHIPPED, ids=lambda library: library.name)
+def test_shipped_data_counts_and_labels_every_entry(library):
     counts = Counter(str(gram.words) for gram in library.grams)
     assert library.provenance["count_by_words"] == counts
     assert library.provenance["count"] == len(library)
-    assert "2509.03646" in library.provenance["paper"]
-    assert {"listing", "licence", "labels"} <= library.provenance.keys()
+    assert {"licence", "labels"} <= library.provenance.keys()
     assert {gram.function for gram in library.grams} == set(get_args(GramFunction)) - {"unlabelled"}
     assert all(gram.text == normalise(gram.text) for gram in library.grams)
 
@@ -49,7 +79,7 @@ def test_normalise_joins_white_space():
     assert normalise(" Let\n\t me\u00a0  SEE ") == "let me see"
 
 
-@pytest.mark.parametrize("library", [PUBLISHED, GramLibrary("mine", (Gram("Só—“x”"),), {"by": ["hand"]})])
+@pytest.mark.parametrize("library", [PUBLISHED, MINE])
 def test_save_then_load_gives_the_same(library, tmp_path):
     library.save(tmp_path / "grams.json")
     loaded = GramLibrary.load(tmp_path / "grams.json")
@@ -75,6 +105,13 @@ def test_a_plain_json_list_and_a_text_file_load(tmp_path):
         ("number.json", b'["so", 3]', "entry 2 is neither"),
         ("function.json", b'{"grams": [{"text": "so", "function": "plan"}]}', "entry 1 has function 'plan'"),
         ("key.json", b'{"grams": [{"text": "so", "functoin": "framing"}]}', "entry 1 is neither"),
+        ("cluster.json", b'["so", {"text": "but", "cluster": 7}]', "entry 2 has cluster 7: use a string"),
+        (
+            "spaced.json",
+            b'[{"text": "so", "cluster": "turn "}]',
+            r"entry 1 \('so'\) has cluster 'turn ': use a printable",
+        ),
+        ("lines.json", b'[{"text": "so", "cluster": "a\\nb"}]', "entry 1 .* has cluster"),
         ("name.json", b'{"name": 3, "grams": ["so"]}', '"name" must be a string'),
         ("twice.txt", "let's\nso\nLet’s".encode(), r"entry 3 \('Let’s'\) repeats entry 1"),
         ("named.json", b'{"name": "other", "grams": ["so", "So"]}', r"entry 2 \('So'\) repeats entry 1"),
@@ -101,10 +138,11 @@ def test_save_wants_a_name_that_load_reads_as_json(tmp_path):
 
 
 def test_merge_keeps_the_first_label():
-    mine = GramLibrary("mine", (Gram("So", "framing"), Gram("eureka")))
+    mine = GramLibrary("mine", (Gram("So", "backtracing", "turn"), Gram("eureka")))
     merged = mine.merge(PUBLISHED)
     assert len(merged) == 250
-    assert merged.grams[0] == Gram("So", "framing")
+    assert merged.grams[0] == Gram("So", "backtracing", "turn")
+    assert PUBLISHED.merge(mine).grams == (*PUBLISHED.grams, Gram("eureka"))
     assert merged.name == "mine+published_249"
     assert merged.provenance["published_249"] == PUBLISHED.provenance
 
@@ -121,7 +159,7 @@ def test_subset_by_words_and_function():
 
 
 def test_the_hash_is_of_what_is_matched():
-    shuffled = tuple(Gram(gram.text.upper()) for gram in reversed(PUBLISHED.grams))
+    shuffled = tuple(Gram(gram.text.upper(), cluster="all") for gram in reversed(PUBLISHED.grams))
     assert GramLibrary("other", shuffled).content_hash == PUBLISHED.content_hash
     assert replace(PUBLISHED, grams=PUBLISHED.grams[1:]).content_hash != PUBLISHED.content_hash
     assert RELEASED.content_hash != PUBLISHED.content_hash

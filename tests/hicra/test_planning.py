@@ -124,6 +124,19 @@ def test_matches_cover_the_mask(tokenizer, compose):
         assert matcher.mask(ids).equal(covered & written)
 
 
+def test_read_is_mask_matches_and_the_mask_without_one_word_grams(tokenizer, compose):
+    matcher, pairs = PlanningMatcher(LIBRARY, tokenizer), PlanningMatcher(LIBRARY.subset(min_words=2), tokenizer)
+    shares = set()
+    for seed in range(50):
+        ids = tokenizer.encode(compose(random.Random(seed), seed % 12), add_special_tokens=False)
+        marked = matcher.read(ids)
+        assert marked.planning.equal(matcher.mask(ids))
+        assert marked.multiword.equal(pairs.mask(ids))
+        assert marked.matches == matcher.matches(ids)
+        shares.add(bool(marked.multiword.sum() < marked.planning.sum()))
+    assert shares == {True, False}
+
+
 def test_special_added_and_unknown_tokens_are_walls_and_never_planning(tokenizer):
     library = GramLibrary("mine", (Gram("let me"), Gram("think"), Gram("im_end"), Gram("\ufffd so")))
     end, think = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<think>"])

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.train.evaluation import accuracy_of, paired_change, wilson_interval
+from mmhicra.intervals import wilson_interval
+from mmhicra.train.evaluation import accuracy_of, paired_change
 
 
 def test_wilson_is_the_published_value():

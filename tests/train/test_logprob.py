@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmhicra.train.logprob import token_stats
+from mmhicra.train.logprob import nucleus_mask, token_stats
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
@@ -40,3 +40,44 @@ def test_no_gradient_is_kept_without_grad():
             chunk=2,
         )
     assert not stats.logprobs.requires_grad
+
+
+@pytest.mark.parametrize("mass", [0.3, 0.8, 0.999])
+def test_nucleus_entropy_equals_a_loop_and_has_no_gradient_outside(mass):
+    torch.manual_seed(1)
+    states = torch.randn(6, 12, requires_grad=True)
+    banned = torch.tensor([0])
+    stats = token_stats(
+        states, nn.Identity(), torch.ones(6, dtype=torch.int64), temperature=1.0, banned=banned, chunk=4, nucleus=mass
+    )
+    (gradient,) = torch.autograd.grad(stats.nucleus_entropy.sum(), states)
+    for row, entropy, slopes in zip(states.detach(), stats.nucleus_entropy, gradient, strict=True):
+        row[0] = float("-inf")
+        probabilities = row.softmax(-1)
+        nucleus, total = [], 0.0
+        for token in probabilities.argsort(descending=True).tolist():
+            if total >= mass:
+                break
+            nucleus.append(token)
+            total += float(probabilities[token])
+        kept = row[nucleus].softmax(-1)
+        assert float(entropy) == pytest.approx(-float((kept * kept.log()).sum()), abs=1e-5)
+        assert 0 <= float(entropy) <= torch.tensor(float(len(nucleus))).log() + 1e-5
+        outside = [token for token in range(12) if token not in nucleus]
+        assert (slopes[outside] == 0).all()
+
+
+def test_a_confident_position_has_a_nucleus_of_one_and_no_entropy():
+    assert nucleus_mask(torch.tensor([[0.9, 0.06, 0.04]]).log(), 0.8).tolist() == [[True, False, False]]
+    assert nucleus_mask(torch.tensor([[0.5, 0.4, 0.1]]).log(), 0.8).tolist() == [[True, True, False]]
+    stats = token_stats(
+        torch.tensor([[9.0, 0.0, 0.0]]),
+        nn.Identity(),
+        torch.tensor([0]),
+        temperature=1.0,
+        banned=torch.tensor([], dtype=torch.int64),
+        chunk=1,
+        nucleus=0.8,
+    )
+    assert float(stats.nucleus_entropy) == 0.0
+    assert float(stats.entropy) > 0.0

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.train.losses import Totals, clipped_policy_loss, importance_ratio, k3, token_weights
+from mmhicra.train.losses import (
+    Totals,
+    anchored_entropy_slope,
+    clipped_policy_loss,
+    importance_ratio,
+    k3,
+    peak_entropy,
+    peak_mask,
+    token_weights,
+)
 
 LENGTHS = [3, 1, 5]
 
@@ -88,3 +97,45 @@ def test_weights_are_the_textbook_aggregates_however_the_batch_is_cut(aggregatio
         sequence = torch.repeat_interleave(torch.tensor([len(part) for part in micro_batch]))
         loss += (token_weights(sequence, aggregation, totals) * torch.cat(micro_batch)).sum()
     assert torch.allclose(loss, textbook, atol=1e-6)
+
+
+lengths_of = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+@given(lengths_of, st.sampled_from([0.0, 0.5, 0.8]), st.integers(0, 99))
+def test_peaks_are_above_the_quantile_of_their_own_response(lengths, quantile, seed):
+    sequence = torch.repeat_interleave(torch.tensor(lengths))
+    entropy = torch.rand(len(sequence), generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+    mask, peaks = peak_mask(entropy, sequence, quantile), peak_entropy(entropy, sequence, quantile, len(lengths))
+    for number in range(len(lengths)):
+        own = entropy[sequence == number]
+        expected = own[own > torch.quantile(own, quantile)]
+        assert mask[sequence == number].sum() == len(expected)
+        assert float(peaks[number]) == pytest.approx(float(expected.mean()) if len(expected) else 0.0, abs=1e-6)
+
+
+def test_where_most_entropies_are_zero_the_others_are_the_peaks():
+    entropy = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.7])
+    assert peak_mask(entropy, torch.zeros(10, dtype=torch.int64), 0.8).tolist() == [False] * 9 + [True]
+    assert not peak_mask(torch.zeros(10), torch.zeros(10, dtype=torch.int64), 0.8).any()
+    assert peak_mask(torch.tensor([]), torch.tensor([], dtype=torch.int64), 0.8).shape == (0,)
+
+
+@given(lengths_of, st.integers(1, 4), st.floats(0, 2))
+def test_siren_does_not_depend_on_micro_batches(lengths, parts, anchor):
+    """The gradient of beta (H - anchor)^2, H over all responses, in any split of the responses."""
+    entropy = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole = entropy.clone().requires_grad_()
+    mean = peak_entropy(whole, torch.repeat_interleave(torch.tensor(lengths)), 0.8, len(lengths)).mean()
+    (expected,) = torch.autograd.grad(0.005 * (mean - anchor) ** 2, whole) if mean.requires_grad else (whole * 0,)
+
+    slope, pieces, start = anchored_entropy_slope(float(mean), anchor, 0.005), entropy.clone().requires_grad_(), 0
+    loss = pieces.sum() * 0.0
+    for first in range(0, len(lengths), parts):
+        some = lengths[first : first + parts]
+        piece = pieces[start : start + sum(some)]
+        start += sum(some)
+        own = peak_entropy(piece, torch.repeat_interleave(torch.tensor(some)), 0.8, len(some))
+        loss = loss + slope * own.sum() / len(lengths)
+    (gradient,) = torch.autograd.grad(loss, pieces)
+    torch.testing.assert_close(gradient, expected)

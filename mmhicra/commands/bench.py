@@ -1,0 +1,62 @@
+"""`mmhicra bench`: figures that hold on the machine in front of you."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("bench", help="measure speed on this machine: mask, mining, telemetry")
+    kinds = parser.add_subparsers(required=True, metavar="what")
+    mask = kinds.add_parser("mask", help="tokens per second of the planning mask, with 249 and with 100 000 grams")
+    mask.add_argument("--pairs", type=int, default=7, metavar="N", help="paired measurements (default 7)")
+    mask.add_argument("--responses", metavar="FILE", help="JSON Lines with responses; default: text is synthesised")
+    mask.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json to measure with")
+    mask.set_defaults(run=run_mask)
+    mining = kinds.add_parser("mining", help="seconds and memory of mining a corpus of planted strategies")
+    mining.add_argument("--solutions", type=int, default=20_000, metavar="N", help="default 20000")
+    mining.add_argument("--words", type=int, default=400, metavar="N", help="words of a solution (default 400)")
+    mining.set_defaults(run=run_mining)
+    telemetry = kinds.add_parser("telemetry", help="share of telemetry in a training step")
+    telemetry.add_argument("--config", default="configs/tiny.yaml", metavar="FILE")
+    telemetry.add_argument("--steps", type=int, default=20, metavar="N")
+    telemetry.set_defaults(run=run_telemetry)
+    for kind in (mask, mining, telemetry):
+        kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run_mask(options: argparse.Namespace) -> int:
+    """`mmhicra bench mask`."""
+    from mmhicra.bench import mask
+
+    result = mask.run_mask(pairs=options.pairs, responses=options.responses, tokenizer=options.tokenizer)
+    return _show(options, result, mask.print_mask)
+
+
+def run_mining(options: argparse.Namespace) -> int:
+    """`mmhicra bench mining`."""
+    from rich.console import Console
+
+    from mmhicra.bench import mining
+
+    result = mining.run_mining(solutions=options.solutions, words=options.words)
+    return _show(options, result, lambda figures: mining.show_mining(figures, Console()))
+
+
+def run_telemetry(options: argparse.Namespace) -> int:
+    """`mmhicra bench telemetry`."""
+    from mmhicra.bench import telemetry
+
+    result = telemetry.run_telemetry(options.config, options.steps)
+    return _show(options, result, telemetry.print_telemetry)
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show(result)
+    return 0

@@ -1,0 +1,48 @@
+"""`mmhicra lab`: a list of methods over a list of seeds, from identical starts, with a table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mmhicra.commands.train import add_overrides
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("lab", help="compare methods over seeds on the lab model, from identical starts")
+    parser.add_argument("--config", default="configs/lab.yaml", metavar="FILE", help="what all runs have in common")
+    parser.add_argument("--methods", metavar="A,B,...", help="default: the standard seven; grpo is always run")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME=SETTING;SETTING",
+        help="a method of your own; repeatable",
+    )
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default 5)")
+    parser.add_argument("--out", type=Path, default=Path("runs/lab"), metavar="FOLDER", help="runs, table and picture")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="runs at a time; default: one per core")
+    add_overrides(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what is not finished yet, then compare."""
+    from mmhicra.lab.lab import run_lab
+    from mmhicra.lab.methods import STANDARD, settings_of
+    from mmhicra.train.terminal import Terminal
+
+    names = options.methods.split(",") if options.methods else list(STANDARD)
+    run_lab(
+        options.config,
+        options.overrides,
+        settings_of(names, options.variant),
+        range(options.seeds),
+        options.out,
+        workers=options.workers or os.cpu_count() or 1,
+        terminal=Terminal(),
+    )
+    return 0

@@ -1,0 +1,114 @@
+"""What one run of the lab came to, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from mmhicra.hicra.errors import ExactJudge, judge_failures, read_failures
+from mmhicra.lab.runs import LabRefusal, LabRun
+
+LATE_SHARE = 0.1
+"""The last tenth of the steps is "late"."""
+
+ERRORS_EVERY = 5
+"""Errors are judged in every fifth step."""
+
+LATE: dict[str, str] = {
+    "late_accuracy": "accuracy/mean",
+    "token_entropy": "entropy/all",
+    "planning_entropy": "entropy/planning",
+    "execution_entropy": "entropy/execution",
+    "semantic_entropy": "planning/semantic_entropy",
+    "planning_density": "planning/density",
+    "length": "response/length",
+    "alpha": "hicra/alpha",
+}
+"""Outcome -> metric, as means over the late steps."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run in numbers.
+
+    Attributes:
+        numbers: `before` and `after` (held-out accuracy), `learning` (mean rollout accuracy over all steps: the area
+            under the curve), those of `LATE`, `planning_errors` and `execution_errors` (per 100 late rollouts),
+            `minutes`.
+        curve: metrics by step.
+        start: what must be equal for all methods of a seed: the held-out results before training and the problems of
+            every step.
+    """
+
+    method: str
+    seed: int
+    numbers: Mapping[str, float]
+    curve: Sequence[Mapping[str, float]]
+    start: Any
+
+
+def read_outcome(run: LabRun) -> Outcome:
+    """Read a finished run.
+
+    Raises:
+        LabRefusal: the run is not finished, or was not evaluated.
+    """
+    if not run.finished():
+        raise LabRefusal(f"{run.name} is not finished: run the lab again to go on with it")
+    summary = json.loads(run.folder.summary.read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in run.folder.metrics.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if line["step"] > 0]
+    held_out = summary["held_out"]
+    if not held_out["before"] or not held_out["after"]:
+        raise LabRefusal(f"{run.name} was not evaluated: set eval.problems above 0")
+    late = steps[-max(1, round(LATE_SHARE * len(steps))) :]
+    errors = error_curve(run, [step["step"] for step in steps if step["step"] % ERRORS_EVERY == 0])
+    late_errors = [counts for step, counts in errors.items() if step >= late[0]["step"]]
+    spent = summary["seconds_by_phase"]
+    numbers = {
+        "before": held_out["before"]["mean"],
+        "after": held_out["after"]["mean"],
+        "learning": fmean(step["accuracy/mean"] for step in steps),
+        **{name: fmean(s[metric] for s in late) for name, metric in LATE.items() if all(metric in s for s in late)},
+        **{name: fmean(counts[name] for counts in late_errors) for name in (late_errors or [{}])[0]},
+        "minutes": (spent["step"] + spent.get("evaluation", 0.0)) / 60,
+    }
+    curve = [{**step, **errors.get(step["step"], {})} for step in steps]
+    return Outcome(run.method, run.seed, numbers, curve, (held_out["before"], problems_by_step(run)))
+
+
+def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Planning and execution errors per 100 rollouts, by step, as the exact judge has them; only where files are."""
+    curve = {}
+    for step in steps:
+        file = run.folder.rollouts / f"step_{step:06d}.jsonl"
+        if file.is_file():
+            rollouts = len(file.read_text(encoding="utf-8").splitlines())
+            (failures,) = read_failures(run.folder.path, first=step, last=step)
+            kinds = [record.kind for record in judge_failures(failures.chosen, ExactJudge())]
+            curve[step] = {f"{kind}_errors": 100 * kinds.count(kind) / rollouts for kind in ("planning", "execution")}
+    return curve
+
+
+def problems_by_step(run: LabRun) -> list[list[str]]:
+    """The problems that were rolled out, by step."""
+    steps = []
+    for file in sorted(run.folder.rollouts.glob("step_*.jsonl")):
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        steps.append(sorted({record["prompt"] for record in records}))
+    return steps
+
+
+def refuse_unequal_starts(outcomes: Sequence[Outcome]) -> None:
+    """Raise LabRefusal unless all methods of a seed began alike and saw the same problems in every step."""
+    first: dict[int, Outcome] = {}
+    for outcome in outcomes:
+        other = first.setdefault(outcome.seed, outcome)
+        if outcome.start != other.start:
+            raise LabRefusal(
+                f"seed {outcome.seed}: {outcome.method} and {other.method} did not start alike or saw other problems: "
+                "a method may not change the model, the data or the seed"
+            )

@@ -1,0 +1,89 @@
+"""The lab as a command: real runs in their own processes, resumed, and everything it writes."""
+
+import json
+import shutil
+
+import pytest
+from short_runs import REPOSITORY
+
+from mmhicra.cli import main
+
+SHORT = [
+    *("--config", str(REPOSITORY / "configs/lab.yaml"), "--methods", "grpo", "--seeds", "2", "--workers", "2"),
+    *("--set", "train.steps=5", "--set", "train.prompts_per_step=4", "--set", "rollout.n=4"),
+    *("--set", "data.count=64", "--set", "eval.problems=6", "--set", "train.optimizer.warmup_steps=0"),
+]
+STRONG = ["--variant", "strong=credit.method=hicra;hicra.alpha=0.9"]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    out = tmp_path_factory.mktemp("lab")
+    assert main(["lab", *SHORT, *STRONG, "--out", str(out)]) == 0
+    return out
+
+
+def test_it_writes_tables_numbers_and_a_picture(lab):
+    results = json.loads((lab / "lab.json").read_text())
+    assert [row["method"] for row in results["methods"]] == ["grpo", "strong"]
+    assert len(results["runs"]) == 4
+    for run in results["runs"]:
+        summary = json.loads((lab / f"runs/{run['method']}/seed_{run['seed']}/summary.json").read_text())
+        assert run["after"] == summary["held_out"]["after"]["mean"]
+        failures = run["planning_errors"] + run["execution_errors"]
+        assert failures == pytest.approx(100 * (1 - run["late_accuracy"]))  # the late step is one that was judged
+    assert (lab / "curves.png").read_bytes().startswith(b"\x89PNG")
+    table = (lab / "table.md").read_text()
+    assert "| strong | 2 |" in table
+    assert (lab / "table.csv").read_text().startswith("method,what,number,mean")
+
+
+def test_methods_start_alike_and_see_the_same_problems(lab):
+    for seed in (0, 1):
+        folders = [lab / f"runs/{method}/seed_{seed}" for method in ("grpo", "strong")]
+        first = [(folder / "rollouts/step_000001.jsonl").read_text().splitlines() for folder in folders]
+        responses = [[json.loads(line)["response"] for line in lines] for lines in first]
+        assert responses[0] == responses[1]  # identical starts: even the first rollouts
+
+
+def test_it_goes_on_where_it_stopped_and_repeats_nothing(lab, tmp_path):
+    out = tmp_path / "lab"
+    shutil.copytree(lab, out)
+    whole = (out / "lab.json").read_text()
+    shutil.rmtree(out / "runs/strong/seed_1")
+    untouched = (out / "runs/grpo/seed_0/summary.json").stat().st_mtime_ns
+    for config in (out / "runs").glob("*/*/config.yaml"):
+        config.write_text(config.read_text().replace(str(lab), str(out)))
+    assert main(["lab", *SHORT, *STRONG, "--out", str(out)]) == 0
+    assert (out / "runs/grpo/seed_0/summary.json").stat().st_mtime_ns == untouched
+    again = json.loads((out / "lab.json").read_text())
+    for old, new in zip(json.loads(whole)["runs"], again["runs"], strict=True):
+        assert {**old, "minutes": 0} == {**new, "minutes": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--methods", "ppo"], "no method named 'ppo': choose from grpo, hicra"),
+        (["--variant", "odd"], "--variant 'odd': 'odd' has no setting"),
+        (["--variant", "grpo=hicra.alpha=0.9"], "'grpo' is there already"),
+        (["--seeds", "0"], "--seeds (0)"),
+        (["--set", "hicra.alpha=2"], "hicra.alpha"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, arguments, said):
+    assert main(["lab", *SHORT, "--out", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_fails_stops_the_lab_and_names_its_output(tmp_path, capsys):
+    broken = ["--set", "data.max_refused_share=0.0", "--set", "data.max_prompt_tokens=5"]
+    assert main(["lab", *SHORT, "--seeds", "1", "--out", str(tmp_path), *broken]) == 2
+    assert "seed 0 failed (2): see" in capsys.readouterr().err
+
+
+def test_another_configuration_in_the_same_folder_is_refused(lab, capsys):
+    assert main(["lab", *SHORT, "--out", str(lab), "--set", "rollout.temperature=0.9"]) == 2
+    assert "holds a run with another configuration" in capsys.readouterr().err

@@ -1,0 +1,44 @@
+"""The public names: usable by someone with another trainer, and no torch until one is used."""
+
+import subprocess
+import sys
+
+import torch
+from tokenizers import Tokenizer
+
+import mmhicra
+from mmhicra.assets import asset_path
+
+
+def test_hicra_in_five_lines():
+    tokenizer = Tokenizer.from_file(str(asset_path("tiny_vlm") / "tokenizer.json"))
+    ids = tokenizer.encode("3 + 4 = 7. Wait, that's not right: 8").ids
+    advantages = torch.full((len(ids),), -0.5)
+
+    library = mmhicra.GramLibrary.load("published_249")
+    mask = mmhicra.planning_mask(ids, tokenizer, library)
+    amplified = mmhicra.hicra_advantages(advantages, mask, alpha=0.2)
+
+    marked = [tokenizer.decode([token]).strip() for token, planning in zip(ids, mask, strict=True) if planning]
+    assert "".join(marked).replace(" ", "") == "Wait,that'snotright"
+    assert amplified[mask].tolist() == [torch.tensor(-0.4).item()] * int(mask.sum())
+    assert amplified[~mask].equal(advantages[~mask])
+    assert mmhicra.semantic_entropy({"wait": 2, "let me verify": 1, "so": 1}) == 1.5
+
+
+def test_every_public_name_is_there_and_others_are_not():
+    for name in mmhicra.__all__:
+        assert getattr(mmhicra, name).__doc__
+    assert not hasattr(mmhicra, "trainer_of_everything")
+
+
+def test_no_trainer_engine_or_model_is_imported():
+    names = ", ".join(mmhicra.__all__)
+    code = (
+        "import sys, mmhicra; assert 'torch' not in sys.modules\n"
+        f"from mmhicra import {names}\n"
+        "loaded = {name.split('.')[1] for name in sys.modules if name.startswith('mmhicra.')}\n"
+        "assert loaded <= {'hicra', 'records', 'refusals', 'assets'}, loaded\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
