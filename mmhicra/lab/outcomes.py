@@ -24,6 +24,7 @@ LATE: dict[str, str] = {
     "execution_entropy": "entropy/execution",
     "semantic_entropy": "planning/semantic_entropy",
     "planning_density": "planning/density",
+    "grams": "planning/matches_per_response",
     "length": "response/length",
     "alpha": "hicra/alpha",
 }
@@ -72,12 +73,18 @@ def read_outcome(run: LabRun) -> Outcome:
         "before": held_out["before"]["mean"],
         "after": held_out["after"]["mean"],
         "learning": fmean(step["accuracy/mean"] for step in steps),
-        **{name: fmean(s[metric] for s in late) for name, metric in LATE.items() if all(metric in s for s in late)},
+        **late_means(late),
         **{name: fmean(counts[name] for counts in late_errors) for name in (late_errors or [{}])[0]},
         "minutes": (spent["step"] + spent.get("evaluation", 0.0)) / 60,
     }
     curve = [{**step, **errors.get(step["step"], {})} for step in steps]
     return Outcome(run.method, run.seed, numbers, curve, (held_out["before"], problems_by_step(run)))
+
+
+def late_means(late: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The outcomes of `LATE`; a step in which nothing was trained has no token entropy and does not count for it."""
+    values = {name: [step[metric] for step in late if metric in step] for name, metric in LATE.items()}
+    return {name: fmean(some) for name, some in values.items() if some}
 
 
 def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]]:

@@ -22,6 +22,7 @@ HEADINGS = {
     "execution_entropy": "on execution tokens",
     "semantic_entropy": "semantic entropy, bits",
     "planning_density": "planning tokens, %",
+    "grams": "grams per response",
     "length": "response tokens",
     "alpha": "alpha",
     "planning_errors": "planning errors per 100",
@@ -33,7 +34,7 @@ HEADINGS = {
 LEARNED = ("before", "after", "learning", "late_accuracy", "minutes")
 BEHAVED = (
     *("token_entropy", "planning_entropy", "execution_entropy", "semantic_entropy", "planning_density"),
-    *("length", "alpha", "planning_errors", "execution_errors"),
+    *("grams", "length", "alpha", "planning_errors", "execution_errors"),
 )
 
 
