@@ -24,7 +24,7 @@ from mmhicra.hicra.solutions import read_solutions
 
 CONTENT = Content(vocabulary=20_000, phrases=15_000, flatness=200, topics=200, topic_phrases=20)
 """With it 20 000 solutions of 400 words have about 100 000 n-grams in at least one solution of a thousand, as many as
-mining clusters at most: no corpus of this size takes longer."""
+mining clusters at most."""
 
 
 class Clock:

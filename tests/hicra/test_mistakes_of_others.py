@@ -1,6 +1,7 @@
 """Mistakes found in other implementations of HICRA, each with the test that fails on it.
 
-P, C and D are the files test_planning.py, test_credit.py and test_grams.py beside this one; no letter: this file.
+P, C, D and M are the files test_planning.py, test_credit.py, test_grams.py and test_mining.py beside this one; E, L
+and A are end_to_end/test_methods.py, train/test_losses.py and rewards/test_answers.py; no letter: this file.
 
 A port to a trainer's library
  1 mask from the grams' own token ids      test_a_gram_is_found_however_it_is_tokenised
@@ -11,7 +12,14 @@ A port to a trainer's library
  6 batch no multiple of the group size     test_a_group_of_any_size_gets_its_credit
  7 factor compounds on reuse               C test_assigning_twice_is_assigning_once; test_reuse_does_not_compound
  8 divided by the standard deviation       test_by_default_advantages_are_centred_and_not_divided
-11 mined file not read, preset instead     test_a_list_that_cannot_be_read_is_never_replaced_by_another
+ 9 a second loss path ignores the credit   E test_a_method_trains_otherwise_than_grpo_and_resumes_to_the_bit
+10 miner: case, punctuation, all clusters,  M test_planted_strategies_are_mined_and_content_is_not,
+   wrong solutions, final answers           M test_only_correct_solutions_and_no_questions_are_mined,
+                                           M test_refused_solutions
+11 mined file not read, preset instead     test_a_list_that_cannot_be_read_is_never_replaced_by_another,
+                                           M test_two_runs_write_the_same_file_which_loads_and_matches
+12 semantic entropy with the mask only,    E test_semantic_entropy_is_measured_for_every_method_over_the_whole_step
+   per micro-batch
 14 tool output marked                      test_what_the_policy_did_not_write_cannot_carry_a_gram
  - chained indexing writes to a copy       test_advantages_really_change
 
@@ -24,6 +32,8 @@ A port to another array library, and its successor
  7 window of five tokens                   test_a_gram_may_need_any_number_of_tokens
  8 other weights stacked on top            test_hicra_is_grpo_and_the_mask_and_nothing_else
  9 match across the border of two          test_no_match_crosses_from_one_completion_to_the_next
+10 miner: DF bounds, top 3 of each cluster  M test_cluster_df_and_selection_equal_the_reference,
+                                           M test_ties_at_the_edge_are_kept_and_the_share_is_of_clusters
 
 A notebook
  - prompt decoded too                      test_the_prompt_cannot_mark_a_response
@@ -31,6 +41,8 @@ A notebook
  - padding marked                          test_padding_and_end_tokens_are_never_planning
  - substring match                         test_nothing_is_found_inside_a_word
  - advantages clamped                      test_large_advantages_are_not_clamped
+ - no ratio, no clip                       L test_loss_equals_a_loop
+ - answer read from prompt and response    A test_what_is_extracted_stands_in_the_final_text
 
 Requirements: exact spans: 1 and 3 above, P; boundaries and union: P; no special tokens: P
 test_special_added_and_unknown_tokens_are_walls_and_never_planning; one torch.where: test_advantages_really_change;
