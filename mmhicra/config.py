@@ -14,6 +14,9 @@ Weight = Annotated[float, Field(ge=0.0)]
 GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
 
+PATCHES_PER_TOKEN = 4
+"""Every family merges 2 x 2 patches into an image token."""
+
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys and silent type conversions are refused."""
@@ -46,12 +49,29 @@ class ModelConfig(Section):
     family: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 over float32 master weights."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"
+    """Of the trainer's rows; see docs/performance.md. `auto` is `flex` on CUDA, else `segments`."""
+    vision_cache: str | None = None
+    """A folder that keeps what the frozen vision tower made of each image, across epochs and runs."""
     gradient_checkpointing: bool = False
     shard: bool = False
     """With several processes, split parameters, gradients and optimiser state over them (FSDP2) instead of copying."""
     freeze: FreezeConfig = FreezeConfig()
     lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.vision_cache is not None and not self.sees_always_alike:
+            raise ValueError(
+                "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
+                "trainable: drop one"
+            )
+        return self
+
+    @property
+    def sees_always_alike(self) -> bool:
+        """Whether an image looks the same to the model for the whole run."""
+        return self.freeze.vision_tower and self.freeze.merger
 
 
 class ColumnsConfig(Section):
@@ -265,7 +285,7 @@ class TrainConfig(Section):
     epochs: Positive = 1
     """Passes over a rollout batch."""
     tokens_per_micro_batch: Positive = 16384
-    """Gradient accumulation: padded tokens in one forward pass, per rank."""
+    """Gradient accumulation: tokens in one forward pass, per rank; patches too, while the vision side is trained."""
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
     loss: LossConfig = LossConfig()
@@ -350,7 +370,7 @@ class RunConfig(Section):
 
     def _check_trainable(self) -> str | None:
         freeze, lora = self.model.freeze, self.model.lora
-        if lora and not (freeze.vision_tower and freeze.merger):
+        if lora and not self.model.sees_always_alike:
             return (
                 "model.lora adapts the language model and freezes the rest, but model.freeze leaves "
                 "vision_tower or merger trainable: set both to true, or drop model.lora"
@@ -359,7 +379,7 @@ class RunConfig(Section):
             return "model.shard splits a model that is trained whole, model.lora trains little of it: drop one"
         if lora and freeze.language_model:
             return "model.lora adapts the language model, which model.freeze.language_model freezes: drop one"
-        if freeze.vision_tower and freeze.merger and freeze.language_model:
+        if self.model.sees_always_alike and freeze.language_model:
             return "model.freeze freezes everything, nothing is left to train: set one part to false"
         return None
 
@@ -370,11 +390,14 @@ class RunConfig(Section):
         return None
 
     def _check_lengths(self) -> str | None:
-        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        patches = 0 if self.model.sees_always_alike else PATCHES_PER_TOKEN
+        longest = (1 + patches) * self.data.max_prompt_tokens + self.rollout.max_new_tokens
         if self.train.tokens_per_micro_batch < longest:
+            looks = f", and {patches} patches for every image token while the vision side is trained" if patches else ""
             return (
                 f"train.tokens_per_micro_batch ({self.train.tokens_per_micro_batch}) cannot hold one prompt and one "
-                f"response (data.max_prompt_tokens + rollout.max_new_tokens = {longest}): raise it or lower those"
+                f"response (data.max_prompt_tokens + rollout.max_new_tokens{looks} = {longest}): raise it or "
+                "lower those"
             )
         if self.reward.length_weight > 0 and self.reward.length_buffer > self.rollout.max_new_tokens:
             return (

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from mmhicra.vlm.families import ImageFeatures
+
 IMAGE_PLACEHOLDER = "<image>"
 """Where an image stands in `Problem.question`; one for each image."""
 
@@ -122,6 +124,7 @@ class Prompt:
         images: the N resized images, in the order of their placeholders.
         pixel_values: (patches, patch values) float32, None for a text-only prompt.
         image_grid_thw: (N, 3) int64 in patches, None for a text-only prompt.
+        features: what a frozen vision tower made of the images, set by `vlm.features` in place of `pixel_values`.
     """
 
     problem: Problem
@@ -132,9 +135,15 @@ class Prompt:
     images: tuple[Image.Image, ...] = ()
     pixel_values: torch.Tensor | None = None
     image_grid_thw: torch.Tensor | None = None
+    features: ImageFeatures | None = None
 
     def __len__(self) -> int:
         return int(self.expanded_ids.numel())
+
+    @property
+    def patches(self) -> int:
+        """Patches that the vision tower still has to look at; 0 without images, or with their features."""
+        return 0 if self.pixel_values is None else len(self.pixel_values)
 
     @property
     def next_position(self) -> int:

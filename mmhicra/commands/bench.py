@@ -9,7 +9,7 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="measure speed on this machine: mask, mining, telemetry")
+    parser = commands.add_parser("bench", help="measure speed on this machine: mask, mining, telemetry, train")
     kinds = parser.add_subparsers(required=True, metavar="what")
     mask = kinds.add_parser("mask", help="tokens per second of the planning mask, with 249 and with 100 000 grams")
     mask.add_argument("--pairs", type=int, default=7, metavar="N", help="paired measurements (default 7)")
@@ -24,7 +24,17 @@ def add(commands: Any) -> None:
     telemetry.add_argument("--config", default="configs/tiny.yaml", metavar="FILE")
     telemetry.add_argument("--steps", type=int, default=20, metavar="N")
     telemetry.set_defaults(run=run_telemetry)
-    for kind in (mask, mining, telemetry):
+    step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")
+    step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
+    step.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="a shape, random weights")
+    step.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
+    step.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
+    step.add_argument("--pairs", type=int, default=5, metavar="N", help="steps of each side (default 5)")
+    step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
+    step.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    step.set_defaults(run=run_train)
+    for kind in (mask, mining, telemetry, step):
         kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -52,6 +62,27 @@ def run_telemetry(options: argparse.Namespace) -> int:
 
     result = telemetry.run_telemetry(options.config, options.steps)
     return _show(options, result, telemetry.print_telemetry)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """`mmhicra bench train`."""
+    from rich.console import Console
+
+    from mmhicra.bench import train
+
+    settings = train.Settings(
+        model=options.model,
+        regime=options.regime,
+        group=options.group,
+        pairs=options.pairs,
+        against=options.against,
+        precision=options.precision,
+        checkpointing=options.checkpointing,
+        memory=not options.no_memory,
+    )
+    with Console(stderr=True).status("bench train") as status:
+        result = train.run_train(settings, status.update)
+    return _show(options, result, train.print_train)
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:

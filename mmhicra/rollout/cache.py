@@ -1,6 +1,7 @@
 """Keys and values while responses grow, and the attention that reads them.
 
-Shapes: R rows, K key-value heads, Q query heads, S slots, P longest prompt, D head size.
+Shapes: B prompts, R rows (completions), K key-value heads, Q query heads, P longest prompt, D head size, M the most
+rows of one prompt.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 
 BLOCK = 64
@@ -20,83 +20,114 @@ DECODING = "mmhicra_decoding"
 
 
 class ResponseCache:
-    """The cache of rows that decode in step: P slots of prompt, right-padded, then a slot for every response token.
+    """The cache of completions that decode in step: every prompt once, and a slot for every response token.
 
     Takes the place of a transformers cache in the decoder's forward pass. Unlike theirs it is not copied for every
-    token.
+    token, and completions of one prompt read the same prompt.
 
     Args:
-        prompts: the filled cache of B prompts.
+        prompts: the filled cache of B prompts, right-padded.
         lengths: (B,) of the prompts.
         repeats: rows per prompt.
     """
 
     def __init__(self, prompts: DynamicCache, lengths: Tensor, repeats: int) -> None:
         layers: list[Any] = prompts.layers
-        self.length = prompts.get_seq_length()
         # Under autocast keys come out of the rotation in float32, but attention reads them like values, in bfloat16.
-        filled = [(layer.keys.to(layer.values.dtype), layer.values) for layer in layers]
-        self.layers = [[_grown(t.repeat_interleave(repeats, 0), self.length) for t in pair] for pair in filled]
-        known = torch.arange(self.length, device=lengths.device) < lengths.repeat_interleave(repeats).unsqueeze(1)
-        self.mask = _grown_mask(known, self.slots)
+        self.prompts = [(layer.keys.to(layer.values.dtype), layer.values) for layer in layers]
+        self.longest = prompts.get_seq_length()
+        known = torch.arange(self.longest, device=lengths.device) < lengths.unsqueeze(1)
+        self.unknown = None if bool(known.all()) else ~known[:, None, None]
+        self.owners = torch.arange(len(lengths), device=lengths.device).repeat_interleave(repeats)
+        self.seat()
+        values = self.prompts[0][1]
+        rows = values.new_empty((len(self.owners), values.shape[1], BLOCK, values.shape[3]))
+        self.layers = [[torch.empty_like(rows), torch.empty_like(rows)] for _ in layers]
+        self.length = 0
 
-    @property
-    def slots(self) -> int:
-        """S."""
-        return self.layers[0][0].shape[2]
+    def seat(self) -> None:
+        """Give every row a seat beside its prompt: B x M seats, those of one prompt together."""
+        owners, counts = self.owners, torch.bincount(self.owners, minlength=len(self.prompts[0][0]))
+        self.most = int(counts.max())
+        first = counts.cumsum(0) - counts
+        self.seats = owners * self.most + torch.arange(len(owners), device=owners.device) - first[owners]
+        self.full = len(owners) == len(counts) * self.most
 
-    def next_mask(self) -> Tensor:
-        """Make room for one token; returns (R, 1, 1, keys) bool, which keys its query sees."""
-        if self.length == self.slots:
+    def make_room(self) -> None:
+        """Open the slot of the next token."""
+        if self.length == self.layers[0][0].shape[2]:
             self.layers = [[_grown(tensor, self.length) for tensor in pair] for pair in self.layers]
-            self.mask = _grown_mask(self.mask, self.slots)
         self.length += 1
-        return self.mask[:, None, None, : self.length]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store (R, K, 1, D) keys and values in the slot of this token; returns those of all slots so far."""
+        """Store (R, K, 1, D) keys and values in the slot of this token; returns those of the response so far."""
         for buffer, new in zip(self.layers[layer_idx], (keys, values), strict=True):
             buffer[:, :, self.length - 1 : self.length] = new
         stored_keys, stored_values = self.layers[layer_idx]
         return stored_keys[:, :, : self.length], stored_values[:, :, : self.length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Filled slots."""
-        return self.length
+        """Tokens that every row has, its prompt padded to the longest."""
+        return self.longest + self.length
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows`."""
+        """Drop all rows but `rows` (increasing), and every prompt whose rows are all gone."""
         self.layers = [[tensor[rows] for tensor in pair] for pair in self.layers]
-        self.mask = self.mask[rows]
+        stay, self.owners = torch.unique(self.owners[rows], return_inverse=True)
+        if len(stay) < len(self.prompts[0][0]):
+            self.prompts = [(keys[stay], values[stay]) for keys, values in self.prompts]
+            self.unknown = None if self.unknown is None else self.unknown[stay]
+        self.seat()
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, layer: int, scale: float) -> Tensor:
+        """One query token a row (R, Q, 1, D) over its prompt and its response so far (R, K, length, D): (R, 1, Q, D).
+
+        The query heads of a key-value head, and the rows of a prompt, become queries of one product.
+        """
+        rows, heads, _, size = query.shape
+        prompt_keys, prompt_values = self.prompts[layer]
+        grouped = query.reshape(rows, keys.shape[1], -1, size) * scale
+        scores = torch.matmul(self._gather(grouped), prompt_keys.transpose(2, 3))
+        if self.unknown is not None:
+            scores = scores.masked_fill(self.unknown, -torch.inf)
+        own = torch.matmul(grouped, keys.transpose(2, 3))
+        weights = torch.cat([self._scatter(scores), own], dim=-1).softmax(-1, dtype=torch.float32).to(values.dtype)
+        of_prompt, of_own = weights.split([self.longest, self.length], dim=-1)
+        seen = self._scatter(torch.matmul(self._gather(of_prompt), prompt_values))
+        return (seen + torch.matmul(of_own, values)).reshape(rows, 1, heads, size)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """(R, K, Q / K, X) of rows -> (B, K, M x Q / K, X) beside their prompts; empty seats are zero."""
+        seated = rows
+        if not self.full:
+            seated = rows.new_zeros((len(self.prompts[0][0]) * self.most, *rows.shape[1:]))
+            seated[self.seats] = rows
+        return seated.unflatten(0, (-1, self.most)).transpose(1, 2).flatten(2, 3)
+
+    def _scatter(self, beside: Tensor) -> Tensor:
+        """The way back."""
+        seated = beside.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)
+        return seated if self.full else seated[self.seats]
 
 
 @contextmanager
 def decoding_attention(config: Any) -> Iterator[None]:
-    """Let a decoder with `config` read keys and values as they lie, not repeated for each query head.
-
-    Only for sdpa, and only for passes of one token a row with a mask: there transformers copies keys and values for
-    each of the Q / K query heads that share them, at every token. Eager attention stays as it is.
-    """
+    """Let a decoder with `config` attend through the `ResponseCache` that its forward pass is given as `cache`."""
     configured = config._attn_implementation
-    if configured == "sdpa":
-        config._attn_implementation = DECODING
+    config._attn_implementation = DECODING
     try:
         yield
     finally:
         config._attn_implementation = configured
 
 
-def _grouped_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
+def _decode(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, cache: Any, **_: Any
 ) -> tuple[Tensor, None]:
-    """One query token a row (R, Q, 1, D): the query heads of a key-value head become its queries."""
-    rows, heads, _one, size = query.shape
-    grouped = query.reshape(rows, key.shape[1], -1, size)
-    output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(rows, 1, heads, size), None
+    return cache.attend(query.to(value.dtype), key, value, module.layer_idx, scaling), None
 
 
-AttentionInterface.register(DECODING, _grouped_attention)
+AttentionInterface.register(DECODING, _decode)
 
 
 def _grown(tensor: Tensor, filled: int) -> Tensor:
@@ -104,8 +135,3 @@ def _grown(tensor: Tensor, filled: int) -> Tensor:
     larger = tensor.new_empty((rows, heads, slots + max(BLOCK, slots // 2), size))
     larger[:, :, :filled] = tensor[:, :, :filled]
     return larger
-
-
-def _grown_mask(mask: Tensor, slots: int) -> Tensor:
-    room = mask.new_ones((len(mask), slots - mask.shape[1]))
-    return torch.cat([mask, room], dim=1)

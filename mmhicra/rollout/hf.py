@@ -20,15 +20,16 @@ from mmhicra.rollout.cache import ResponseCache, decoding_attention
 from mmhicra.rollout.engine import Progress, Sampling, request_seed
 from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import Embedded, Family
+from mmhicra.vlm.features import images_of
 
 SHRINK_AT = 0.75
-"""Finished rows leave once they are a quarter of the batch: leaving copies the whole cache."""
+"""Finished rows leave once they are a quarter of the batch: leaving copies the cache of the responses."""
 
 
 class HFEngine:
     """Generates through transformers' layers.
 
-    Each prompt is encoded once, its images included, and its cache repeated for its completions. Completions of several
+    Each prompt is encoded once, its images included, and its cache shared by its completions. Completions of several
     prompts decode together, up to `max_sequences` at a time; one that ends leaves the batch.
 
     Args:
@@ -124,13 +125,11 @@ class HFEngine:
         """
         device = self.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        pixels = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
-        grids = [prompt.image_grid_thw for prompt in prompts if prompt.image_grid_thw is not None]
+        images = images_of(prompts)
         embedded = self.family.embed(
             self.model,
             _stack([prompt.expanded_ids for prompt in prompts], self.pad_token_id).to(device),
-            torch.cat(pixels).to(device) if pixels else None,
-            torch.cat(grids).to(device) if grids else None,
+            None if images is None else images.to(device),
             _stack([prompt.image_positions for prompt in prompts], False).to(device),
         )
         # (3, P_i) -> (P_i, 3), padded and stacked to (B, P, 3), -> (3, B, P)
@@ -157,7 +156,7 @@ class HFEngine:
             logprobs = sampling_logprobs(batch.logits, sampling)
             greedy = sampling.temperature == 0
             tokens = logprobs.argmax(-1) if greedy else draw(logprobs, batch.uniforms[batch.rows, t])
-            arrived = batch.append(t, tokens, logprobs, torch.isin(tokens, stops))
+            arrived = batch.append(t, tokens, logprobs, self._ends(batch, tokens, t, stops))
             if arrived:
                 yield arrived
             if t + 1 == sampling.max_new_tokens or batch.alive == 0:
@@ -167,13 +166,19 @@ class HFEngine:
         if batch.alive:
             yield batch.alive
 
+    def _ends(self, batch: _Batch, tokens: Tensor, t: int, stops: Tensor) -> Tensor:
+        """(R,) bool: which rows end with their token at response position `t`."""
+        return torch.isin(tokens, stops)
+
     def _next_logits(self, batch: _Batch, tokens: Tensor, t: int) -> Tensor:
         """(R,) tokens at response position `t` -> (R, V) logits of the next."""
         embedded = Embedded(self.family.embed_ids(self.model, tokens.unsqueeze(1)))
         positions = (batch.starts[batch.rows] + t).view(1, -1, 1).expand(3, -1, -1)
+        cache = batch.cache
+        cache.make_room()
         with decoding_attention(self.family.language_model(self.model).config):
             hidden, _ = self.family.hidden_states(
-                self.model, embedded, positions, batch.cache.next_mask(), past_key_values=batch.cache, use_cache=True
+                self.model, embedded, positions, None, past_key_values=cache, use_cache=True, cache=cache
             )
         return self.family.lm_head(self.model)(hidden[:, 0]).float()
 

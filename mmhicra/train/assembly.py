@@ -24,6 +24,7 @@ from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
+from mmhicra.train.attention import choose
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
@@ -31,6 +32,7 @@ from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import GatheringEngine, shard
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Trainer
+from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -78,7 +80,9 @@ def assemble(
         f"{len(library)} Strategic Grams ({library.name})"
     )
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
+    vision = make_vision(config, model)
     policy, reference, engine = make_policy(config, model, sampling, accelerator)
+    terminal.say(f"attention: {policy.attention}")
     optimizer = make_optimizer(policy, config.train.optimizer)
     trainer = Trainer(
         config=config,
@@ -93,7 +97,7 @@ def assemble(
         crediting=Crediting(config, make_matcher(config, library, model, sampling), model.tokenizer),
         stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
         prompts=prompts,
-        pad_token_id=model.pad_token_id,
+        vision=vision,
     )
     return Assembly(
         trainer=trainer,
@@ -126,6 +130,13 @@ def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sa
     )
 
 
+def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
+    """What looks at images ahead of training, if the vision side stays as it is."""
+    if not config.model.sees_always_alike:
+        return None
+    return FrozenVision(model.model, model.family, config.model.precision, config.model.vision_cache)
+
+
 def make_policy(
     config: RunConfig, model: LoadedModel, sampling: Sampling, accelerator: Accelerator
 ) -> tuple[Policy, Reference | None, Engine]:
@@ -137,8 +148,9 @@ def make_policy(
         banned_ids=list(sampling.banned_token_ids),
         chunk=config.train.logprob_chunk,
         precision=config.model.precision,
+        attention=choose(config.model.attention, accelerator.device, config.model.precision),
         nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
-        looks_always=accelerator.num_processes > 1,
+        looks_always=accelerator.num_processes > 1 and not config.model.sees_always_alike,
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
     engine: Engine = HFEngine(

@@ -10,10 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mmhicra.intervals import Z95, wilson_interval
-from mmhicra.records import Group, Problem
+from mmhicra.records import Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
-from mmhicra.vlm.processing import PromptBuilder
 
 EVALUATION_STEP = -1
 """The step that evaluation seeds derive from: before and after are sampled with the same random numbers."""
@@ -104,7 +103,7 @@ def outcome_of(group: Group) -> Outcome:
 def evaluate(
     engine: Engine,
     rewarder: Rewarder,
-    prompts: PromptBuilder,
+    prepare: Callable[[Sequence[Problem]], list[Prompt]],
     problems: Sequence[Problem],
     sampling: Sampling,
     seed: int,
@@ -116,7 +115,7 @@ def evaluate(
     Args:
         engine: generates.
         rewarder: scores.
-        prompts: builds prompts, `at_a_time` of them, so that no more pixels than that are held.
+        prepare: builds prompts, `at_a_time` of them, so that no more pixels than that are held.
         problems: the held-out problems.
         sampling: how they are answered.
         seed: of the run.
@@ -125,7 +124,7 @@ def evaluate(
     """
     outcomes: list[Outcome] = []
     for start in range(0, len(problems), at_a_time):
-        part = [prompts.build(problem) for problem in problems[start : start + at_a_time]]
+        part = prepare(problems[start : start + at_a_time])
         before = start * sampling.n
         groups = engine.generate(
             part,

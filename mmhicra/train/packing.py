@@ -1,48 +1,57 @@
-"""Groups -> flat rows: the prompt once, its responses after it.
+"""Groups -> flat rows: the prompt once, its responses after it, several groups one after another, no padding.
 
-A row is `[prompt incl. images][response 1]...[response G]`. Each response sees the prompt and itself, and starts
-at the position where the prompt ends, so its log-probs are those of the response alone behind its prompt.
-Shapes: B rows, L padded row length, T response tokens of a micro-batch, S responses.
+A row is `[prompt incl. images][response 1]...[response G][next prompt]...`, and is one micro-batch. Each response sees
+its prompt and itself, and starts at the position where the prompt ends, so its log-probs are those of the response
+alone behind its prompt. Shapes: L tokens of a row, T response tokens of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmhicra.records import Completion, Group, Prompt
-
-PADDING = -1
+from mmhicra.train.layout import Layout, Piece, Span
+from mmhicra.vlm.families import Images
+from mmhicra.vlm.features import images_of
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class SubGroup:
     """One prompt and some or all of its group's completions."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
 
-    def __len__(self) -> int:
-        return len(self.prompt) + sum(len(c) for c in self.completions)
+    @property
+    def lengths(self) -> tuple[int, list[int]]:
+        """P, and R of each completion."""
+        return len(self.prompt), [len(completion) for completion in self.completions]
+
+    @property
+    def size(self) -> int:
+        """What it takes of a row's budget: its tokens, and the patches of images that are still to be looked at."""
+        prompt, responses = self.lengths
+        return prompt + sum(responses) + self.prompt.patches
 
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """What one forward pass takes.
+    """A flat row: what one forward pass takes.
 
     Attributes:
-        ids: (B, L) int64.
-        positions: (3, B, L) int64 M-RoPE positions.
-        attention_mask: (B, 1, L, L) bool, True where a query may look.
-        image_positions: (B, L) bool.
-        pixel_values: every image of the rows in order, or None.
-        image_grid_thw: (N, 3), or None.
-        predictors: (T,) index into the B * L hidden states of the state that predicts each response token.
+        ids: (L,) int64.
+        positions: (3, L) int64 M-RoPE positions.
+        layout: which tokens are whose.
+        image_positions: (L,) bool.
+        images: every image of the row in order, or None.
+        predictors: (T,) index of the hidden state that predicts each response token.
         targets: (T,) int64, the response tokens.
-        sequence: (T,) int64, which response of the micro-batch a token belongs to.
+        sequence: (T,) int64, which response of the row a token belongs to.
         advantages: (T,) float32.
         planning: (T,) bool.
         engine_logprobs: (T,) float32, what the engine sampled with.
@@ -52,10 +61,9 @@ class MicroBatch:
 
     ids: Tensor
     positions: Tensor
-    attention_mask: Tensor
+    layout: Layout
     image_positions: Tensor
-    pixel_values: Tensor | None
-    image_grid_thw: Tensor | None
+    images: Images | None
     predictors: Tensor
     targets: Tensor
     sequence: Tensor
@@ -67,81 +75,67 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in held.items() if value is not None})
 
 
-def make_rows(groups: Sequence[Group], token_budget: int) -> list[Row]:
-    """One row a group; a group too large for `token_budget` becomes several rows that repeat the prompt.
+def split_groups(groups: Sequence[Group], budget: int) -> list[SubGroup]:
+    """Whole groups; one too large for `budget` becomes several sub-groups that repeat its prompt.
 
     Raises:
         ValueError: a prompt and one response exceed the budget (refused in the configuration, so a bug).
     """
-    rows = []
+    parts: list[SubGroup] = []
     for group in groups:
-        part: list[Completion] = []
+        completions: tuple[Completion, ...] = ()
         for completion in group.completions:
-            if part and len(Row(group.prompt, (*part, completion))) > token_budget:
-                rows.append(Row(group.prompt, tuple(part)))
-                part = []
-            part.append(completion)
-            if len(Row(group.prompt, tuple(part))) > token_budget:
-                raise ValueError(
-                    f"problem {group.prompt.problem.id}: {len(group.prompt)} prompt and {len(completion)} response "
-                    f"tokens exceed train.tokens_per_micro_batch ({token_budget})"
-                )
-        rows.append(Row(group.prompt, tuple(part)))
-    return rows
+            if completions and SubGroup(group.prompt, (*completions, completion)).size > budget:
+                parts.append(SubGroup(group.prompt, completions))
+                completions = ()
+            completions = (*completions, completion)
+            if len(completions) == 1:
+                _refuse_oversized(SubGroup(group.prompt, completions), budget)
+        parts.append(SubGroup(group.prompt, completions))
+    return parts
 
 
-def batch_rows(rows: Sequence[Row], token_budget: int) -> list[list[Row]]:
-    """Rows of like length together, so that B * L (padding counted) stays within the budget. Deterministic."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+def fill_rows(parts: Sequence[SubGroup], budget: int, at_least: int = 1) -> list[list[SubGroup]]:
+    """As few rows as the budget allows, or `at_least` so many if there are parts enough, evenly filled.
+
+    The largest part first, each into the row with the most room. Deterministic; nothing is lost.
+    """
+    ordered = sorted(parts, key=lambda part: part.size, reverse=True)
+    count = max(-(-sum(part.size for part in parts) // budget), min(at_least, len(parts)))
+    while True:
+        rows: list[list[SubGroup]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for part in ordered:
+            emptiest = filled.index(min(filled))
+            rows[emptiest].append(part)
+            filled[emptiest] += part.size
+        if max(filled, default=0) <= budget:
+            return rows
+        count += 1
 
 
-def pack(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
-    """Lay `rows` out as one micro-batch."""
-    length = max(len(row) for row in rows)
-    ids = torch.full((len(rows), length), pad_token_id)
-    positions = torch.zeros((3, len(rows), length), dtype=torch.int64)
-    segments = torch.full((len(rows), length), PADDING)
-    image_positions = torch.zeros((len(rows), length), dtype=torch.bool)
-    predictors: list[Tensor] = []
-    for index, row in enumerate(rows):
-        end = len(row.prompt)
-        ids[index, :end] = row.prompt.expanded_ids
-        positions[:, index, :end] = row.prompt.positions
-        segments[index, :end] = 0
-        image_positions[index, :end] = row.prompt.image_positions
-        for number, completion in enumerate(row.completions, start=1):
-            start, end = end, end + len(completion)
-            ids[index, start:end] = torch.tensor(completion.ids)
-            positions[:, index, start:end] = row.prompt.next_position + torch.arange(len(completion))
-            segments[index, start:end] = number
-            # The first response token is predicted by the prompt's last state, the others by their predecessor.
-            before = torch.cat([torch.tensor([len(row.prompt) - 1]), torch.arange(start, end - 1)])
-            predictors.append(index * length + before)
-    completions = [completion for row in rows for completion in row.completions]
-    prompts = [row.prompt for row in rows]
+def pack(row: Sequence[SubGroup]) -> MicroBatch:
+    """Lay the sub-groups of `row` out one after another."""
+    prompts = [part.prompt for part in row]
+    completions = [completion for part in row for completion in part.completions]
+    layout = Layout.of([part.lengths for part in row])
+    targets = torch.cat([torch.tensor(completion.ids) for completion in completions])
+    ids, positions, image_positions, predictors = (
+        torch.cat(pieces, dim=-1)
+        for pieces in zip(*(_lay_out(part, piece) for part, piece in zip(row, layout.pieces, strict=True)), strict=True)
+    )
     return MicroBatch(
         ids=ids,
         positions=positions,
-        attention_mask=shared_prefix_mask(segments),
+        layout=layout,
         image_positions=image_positions,
-        pixel_values=_concatenate([p.pixel_values for p in prompts]),
-        image_grid_thw=_concatenate([p.image_grid_thw for p in prompts]),
-        predictors=torch.cat(predictors),
-        targets=torch.cat([torch.tensor(c.ids) for c in completions]),
+        images=images_of(prompts),
+        predictors=predictors,
+        targets=targets,
         sequence=torch.repeat_interleave(torch.tensor([len(c) for c in completions])),
         advantages=torch.cat([_or_zeros(c.advantages, c, torch.float32) for c in completions]),
         planning=torch.cat([_or_zeros(c.planning, c, torch.bool) for c in completions]),
@@ -151,17 +145,31 @@ def pack(rows: Sequence[Row], pad_token_id: int) -> MicroBatch:
     )
 
 
-def shared_prefix_mask(segments: Tensor) -> Tensor:
-    """(B, L) segment numbers (0 prompt, 1.. responses, -1 padding) -> (B, 1, L, L) bool.
+def _refuse_oversized(part: SubGroup, budget: int) -> None:
+    if part.size > budget:
+        prompt, responses = part.lengths
+        raise ValueError(
+            f"problem {part.prompt.problem.id}: {prompt} prompt and {responses[0]} response tokens and "
+            f"{part.prompt.patches} patches exceed train.tokens_per_micro_batch ({budget})"
+        )
 
-    A query sees earlier keys of the prompt and of its own response. Everything sees itself, padding too:
-    a row of the softmax with nothing to look at would be NaN.
-    """
-    query, key = segments.unsqueeze(2), segments.unsqueeze(1)
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    allowed = causal & ((key == 0) | (key == query)) & (query != PADDING)
-    return (allowed | torch.eye(length, dtype=torch.bool, device=segments.device)).unsqueeze(1)
+
+def _lay_out(part: SubGroup, piece: Piece) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, positions, image positions and predictors of one sub-group."""
+    prompt = part.prompt
+    responses = [torch.tensor(completion.ids) for completion in part.completions]
+    after = [prompt.next_position + torch.arange(len(response)) for response in responses]
+    return (
+        torch.cat([prompt.expanded_ids, *responses]),
+        torch.cat([prompt.positions, torch.cat(after).expand(3, -1)], dim=1),
+        torch.cat([prompt.image_positions, torch.zeros(len(piece.tail), dtype=torch.bool)]),
+        # A response's first token is predicted by its prompt's last state, the others by their predecessor.
+        torch.cat([_predictors(piece.prompt, response) for response in piece.responses]),
+    )
+
+
+def _predictors(prompt: Span, response: Span) -> Tensor:
+    return torch.tensor([prompt.end - 1, *range(response.start, response.end - 1)])
 
 
 def _concatenate(parts: Sequence[Tensor | None]) -> Tensor | None:

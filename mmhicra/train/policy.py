@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmhicra.train.attention import registered
 from mmhicra.train.logprob import TokenStats, token_stats
 from mmhicra.train.packing import MicroBatch
 from mmhicra.vlm.families import Family
@@ -25,6 +26,7 @@ class Policy(nn.Module):
         banned_ids: never sampled.
         chunk: response positions whose logits are held at a time.
         precision: `bf16` computes under autocast.
+        attention: a name in `attention.ATTENTIONS` that this machine can run.
         nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
         looks_always: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it: one
             that skipped the tower would leave the others waiting for its part.
@@ -41,6 +43,7 @@ class Policy(nn.Module):
         banned_ids: list[int],
         chunk: int,
         precision: Literal["fp32", "bf16"] = "fp32",
+        attention: str = "segments",
         nucleus: float | None = None,
         looks_always: bool = False,
     ) -> None:
@@ -50,24 +53,28 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.chunk = chunk
         self.precision = precision
+        self.attention = attention
         self.nucleus = nucleus
         self.looks_always = looks_always
+        # For good: gradient checkpointing asks for it again in the backward pass.
+        family.language_model(model).config._attn_implementation = registered(attention)
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: MicroBatch) -> TokenStats:
         """Log-probs and entropies of the T response tokens of `batch`."""
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             embedded = self.family.embed(
-                self.model, batch.ids, batch.pixel_values, batch.image_grid_thw, batch.image_positions
+                self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
             )
-            hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions, batch.attention_mask)
-            if self.looks_always and batch.pixel_values is None:
+            hidden, _ = self.family.hidden_states(
+                self.model, embedded, batch.positions.unsqueeze(1), None, layout=batch.layout
+            )
+            if self.looks_always and batch.images is None:
                 hidden = hidden + 0.0 * self.family.look_at_nothing(self.model)
-            states = hidden.flatten(0, 1)[batch.predictors]
-            head = self.family.lm_head(self.model)
+            states = hidden[0].index_select(0, batch.predictors)
             return token_stats(
                 states,
-                head,
+                self.family.lm_head(self.model).weight,
                 batch.targets,
                 temperature=self.temperature,
                 banned=self.banned,

@@ -27,6 +27,7 @@ from mmhicra.train.evaluation import Evaluation, evaluate, paired_change, summar
 from mmhicra.train.metrics import Sink, open_sinks, refuse_missing_trackers
 from mmhicra.train.rollout_records import rollout_records
 from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.sharding import gathered
 from mmhicra.train.terminal import Terminal
 
 MAY_CHANGE_ON_RESUME = (
@@ -111,11 +112,15 @@ class Run:
         trainer, options = self.parts.trainer, self.config.eval
         mine = trainer.share(self.parts.held_out)
         started = time.perf_counter()
-        with self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar:
+        # Ranks may have different numbers of problems: none may wait for another in between.
+        with (
+            self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
+            gathered(trainer.policy),
+        ):
             outcomes = evaluate(
                 trainer.engine,
                 trainer.rewarder,
-                trainer.prompts,
+                trainer.prepare,
                 mine,
                 self.parts.evaluation_sampling,
                 self.config.seed,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate import Accelerator
@@ -43,10 +44,18 @@ def shard(policy: Policy, precision: str) -> None:
     policy._get_fsdp_state()._lazy_init()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
 
+_WHOLE: WeakSet[nn.Module] = WeakSet()
+"""Modules that `gathered` holds whole now."""
+
+
 @contextmanager
 def gathered(policy: nn.Module) -> Iterator[None]:
-    """Keep every parameter whole on every rank in a `with` block: ranks may then run the model out of step."""
-    shards = [module for module in policy.modules() if isinstance(module, FSDPModule)]
+    """Keep every parameter whole on every rank in a `with` block: ranks may then run the model out of step.
+
+    Blocks may be nested; the outermost gathers, and gives back.
+    """
+    shards = [module for module in policy.modules() if isinstance(module, FSDPModule) and module not in _WHOLE]
+    _WHOLE.update(shards)
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -54,6 +63,7 @@ def gathered(policy: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in shards:
+            _WHOLE.discard(module)
             # The root stays whole between forward and backward, where it is needed at once.
             module.set_reshard_after_forward(module is not policy, recurse=False)
             module.reshard()

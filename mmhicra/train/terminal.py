@@ -27,6 +27,7 @@ COLUMNS = (
     ("entropy", "entropy/all", "{:.3f}"),
     ("kept", "group/kept", "{:.0f}"),
     ("seconds", "time/step", "{:.2f}"),
+    ("vision", "time/vision", "{:.2f}"),
     ("rollout", "time/rollout", "{:.2f}"),
     ("reward", "time/reward", "{:.2f}"),
     ("credit", "time/credit", "{:.2f}"),
@@ -34,13 +35,14 @@ COLUMNS = (
     ("reference", "time/reference", "{:.2f}"),
     ("siren", "time/siren", "{:.2f}"),
     ("drift", "time/drift", "{:.2f}"),
-    ("fwd/bwd", "time/forward_backward", "{:.2f}"),
+    ("forward", "time/forward", "{:.2f}"),
+    ("backward", "time/backward", "{:.2f}"),
     ("optimiser", "time/optimiser", "{:.2f}"),
     ("sync", "time/sync", "{:.2f}"),
 )
 """Of a step's line: heading, name in `metrics.jsonl`, format. What was learned, then where the seconds went."""
 
-OPTIONAL = ("time/old_logprobs", "time/reference", "time/siren", "time/drift")
+OPTIONAL = ("time/vision", "time/old_logprobs", "time/reference", "time/siren", "time/drift")
 """Shown only if the run has these phases."""
 
 WIDTH = 7

@@ -16,16 +16,17 @@ from mmhicra.config import RunConfig
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
-from mmhicra.records import Completion, Group
+from mmhicra.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.losses import Totals, anchored_entropy_slope, clipped_policy_loss, k3, peak_entropy, token_weights
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import MicroBatch, Row, batch_rows, make_rows, pack
+from mmhicra.train.packing import MicroBatch, SubGroup, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
-from mmhicra.train.sharding import accumulating, clip_gradients
+from mmhicra.train.sharding import accumulating, clip_gradients, gathered
+from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.processing import PromptBuilder
 
 Progress = Callable[[str, int, int], None]
@@ -61,13 +62,15 @@ class Trainer:
     crediting: Crediting
     stream: ProblemStream
     prompts: PromptBuilder
-    pad_token_id: int
+    vision: FrozenVision | None
+    """Looks at images ahead of everyone; None if the vision tower is trained, and every forward pass has to look."""
     progress: Progress = lambda phase, done, total: None
     step_number: int = 0
     anchor: float | None = None
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
     first: dict[str, float] = field(default_factory=dict)
     """The first values of what telemetry reports as a ratio."""
+    time: Timers = field(default_factory=Timers)
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
@@ -105,8 +108,8 @@ class Trainer:
         """This rank's share of the next prompts, with G completions each."""
         problems = self.share(self.stream.take(self.config.train.prompts_per_step))
         total = len(problems) * self.sampling.n
+        prompts = self.prepare(problems)
         with self.time("rollout"):
-            prompts = [self.prompts.build(problem) for problem in problems]
             return self.engine.generate(
                 prompts,
                 self.sampling,
@@ -114,6 +117,15 @@ class Trainer:
                 step=self.step_number,
                 on_finish=lambda done: self.progress("rollout", done, total),
             )
+
+    def prepare(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Process each problem once, and look at its images if what is seen stays the same for the whole run."""
+        with self.time("prompts"):
+            prompts = [self.prompts.build(problem) for problem in problems]
+        if self.vision is None:
+            return prompts
+        with self.time("vision"), gathered(self.policy):
+            return self.vision.look(prompts)
 
     def mark(self, rollouts: Rollouts) -> None:
         """Find the planning tokens, and for the placebo its random n-grams."""
@@ -184,14 +196,14 @@ class Trainer:
     def optimise(self, groups: Sequence[Group]) -> None:
         """One optimiser step on `groups` by gradient accumulation."""
         totals, slope = self.totals(groups), self.siren_slope(groups)
-        batches = self.in_step(self.row_batches(groups))
-        with self.time("forward_backward"):
-            for number, (rows, live) in enumerate(batches, start=1):
-                batch, last = pack(rows, self.pad_token_id), number == len(batches)
-                with accumulating(self.accelerator, self.policy, last=last):
-                    loss = self.loss(batch.to(self.accelerator.device), totals, slope, live)
+        rows = self.rows(groups)
+        for number, (row, live) in enumerate(rows, start=1):
+            with accumulating(self.accelerator, self.policy, last=number == len(rows)):
+                with self.time("forward"):
+                    loss = self.loss(pack(row).to(self.accelerator.device), totals, slope, live)
+                with self.time("backward"):
                     self.accelerator.backward(loss)
-                self.progress("update", number, len(batches))
+            self.progress("update", number, len(rows))
         with self.time("optimiser"):
             parameters = [p for p in self.policy.parameters() if p.requires_grad]
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm)
@@ -287,23 +299,24 @@ class Trainer:
     ) -> list[tuple[Completion, Tensor]]:
         """Every completion of `groups` with its rows of what `values_of` a micro-batch is, without gradients."""
         scored: list[tuple[Completion, Tensor]] = []
-        for rows, live in self.in_step(self.row_batches(groups)):
-            values = values_of(pack(rows, self.pad_token_id).to(self.accelerator.device)).cpu()
+        for row, live in self.rows(groups):
+            values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if live:
-                completions = [completion for row in rows for completion in row.completions]
+                completions = [completion for part in row for completion in part.completions]
                 scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
         return scored
 
-    def in_step(self, batches: list[list[Row]]) -> list[tuple[list[Row], bool]]:
-        """`batches`, then a spare one marked False until every rank has as many: ranks run the model together."""
-        missing = int(self.max_over_ranks(float(len(batches)))) - len(batches)
-        spare = make_rows([self.spare], self.config.train.tokens_per_micro_batch)[:1]
-        return [(rows, True) for rows in batches] + [(spare, False)] * missing
+    def rows(self, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:
+        """The groups in rows that fit the token budget, as many on every rank: ranks run the model together.
 
-    def row_batches(self, groups: Sequence[Group]) -> list[list[Row]]:
-        """The rows of `groups` in batches that fit the token budget."""
+        A rank with too few parts for that adds spare rows, marked False.
+        """
         budget = self.config.train.tokens_per_micro_batch
-        return batch_rows(make_rows(groups, budget), budget)
+        parts = split_groups(groups, budget)
+        count = int(self.max_over_ranks(float(len(fill_rows(parts, budget)))))
+        rows = fill_rows(parts, budget, at_least=count)
+        spare = split_groups([self.spare], budget)[:1]
+        return [(row, True) for row in rows] + [(spare, False)] * (count - len(rows))
 
     def split(self, groups: Sequence[Group], epoch: int) -> list[list[Group]]:
         """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch."""

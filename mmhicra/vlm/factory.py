@@ -93,7 +93,7 @@ def make_tiny(family_name: str, folder: str | Path, seed: int = 0) -> Path:
         eos_token_id=tokenizer.convert_tokens_to_ids([TURN_END, END]), pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(folder)
-    _processor(family_name, tokenizer).save_pretrained(folder)
+    make_processor(family_name, tokenizer).save_pretrained(folder)
     return Path(folder)
 
 
@@ -113,7 +113,8 @@ def make_tokenizer(family_name: str) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _processor(family_name: str, tokenizer: Qwen2Tokenizer) -> Any:
+def make_processor(family_name: str, tokenizer: Qwen2Tokenizer) -> Any:
+    """The family's processor around `tokenizer`, with its own patch size and the usual pixel limits."""
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     options: dict[str, Any] = {"size": size, "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
     processors = {

@@ -6,7 +6,7 @@ Shapes: B rows, L row length, P prompt length, N images, I merged image tokens, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,38 @@ class ImageFeatures:
 
     merged: Tensor
     deepstack: tuple[Tensor, ...] = ()
+
+    def to(self, device: torch.device) -> ImageFeatures:
+        """The same on `device`."""
+        return ImageFeatures(self.merged.to(device), tuple(layer.to(device) for layer in self.deepstack))
+
+    def split(self, counts: Sequence[int]) -> list[ImageFeatures]:
+        """In pieces of so many image tokens each."""
+        layers = zip(*(layer.split(counts) for layer in self.deepstack), strict=True)
+        deep = list(layers) if self.deepstack else [()] * len(counts)
+        return [ImageFeatures(*pair) for pair in zip(self.merged.split(counts), deep, strict=True)]
+
+    @classmethod
+    def join(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """One after another."""
+        deep = zip(*(part.deepstack for part in parts), strict=True)
+        return cls(torch.cat([part.merged for part in parts]), tuple(torch.cat(layers) for layers in deep))
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Some images as the processor left them, in order: (patches, patch values), and (N, 3) in patches."""
+
+    values: Tensor
+    grid_thw: Tensor
+
+    def to(self, device: torch.device) -> Pixels:
+        """The same on `device`."""
+        return Pixels(self.values.to(device), self.grid_thw.to(device))
+
+
+Images = Pixels | ImageFeatures
+"""What a batch shows the model: images still to be looked at, or what the vision tower made of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +148,9 @@ class Family:
         parts.append(torch.arange(length - token).expand(3, -1) + start)
         return torch.cat(parts, dim=1).to(ids.device)
 
-    def encode_images(self, model: nn.Module, pixel_values: Tensor, image_grid_thw: Tensor) -> ImageFeatures:
-        """Run the vision tower and its merger over N images: (patches, patch values) and (N, 3) in patches."""
-        output = unwrap(model).model.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+    def encode_images(self, model: nn.Module, images: Pixels) -> ImageFeatures:
+        """Run the vision tower and its merger."""
+        output = unwrap(model).model.get_image_features(images.values, images.grid_thw, return_dict=True)
         deep = output.deepstack_features if self.deepstack else ()
         # transformers before 5.18 leaves deep-stack features in one piece; later they come one per image.
         whole = tuple(layer if isinstance(layer, Tensor) else torch.cat(layer) for layer in deep)
@@ -130,7 +162,7 @@ class Family:
         merge = options.spatial_merge_size
         pixels = like.new_zeros(merge**2, options.in_channels * options.temporal_patch_size * options.patch_size**2)
         grid = torch.tensor([[1, merge, merge]], device=like.device)
-        features = self.encode_images(model, pixels, grid)
+        features = self.encode_images(model, Pixels(pixels, grid))
         return torch.stack([part.sum() for part in (features.merged, *features.deepstack)]).sum()
 
     def embed_ids(self, model: nn.Module, ids: Tensor) -> Tensor:
@@ -152,36 +184,29 @@ class Family:
             return Embedded(placed)
         return Embedded(placed, list(features.deepstack), image_positions)
 
-    def embed(
-        self,
-        model: nn.Module,
-        ids: Tensor,
-        pixel_values: Tensor | None,
-        image_grid_thw: Tensor | None,
-        image_positions: Tensor,
-    ) -> Embedded:
+    def embed(self, model: nn.Module, ids: Tensor, images: Images | None, image_positions: Tensor) -> Embedded:
         """Embed rows of text and images; images stand at the given positions, never where an id happens to be.
 
         Args:
             model: the whole model.
             ids: (B, L).
-            pixel_values: the rows' images one after another, or None.
-            image_grid_thw: (N, 3) in patches, or None.
+            images: those of all rows one after another, or None.
             image_positions: (B, L) bool.
 
         Raises:
             ValueError: the images do not have as many tokens as there are positions; says both counts and the grid.
         """
         embeds = self.embed_ids(model, ids)
-        if pixel_values is None or image_grid_thw is None:
+        if images is None:
             if bool(image_positions.any()):
                 raise ValueError(f"{int(image_positions.sum())} image positions but no image")
             return Embedded(embeds)
-        features = self.encode_images(model, pixel_values, image_grid_thw)
+        if isinstance(images, ImageFeatures):
+            return self.place(embeds, images, image_positions)
         try:
-            return self.place(embeds, features, image_positions)
+            return self.place(embeds, self.encode_images(model, images), image_positions)
         except ValueError as error:
-            raise ValueError(f"{error}: image_grid_thw {image_grid_thw.tolist()}") from None
+            raise ValueError(f"{error}: image_grid_thw {images.grid_thw.tolist()}") from None
 
     def hidden_states(
         self,
@@ -191,6 +216,7 @@ class Family:
         attention_mask: Tensor | None,
         past_key_values: Any = None,
         use_cache: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Any]:
         """Run the language model alone, without its head.
 
@@ -201,6 +227,7 @@ class Family:
             attention_mask: (B, 1, L, keys) bool, True where a query may look; None is causal.
             past_key_values: a transformers cache, or None.
             use_cache: return one.
+            options: handed on to the attention of every layer.
 
         Returns:
             The final hidden states (B, L, H), and the cache or None.
@@ -209,11 +236,6 @@ class Family:
         deep: dict[str, Any] = {}
         if embedded.deepstack is not None:
             deep = {"deepstack_visual_embeds": embedded.deepstack, "visual_pos_masks": embedded.visual_pos_masks}
-        if attention_mask is not None and decoder.config._attn_implementation == "eager":
-            # Eager attention adds its mask to the scores.
-            lowest = torch.finfo(embedded.inputs_embeds.dtype).min
-            scores = torch.zeros_like(attention_mask, dtype=embedded.inputs_embeds.dtype)
-            attention_mask = scores.masked_fill(~attention_mask, lowest)
         output = decoder(
             inputs_embeds=embedded.inputs_embeds,
             position_ids=positions,
@@ -221,10 +243,11 @@ class Family:
             past_key_values=past_key_values,
             use_cache=use_cache,
             **deep,
+            **options,
         )
         return output.last_hidden_state, output.past_key_values
 
-    def lm_head(self, model: nn.Module) -> nn.Module:
+    def lm_head(self, model: nn.Module) -> nn.Linear:
         """Hidden states -> logits."""
         return unwrap(model).lm_head
 

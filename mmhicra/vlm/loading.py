@@ -166,7 +166,7 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
         policy, report = parts.family.model_class.from_pretrained(
             parts.path,
             dtype=torch.float32,
-            attn_implementation=model.attention,
+            attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )

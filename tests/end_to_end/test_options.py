@@ -24,7 +24,7 @@ from mmhicra.vlm.loading import load_policy
         ("train.loss.aggregation=dr_grpo", "train.loss.ratio=sequence", "train.minibatches=2"),
         ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20"),
         ("model.precision=bf16", "model.gradient_checkpointing=true"),
-        ("model.attention=eager", "train.tokens_per_micro_batch=700"),
+        ("model.attention=dense", "train.tokens_per_micro_batch=700"),
         ("model.freeze={vision_tower: false, merger: false}", "train.optimizer.schedule=linear"),
         ("reward.format_weight=0.1", "reward.length_weight=0.1", "reward.length_buffer=64", "data.shuffle=false"),
         ("hicra.grams=released_193", "hicra.min_words=2", "hicra.skip_math=true"),

@@ -104,19 +104,6 @@ def test_logprobs_equal_the_stock_forward(family, scene):
             torch.testing.assert_close(torch.tensor(completion.logprobs), row, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_eager_attention_samples_the_same(family, scene):
-    loaded, prompts, engine = scene(family)
-    sampling = sampling_for(loaded)
-    expected = engine.generate(prompts, sampling, seed=1, step=0)
-    loaded.model.set_attn_implementation("eager")
-    try:
-        eager = engine.generate(prompts, sampling, seed=1, step=0)
-    finally:
-        loaded.model.set_attn_implementation("sdpa")
-    assert sampled_ids(eager) == sampled_ids(expected)
-
-
 def test_adapters_take_part(scene):
     """A peft-wrapped model is sampled with its adapters: log-probs equal the wrapped model's own forward."""
     loaded, prompts, plain = scene("qwen2_5_vl")

@@ -12,7 +12,7 @@ def test_chunks_equal_one_softmax_with_gradients(chunk):
     torch.manual_seed(0)
     head, banned = nn.Linear(8, 20, bias=False), torch.tensor([3, 7])
     hidden, targets = torch.randn(11, 8, requires_grad=True), torch.arange(11) + 8
-    stats = token_stats(hidden, head, targets, temperature=0.7, banned=banned, chunk=chunk)
+    stats = token_stats(hidden, head.weight, targets, temperature=0.7, banned=banned, chunk=chunk)
     gradients = torch.autograd.grad(stats.logprobs.sum() + stats.entropy.sum(), [hidden, head.weight])
 
     logits = head(hidden) / 0.7
@@ -33,7 +33,7 @@ def test_no_gradient_is_kept_without_grad():
     with torch.no_grad():
         stats = token_stats(
             torch.randn(3, 4),
-            head,
+            head.weight,
             torch.tensor([0, 1, 2]),
             temperature=1.0,
             banned=torch.tensor([], dtype=torch.int64),
@@ -48,7 +48,7 @@ def test_nucleus_entropy_equals_a_loop_and_has_no_gradient_outside(mass):
     states = torch.randn(6, 12, requires_grad=True)
     banned = torch.tensor([0])
     stats = token_stats(
-        states, nn.Identity(), torch.ones(6, dtype=torch.int64), temperature=1.0, banned=banned, chunk=4, nucleus=mass
+        states, torch.eye(12), torch.ones(6, dtype=torch.int64), temperature=1.0, banned=banned, chunk=4, nucleus=mass
     )
     (gradient,) = torch.autograd.grad(stats.nucleus_entropy.sum(), states)
     for row, entropy, slopes in zip(states.detach(), stats.nucleus_entropy, gradient, strict=True):
@@ -72,7 +72,7 @@ def test_a_confident_position_has_a_nucleus_of_one_and_no_entropy():
     assert nucleus_mask(torch.tensor([[0.5, 0.4, 0.1]]).log(), 0.8).tolist() == [[True, True, False]]
     stats = token_stats(
         torch.tensor([[9.0, 0.0, 0.0]]),
-        nn.Identity(),
+        torch.eye(3),
         torch.tensor([0]),
         temperature=1.0,
         banned=torch.tensor([], dtype=torch.int64),
@@ -81,3 +81,28 @@ def test_a_confident_position_has_a_nucleus_of_one_and_no_entropy():
     )
     assert float(stats.nucleus_entropy) == 0.0
     assert float(stats.entropy) > 0.0
+
+
+def test_a_frozen_head_costs_no_weight_gradient():
+    head, hidden = torch.randn(6, 4), torch.randn(3, 4, requires_grad=True)
+    options = {"temperature": 1.0, "banned": torch.tensor([5]), "chunk": 2}
+    frozen = token_stats(hidden, head, torch.tensor([0, 1, 2]), **options).logprobs.sum()
+    (gradient,) = torch.autograd.grad(frozen, hidden)
+    head.requires_grad_()
+    trained = token_stats(hidden, head, torch.tensor([0, 1, 2]), **options).logprobs.sum()
+    assert torch.equal(gradient, torch.autograd.grad(trained, [hidden, head])[0])
+
+
+def test_under_autocast_gradients_keep_their_precision():
+    """bfloat16 factors, float32 sums: near the float32 result, and of the parameters' own dtype."""
+    torch.manual_seed(0)
+    head, hidden = torch.randn(50, 16, requires_grad=True), torch.randn(40, 16, requires_grad=True)
+    options = {"temperature": 1.0, "banned": torch.tensor([5]), "chunk": 8}
+    targets = torch.arange(40) % 5
+    exact = torch.autograd.grad(token_stats(hidden, head, targets, **options).logprobs.sum(), [hidden, head])
+    with torch.autocast("cpu", torch.bfloat16):
+        stats = token_stats(hidden, head, targets, **options)
+    assert stats.logprobs.dtype == torch.float32
+    for found, wanted in zip(torch.autograd.grad(stats.logprobs.sum(), [hidden, head]), exact, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - wanted).norm() < 0.02 * wanted.norm()

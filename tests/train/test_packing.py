@@ -1,37 +1,67 @@
-"""The shared-prefix row against one response at a time through the stock model: log-probs, loss and gradients."""
+"""Flat rows against one response at a time through the stock model: log-probs, entropies, loss and every gradient."""
 
 import random
+from functools import cache
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mmhicra.config import DataConfig, ModelConfig
 from mmhicra.records import Completion, Group, Problem, ProblemImage
 from mmhicra.train.losses import Totals, token_weights
-from mmhicra.train.packing import batch_rows, make_rows, pack, shared_prefix_mask
+from mmhicra.train.packing import fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
-TEMPERATURE = 0.8
-QUESTIONS = {"no image": 0, "one image": 1, "two images": 2}
+TEMPERATURE, ENTROPY_WEIGHT = 0.8, 0.1
+RELATIVE = 1e-5
+IMAGES = (0, 1, 3)
+
+groups_of = st.lists(
+    st.tuples(st.sampled_from(IMAGES), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=3
+)
+"""Groups as (images of the prompt, length of each response)."""
 
 
-def make_groups(model, completions=3, longest=12):
-    """Groups over text-only, one-image and two-image prompts, with random responses and advantages."""
+@pytest.fixture(scope="module")
+def load(tiny_model_folder):
+    """(family, LoRA or all of it trained, gradient checkpointing) -> the model."""
+
+    @cache
+    def loaded(family, lora, checkpointing):
+        freeze = {"vision_tower": lora, "merger": lora}
+        options = {
+            "freeze": freeze,
+            "gradient_checkpointing": checkpointing,
+            "lora": {"rank": 4, "alpha": 4} if lora else None,
+        }
+        model = load_policy(ModelConfig(path=str(tiny_model_folder(family)), family=family, **options))
+        torch.manual_seed(0)
+        for name, parameter in model.model.named_parameters():
+            if "lora_B" in name:  # zero at first, which would hide the gradient of lora_A
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model
+
+    return loaded
+
+
+def make_groups(model, shapes):
+    """Groups of those shapes with random responses and advantages."""
     builder = PromptBuilder(model.processor, model.family, model.config, DataConfig())
     rng = random.Random(0)
     groups = []
-    for name, count in QUESTIONS.items():
-        images = tuple(
-            ProblemImage(Image.effect_noise((60 + 40 * i, 90), 60 + i).convert("RGB"), f"{i}.png") for i in range(count)
-        )
-        problem = Problem(id=name, question="<image>" * count + f"What is this, {name}?", images=images, answer="1")
+    for number, (count, lengths) in enumerate(shapes):
+        noise = [Image.effect_noise((60 + 40 * i, 90), 60 + i).convert("RGB") for i in range(count)]
+        images = tuple(ProblemImage(picture, f"{i}.png") for i, picture in enumerate(noise))
+        problem = Problem(id=f"p{number}", question="<image>" * count + f"What is {number}?", images=images, answer="1")
         group = Group(builder.build(problem), [])
-        for _ in range(completions):
-            length = rng.randint(1, longest)
+        for length in lengths:
             ids = [rng.randrange(5, 200) for _ in range(length)]
             advantages = torch.tensor([rng.uniform(-1, 1) for _ in range(length)])
             group.completions.append(Completion(ids, [0.0] * length, "length", "", advantages=advantages))
@@ -39,91 +69,138 @@ def make_groups(model, completions=3, longest=12):
     return groups
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def model(request, tiny_model_folder):
-    config = ModelConfig(path=str(tiny_model_folder(request.param)), family=request.param)
-    return load_policy(config.model_copy(update={"freeze": config.freeze.model_copy(update={"vision_tower": False})}))
+def make_policy(model, attention="segments"):
+    banned = model.banned_token_ids
+    return Policy(model.model, model.family, temperature=TEMPERATURE, banned_ids=banned, chunk=7, attention=attention)
 
 
-def plain_logprobs(model, prompt, completion, banned):
-    """One response behind its prompt, through the stock model."""
+def plain(model, prompt, completion):
+    """Log-probs and entropies of one response behind its prompt, through the stock model."""
     ids = torch.cat([prompt.expanded_ids, torch.tensor(completion.ids)]).unsqueeze(0)
     types = torch.cat([prompt.image_positions.int(), torch.zeros(len(completion), dtype=torch.int32)]).unsqueeze(0)
     images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw} if prompt.images else {}
     logits = model.model(input_ids=ids, mm_token_type_ids=types, **images).logits[0, len(prompt) - 1 : -1]
-    logits = (logits / TEMPERATURE).index_fill(-1, banned, float("-inf"))
-    return logits.log_softmax(-1).gather(-1, torch.tensor(completion.ids).unsqueeze(-1)).squeeze(-1)
+    allowed = torch.ones(logits.shape[-1], dtype=torch.bool).index_fill(0, torch.tensor(model.banned_token_ids), False)
+    logprobs = (logits / TEMPERATURE).masked_fill(~allowed, float("-inf")).log_softmax(-1)
+    entropy = -(logprobs[:, allowed].exp() * logprobs[:, allowed]).sum(-1)
+    return logprobs.gather(-1, torch.tensor(completion.ids).unsqueeze(-1)).squeeze(-1), entropy
 
 
-def gradients(model, loss):
-    parameters = [p for p in model.model.parameters() if p.requires_grad]
-    return torch.autograd.grad(loss, parameters, allow_unused=True)
+def assert_close(found, expected, scale=None):
+    """To 1e-5 of `scale`, which is that of the largest expected value."""
+    scale = scale or expected.abs().max().item()
+    torch.testing.assert_close(found, expected, atol=RELATIVE * scale, rtol=0)
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole groups", "split groups"])
-def test_shared_prefix_equals_one_by_one(model, whole):
-    groups = make_groups(model)
-    longest = max(len(group.prompt) + len(completion) for group in groups for completion in group.completions)
-    budget = 100_000 if whole else longest
-    policy = Policy(model.model, model.family, temperature=TEMPERATURE, banned_ids=model.banned_token_ids, chunk=7)
-    totals = Totals(sum(len(c) for g in groups for c in g.completions), 9, 16)
+def assert_equal_to_one_by_one(model, groups, budget, attention="segments", vision=None):
+    """Log-probs, entropies, loss and gradients of `groups` in rows of `budget` tokens."""
+    policy = make_policy(model, attention)
+    completions = [completion for group in groups for completion in group.completions]
+    totals = Totals(sum(map(len, completions)), len(completions), 16)
+    trained = {name: p for name, p in model.model.named_parameters() if p.requires_grad}
 
+    rowed = groups if vision is None else [Group(vision.look([g.prompt])[0], g.completions) for g in groups]
     loss, packed = torch.zeros(()), {}
-    batches = batch_rows(make_rows(groups, budget), budget)
-    assert (sum(map(len, batches)) == len(groups)) == whole
-    for rows in batches:
-        batch = pack(rows, model.pad_token_id)
+    for row in fill_rows(split_groups(rowed, budget), budget):
+        batch = pack(row)
         stats = policy(batch)
-        loss = loss - (token_weights(batch.sequence, "sequence_mean", totals) * stats.logprobs * batch.advantages).sum()
-        completions = [c for row in rows for c in row.completions]
-        packed |= dict(zip(map(id, completions), stats.logprobs.split([len(c) for c in completions]), strict=True))
+        weights = token_weights(batch.sequence, "sequence_mean", totals)
+        loss = loss - (weights * (stats.logprobs * batch.advantages + ENTROPY_WEIGHT * stats.entropy)).sum()
+        here = [completion for part in row for completion in part.completions]
+        pairs = torch.stack([stats.logprobs, stats.entropy]).split([len(c) for c in here], dim=1)
+        packed |= dict(zip(map(id, here), pairs, strict=True))
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
 
-    plain_loss = torch.zeros(())
+    plain_loss, terms = torch.zeros(()), 0.0
     for group in groups:
         for completion in group.completions:
-            logprobs = plain_logprobs(model, group.prompt, completion, policy.banned)
-            torch.testing.assert_close(packed[id(completion)], logprobs, atol=1e-5, rtol=0)
-            plain_loss = plain_loss - (logprobs * completion.advantages).mean() / 9
-    torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
-    for own, plain in zip(gradients(model, loss), gradients(model, plain_loss), strict=True):
-        torch.testing.assert_close(own, plain, atol=1e-5, rtol=1e-4)
+            logprobs, entropy = plain(model, group.prompt, completion)
+            assert_close(packed[id(completion)][0], logprobs)
+            assert_close(packed[id(completion)][1], entropy)
+            own = (logprobs * completion.advantages + ENTROPY_WEIGHT * entropy).mean()
+            plain_loss = plain_loss - own / len(completions)
+            terms += (logprobs * completion.advantages).detach().abs().mean().item() / len(completions)
+    assert_close(loss, plain_loss, scale=terms)  # the terms cancel
+    expected = torch.autograd.grad(plain_loss, list(trained.values()), allow_unused=True)
+    largest = max(gradient.abs().max() for gradient in expected if gradient is not None)
+    for name, found, wanted in zip(trained, gradients, expected, strict=True):
+        if wanted is None:
+            assert found is None or not found.any(), name
+        else:
+            error = (found - wanted).norm() / max(wanted.norm(), 1e-2 * largest)
+            assert error < RELATIVE, f"{name}: {error}"
 
 
-def test_the_mask_lets_a_response_see_its_prompt_and_itself():
-    segments = torch.tensor([[0, 0, 1, 1, 2, -1]])
-    expected = [
-        "x.....",
-        "xx....",
-        "xxx...",
-        "xxxx..",
-        "xx..x.",
-        ".....x",
-    ]
-    mask = shared_prefix_mask(segments)[0, 0]
-    assert ["".join("x" if seen else "." for seen in row) for row in mask.tolist()] == expected
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(shapes=[(3, [5, 1, 9]), (0, [1]), (1, [2, 2, 2, 2])], split=False)
+@example(shapes=[(1, [4, 9, 1]), (0, [3, 3])], split=True)
+@given(shapes=groups_of, split=st.booleans())
+def test_rows_equal_one_by_one(load, family, lora, checkpointing, shapes, split):
+    model = load(family, lora, checkpointing)
+    groups = make_groups(model, shapes)
+    budget = max(map(widest, groups)) if split else 10**6
+    vision = FrozenVision(model.model, model.family, "fp32") if lora else None
+    assert_equal_to_one_by_one(model, groups, budget, vision=vision)
 
 
-def test_batches_stay_within_the_budget_and_lose_nothing(model):
-    groups = make_groups(model, completions=5)
-    rows = make_rows(groups, 400)
-    for batch in batch_rows(rows, 400):
-        assert max(map(len, batch)) * len(batch) <= 400
-    kept = sorted(id(c) for batch in batch_rows(rows, 400) for row in batch for c in row.completions)
+def widest(group):
+    """A budget that holds the prompt and its longest response, and nothing more."""
+    return len(group.prompt) + group.prompt.patches + max(map(len, group.completions))
+
+
+def test_the_dense_reference_equals_one_by_one(load):
+    model = load("qwen3_vl", False, False)
+    assert_equal_to_one_by_one(model, make_groups(model, [(1, [3, 5]), (0, [2, 1])]), 10**6, attention="dense")
+
+
+def test_rows_stay_within_the_budget_and_lose_nothing(load):
+    model = load("qwen2_5_vl", True, False)
+    groups = make_groups(model, [(count, [3, 9, 1, 7, 7]) for count in IMAGES * 2])
+    budget = max(map(widest, groups)) + 10
+    parts = split_groups(groups, budget)
+    assert len(parts) > len(groups)
+    rows = fill_rows(parts, budget)
+    assert all(sum(part.size for part in row) <= budget for row in rows)
+    kept = sorted(id(c) for row in rows for part in row for c in part.completions)
     assert kept == sorted(id(c) for group in groups for c in group.completions)
 
 
-def test_a_response_that_cannot_fit_is_named(model):
-    with pytest.raises(ValueError, match="problem one image: .* exceed train.tokens_per_micro_batch"):
-        make_rows(make_groups(model)[1:2], 10)
+def test_more_rows_can_be_asked_for(load):
+    groups = make_groups(load("qwen2_5_vl", True, False), [(0, [3, 3])] * 3)
+    parts = split_groups(groups, 10**6)
+    assert [len(row) for row in fill_rows(parts, 10**6)] == [3]
+    assert [len(row) for row in fill_rows(parts, 10**6, at_least=2)] == [2, 1]
+    assert [len(row) for row in fill_rows(parts, 10**6, at_least=7)] == [1, 1, 1]
+    assert fill_rows([], 100) == []
 
 
-def test_a_batch_without_images_looks_at_a_blank_one_if_told(model):
-    batch = pack(make_rows(make_groups(model)[:1], 10_000), model.pad_token_id)
+def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):
+    model = load("qwen2_5_vl", True, False)
+    (group,) = make_groups(model, [(1, [4])])
+    seen = FrozenVision(model.model, model.family, "fp32").look([group.prompt])
+    (unseen_part,) = split_groups([group], 10**6)
+    (seen_part,) = split_groups([Group(seen[0], group.completions)], 10**6)
+    assert seen_part.size == len(group.prompt) + 4
+    assert unseen_part.size == seen_part.size + int(group.prompt.image_grid_thw.prod())
+
+
+def test_a_response_that_cannot_fit_is_named(load):
+    groups = make_groups(load("qwen2_5_vl", True, False), [(1, [4])])
+    with pytest.raises(ValueError, match="problem p0: .* exceed train.tokens_per_micro_batch"):
+        split_groups(groups, 10)
+
+
+def test_a_batch_without_images_looks_at_a_blank_one_if_told(load):
+    model = load("qwen3_vl", False, False)
+    batch = pack(split_groups(make_groups(model, [(0, [3, 2])]), 10_000))
     options = {"temperature": TEMPERATURE, "banned_ids": [], "chunk": 64}
-    plain, looking = (
+    plain_stats, looking = (
         Policy(model.model, model.family, **options, looks_always=always)(batch) for always in (False, True)
     )
-    assert torch.equal(plain.logprobs, looking.logprobs)
+    assert torch.equal(plain_stats.logprobs, looking.logprobs)
     tower = [p for p in model.family.vision_tower(model.model).parameters() if p.requires_grad]
     gradients = torch.autograd.grad(looking.logprobs.sum(), tower)
     assert tower

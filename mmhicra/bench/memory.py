@@ -1,0 +1,40 @@
+"""How much memory a piece of work takes at its peak, above what was held before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmhicra.refusals import Refusal
+
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+"""For the environment of a process that is measured: glibc then gives freed tensors back at once."""
+
+
+def peak_above(work: Callable[[], Any]) -> int:
+    """Bytes: on CUDA what torch allocated, else resident memory of the process (Linux; run it under `ALLOCATOR`).
+
+    Raises:
+        Refusal: the system does not tell.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    except OSError as error:
+        raise Refusal(f"bench: peak memory cannot be measured on this system ({error}): add --no-memory") from None
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,129 @@
+"""Our side of `mmhicra bench train`: the real trainer on one group a step, responses of given lengths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mmhicra.bench.shapes import Regime
+from mmhicra.config import RunConfig
+from mmhicra.config_loading import load_config
+from mmhicra.records import Completion, Group, Problem, RewardRecord
+from mmhicra.rollout.hf import HFEngine
+from mmhicra.train.assembly import assemble
+from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.terminal import Terminal
+
+SETTINGS = (
+    "eval.problems=0",
+    "train.prompts_per_step=1",
+    "train.optimizer.warmup_steps=0",
+    "train.optimizer.learning_rate=1e-6",
+    "data.max_prompt_tokens=4096",
+    "data.max_refused_share=0.0",
+    "reward.accuracy_weight=0.0",
+    "reward.custom=[{path: 'mmhicra.bench.ours:every_other'}]",
+    "credit.method=grpo",
+    "log.tensorboard=false",
+)
+
+
+_calls = itertools.count()
+
+
+def every_other(problem: Problem, completion: Completion, record: RewardRecord) -> float:
+    """A reward of 0 and 1 in turn: what is measured needs a group with signal."""
+    return float(next(_calls) % 2)
+
+
+class FixedLengths(HFEngine):
+    """The embedded engine, whose responses end where they are told."""
+
+    def __init__(self, engine: HFEngine, lengths: Sequence[int]) -> None:
+        vars(self).update(vars(engine))
+        self.lengths = lengths
+
+    def _ends(self, batch: Any, tokens: Tensor, t: int, stops: Tensor) -> Tensor:
+        ends = torch.tensor(self.lengths, device=tokens.device)
+        return ends[batch.rows % len(ends)] == t + 1
+
+
+class Ours:
+    """A trainer that takes one step at a time, with its seconds by phase.
+
+    Args:
+        model: a model folder.
+        problems: the file that `shapes.write_problems` wrote.
+        regime: lengths.
+        precision: fp32 or bf16.
+        checkpointing: gradient checkpointing.
+        folder: for the run folder.
+    """
+
+    name = "mmhicra"
+
+    def __init__(
+        self, model: Path, problems: Path, regime: Regime, precision: str, checkpointing: bool, folder: Path
+    ) -> None:
+        longest = max(regime.responses)
+        self.config: RunConfig = load_config(
+            None,
+            [
+                *SETTINGS,
+                f"run_folder={folder}",
+                f"model.path={model}",
+                f"model.precision={precision}",
+                f"model.gradient_checkpointing={str(checkpointing).lower()}",
+                f"data.source={problems}",
+                f"rollout.n={len(regime.responses)}",
+                f"rollout.max_new_tokens={longest}",
+                f"train.tokens_per_micro_batch={max(32768, regime.prompt + sum(regime.responses))}",
+            ],
+        )
+        self.stack = ExitStack()
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        run_folder = RunFolder(str(folder))
+        run_folder.create("", overwrite=True)
+        parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)
+        self.trainer = parts.trainer
+        engine = self.trainer.engine
+        assert isinstance(engine, HFEngine)
+        self.trainer.engine = FixedLengths(engine, regime.responses)
+
+    def close(self) -> None:
+        """End the reward workers."""
+        self.stack.close()
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        return sum(parameter.numel() for parameter in self.trainer.unwrapped.parameters())
+
+    def update(self, group: Group) -> None:
+        """Forward and backward on `group`, and the gradients thrown away."""
+        (row,) = split_groups([group], self.config.train.tokens_per_micro_batch)
+        batch = pack([row]).to(self.trainer.accelerator.device)
+        totals = self.trainer.totals([group])
+        self.trainer.accelerator.backward(self.trainer.loss(batch, totals, 0.0, True))
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> tuple[dict[str, float], Group]:
+        """One whole step: seconds by phase, and its group. Looking at the image counts as rollout."""
+        _, rollouts = self.trainer.step()
+        seconds = self.trainer.time.seconds
+        phases = {
+            "rollout": seconds["prompts"] + seconds["vision"] + seconds["rollout"],
+            "forward": seconds["forward"],
+            "backward": seconds["backward"],
+            "optimiser": seconds["optimiser"],
+            "step": sum(seconds.values()),
+        }
+        return phases, rollouts.all[0]

@@ -1,0 +1,145 @@
+"""A frozen vision tower looks at an image once: engine, reference and every optimiser step share what it made of it.
+
+Shapes: I merged image tokens of a prompt, H hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmhicra.records import Prompt
+from mmhicra.refusals import Refusal
+from mmhicra.vlm.families import Family, ImageFeatures, Images, Pixels
+
+PATCHES_AT_A_TIME = 16_384
+"""About three images of a megapixel in one pass of the tower, or one larger than that."""
+
+
+def images_of(prompts: Sequence[Prompt]) -> Images | None:
+    """The images of `prompts`, one after another: their features if they have them, else their pixels.
+
+    Raises:
+        ValueError: some prompts have features and others only pixels.
+    """
+    seen = [prompt.features for prompt in prompts if prompt.features is not None]
+    unseen = [prompt for prompt in prompts if prompt.pixel_values is not None]
+    if seen and unseen:
+        raise ValueError(f"problem {unseen[0].problem.id} has pixels, but others in its batch have features")
+    if seen:
+        return ImageFeatures.join(seen)
+    return _pixels(unseen) if unseen else None
+
+
+class FrozenVision:
+    """Looks at the images of prompts, and keeps what it saw in a folder if there is one.
+
+    Args:
+        model: whose vision tower and mergers are frozen.
+        family: the model's.
+        precision: as the policy computes.
+        folder: features are read from and written to it, under a name made of the content of images and tower;
+            None keeps none.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, precision: Literal["fp32", "bf16"], folder: str | Path | None = None
+    ) -> None:
+        self.model = model
+        self.family = family
+        self.precision = precision
+        self.folder = Path(folder).expanduser() if folder else None
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.tower = _fingerprint(family.vision_tower(model), precision)
+
+    def look(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """`prompts` with features in place of pixels, on the CPU; the rest of each is as it was.
+
+        Raises:
+            Refusal: a file in the folder is broken.
+        """
+        kept = {index: self._read(prompt) for index, prompt in enumerate(prompts) if prompt.pixel_values is not None}
+        missing = [index for index, features in kept.items() if features is None]
+        for some in _portions(missing, [prompts[index].patches for index in missing]):
+            seen = self._encode([prompts[index] for index in some])
+            for index, features in zip(some, seen, strict=True):
+                kept[index] = features
+                self._write(prompts[index], features)
+        return [
+            replace(prompt, features=kept[index], pixel_values=None) if index in kept else prompt
+            for index, prompt in enumerate(prompts)
+        ]
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[Prompt]) -> list[ImageFeatures]:
+        device = next(self.family.vision_tower(self.model).parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self.family.encode_images(self.model, _pixels(prompts).to(device))
+        return features.to(torch.device("cpu")).split([int(prompt.image_positions.sum()) for prompt in prompts])
+
+    def _file(self, prompt: Prompt) -> Path:
+        assert self.folder is not None
+        assert prompt.pixel_values is not None
+        assert prompt.image_grid_thw is not None
+        parts = (self.tower, *(tensor.numpy().tobytes() for tensor in (prompt.pixel_values, prompt.image_grid_thw)))
+        return self.folder / f"{hashlib.blake2b(b''.join(parts), digest_size=16).hexdigest()}.safetensors"
+
+    def _read(self, prompt: Prompt) -> ImageFeatures | None:
+        if self.folder is None or not (path := self._file(prompt)).exists():
+            return None
+        try:
+            merged, *deep = (tensor for _, tensor in sorted(load_file(path).items()))
+        except (SafetensorError, ValueError) as error:
+            raise Refusal(f"model.vision_cache: {path} is broken ({error}): delete it") from None
+        return ImageFeatures(merged, tuple(deep))
+
+    def _write(self, prompt: Prompt, features: ImageFeatures) -> None:
+        if self.folder is None:
+            return
+        path = self._file(prompt)
+        tensors = {
+            f"layer_{number:02}": t.contiguous() for number, t in enumerate((features.merged, *features.deepstack))
+        }
+        unfinished = path.with_suffix(f".{id(self)}.part")  # ranks and runs may share the folder
+        save_file(tensors, unfinished)
+        unfinished.replace(path)
+
+
+def _pixels(prompts: Sequence[Prompt]) -> Pixels:
+    values = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
+    grids = [prompt.image_grid_thw for prompt in prompts if prompt.image_grid_thw is not None]
+    return Pixels(torch.cat(values), torch.cat(grids))
+
+
+def _portions(indices: Sequence[int], patches: Sequence[int]) -> Iterator[list[int]]:
+    """`indices` in order, as many at a time as stay within `PATCHES_AT_A_TIME`, at least one."""
+    portion: list[int] = []
+    room = PATCHES_AT_A_TIME
+    for index, count in zip(indices, patches, strict=True):
+        if portion and count > room:
+            yield portion
+            portion, room = [], PATCHES_AT_A_TIME
+        portion.append(index)
+        room -= count
+    if portion:
+        yield portion
+
+
+def _fingerprint(tower: nn.Module, precision: str) -> bytes:
+    digest = hashlib.blake2b(precision.encode())
+    for name, parameter in sorted(tower.state_dict().items()):
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + _bytes(parameter))
+    return digest.digest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

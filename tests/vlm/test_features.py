@@ -1,0 +1,90 @@
+"""A frozen tower looks once: what it saw serves in place of the pixels, in memory and on disk."""
+
+import pytest
+import torch
+
+from mmhicra.config import DataConfig
+from mmhicra.refusals import Refusal
+from mmhicra.vlm import features
+from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.features import FrozenVision, images_of
+from mmhicra.vlm.processing import PromptBuilder
+
+
+@pytest.fixture
+def prompts(tiny_model, make_problem):
+    """Family -> prompts with one, no and two images."""
+
+    def build(family):
+        loaded = tiny_model(family)
+        builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig())
+        problems = [
+            make_problem("<image>One?", (60, 90), id="one"),
+            make_problem("None?", id="none"),
+            make_problem("<image><image>Two of them?", (120, 60), (64, 64), id="two"),
+        ]
+        return loaded, [builder.build(problem) for problem in problems]
+
+    return build
+
+
+def embedded(loaded, prompt):
+    with torch.no_grad():
+        found = loaded.family.embed(
+            loaded.model, prompt.expanded_ids[None], images_of([prompt]), prompt.image_positions[None]
+        )
+    return [found.inputs_embeds, *(found.deepstack or [])]
+
+
+@pytest.mark.parametrize("at_a_time", [1, 10_000])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_features_stand_for_pixels(family, at_a_time, prompts, monkeypatch):
+    monkeypatch.setattr(features, "PATCHES_AT_A_TIME", at_a_time)
+    loaded, plain = prompts(family)
+    seen = FrozenVision(loaded.model, loaded.family, "fp32").look(plain)
+    assert [prompt.pixel_values is None for prompt in seen] == [True, True, True]
+    assert [prompt.patches for prompt in seen] == [0, 0, 0]
+    assert plain[0].patches == len(plain[0].pixel_values)
+    for before, after in zip(plain, seen, strict=True):
+        for expected, found in zip(embedded(loaded, before), embedded(loaded, after), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_folder_keeps_them_by_content(prompts, tmp_path, monkeypatch):
+    loaded, plain = prompts("qwen3_vl")
+    first = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).look(plain)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    again = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
+    monkeypatch.setattr(again, "_encode", None)  # nothing is left to look at
+    for one, other in zip(first, again.look(plain), strict=True):
+        assert (one.features is None) == (other.features is None)
+        if one.features:
+            assert torch.equal(one.features.merged, other.features.merged)
+            assert len(one.features.deepstack) == len(other.features.deepstack) == 2
+            assert all(map(torch.equal, one.features.deepstack, other.features.deepstack))
+    tower = loaded.family.vision_tower(loaded.model)
+    weight = next(tower.parameters())
+    weight.data += 1
+    try:
+        FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).look(plain)
+    finally:
+        weight.data -= 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4, "another tower sees something else"
+
+
+def test_a_broken_file_is_named(prompts, tmp_path):
+    loaded, plain = prompts("qwen2_vl")
+    vision = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
+    vision.look(plain)
+    broken = next(tmp_path.glob("*.safetensors"))
+    broken.write_bytes(b"not a tensor")
+    with pytest.raises(Refusal, match=f"{broken.name} is broken .*: delete it"):
+        vision.look(plain)
+
+
+def test_pixels_and_features_do_not_mix(prompts):
+    loaded, plain = prompts("qwen2_vl")
+    seen = FrozenVision(loaded.model, loaded.family, "fp32").look(plain[:1])
+    with pytest.raises(ValueError, match="problem two has pixels"):
+        images_of([*seen, plain[2]])
+    assert images_of(plain[1:2]) is None
