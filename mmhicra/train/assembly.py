@@ -25,6 +25,7 @@ from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.attention import choose
+from mmhicra.train.balance import Work
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
@@ -80,7 +81,7 @@ def assemble(
         f"{len(library)} Strategic Grams ({library.name})"
     )
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
-    vision = make_vision(config, model)
+    vision, work = make_vision(config, model), Work.of(model.model, model.family)
     policy, reference, engine = make_policy(config, model, sampling, accelerator)
     terminal.say(f"attention: {policy.attention}")
     optimizer = make_optimizer(policy, config.train.optimizer)
@@ -98,6 +99,7 @@ def assemble(
         stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
         prompts=prompts,
         vision=vision,
+        work=work,
     )
     return Assembly(
         trainer=trainer,

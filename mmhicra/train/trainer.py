@@ -19,6 +19,7 @@ from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.train.balance import Work, balance
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.losses import Totals, anchored_entropy_slope, clipped_policy_loss, k3, peak_entropy, token_weights
 from mmhicra.train.metrics import Tally, Timers
@@ -64,6 +65,8 @@ class Trainer:
     prompts: PromptBuilder
     vision: FrozenVision | None
     """Looks at images ahead of everyone; None if the vision tower is trained, and every forward pass has to look."""
+    work: Work
+    """What a group costs, by which groups are spread over ranks."""
     progress: Progress = lambda phase, done, total: None
     step_number: int = 0
     anchor: float | None = None
@@ -102,6 +105,8 @@ class Trainer:
                 (kept if has_signal(group.rewards()) and len(kept) < share else dropped).append(group)
             if not self.sum_over_ranks(float(share - len(kept))):
                 break
+        with self.time("balance"):
+            kept, self.imbalance = balance(kept, self.work, self.accelerator)
         return Rollouts(kept, dropped)
 
     def roll_out(self) -> list[Group]:
@@ -344,6 +349,7 @@ class Trainer:
             **seen,
             "group/kept": self.sum_over_ranks(float(len(rollouts.kept))),
             "group/dropped": self.sum_over_ranks(float(len(rollouts.dropped))),
+            "speed/imbalance": self.imbalance,
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
         }
 

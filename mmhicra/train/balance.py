@@ -1,0 +1,123 @@
+"""Whole groups change ranks until the ranks have about as much to compute; a group is never torn apart for it.
+
+Shapes: P prompt tokens, R tokens of a response, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+
+from mmhicra.records import Group
+from mmhicra.vlm.families import Family
+
+WORTH = 0.02
+"""A move that takes less than this share of the mean load off the heavier rank is not worth sending the group."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the forward pass of a flat row costs, in FLOP: linear in tokens, quadratic in what attention sees.
+
+    Attributes:
+        token: the linear layers of the decoder, a token.
+        pair: attention of all layers, a query and a key that it sees.
+        scored: the head, a response token.
+        patch: the linear layers of the vision tower, a patch that is still to be looked at.
+    """
+
+    token: float
+    pair: float
+    scored: float
+    patch: float
+
+    @classmethod
+    def of(cls, model: nn.Module, family: Family) -> Work:
+        """Of a model that is still whole (not sharded)."""
+        decoder = family.language_model(model)
+        config: Any = decoder.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            token=2.0 * _linear(decoder),
+            pair=4.0 * config.num_hidden_layers * config.num_attention_heads * size,
+            scored=2.0 * family.lm_head(model).weight.numel(),
+            patch=2.0 * _linear(family.vision_tower(model)),
+        )
+
+    def forward(self, group: Group) -> float:
+        """FLOP of one forward pass over the group in one row."""
+        prompt, responses = len(group.prompt), [len(completion) for completion in group.completions]
+        pairs = prompt**2 / 2 + sum(prompt * length + length**2 / 2 for length in responses)
+        return (
+            (prompt + sum(responses)) * self.token
+            + pairs * self.pair
+            + sum(responses) * self.scored
+            + group.prompt.patches * self.patch
+        )
+
+
+class Move(NamedTuple):
+    """Group `number` of rank `source` goes to rank `target`."""
+
+    source: int
+    number: int
+    target: int
+
+
+def plan_moves(costs: Sequence[Sequence[float]]) -> list[Move]:
+    """Moves that bring the loads of the ranks together; the same on every rank.
+
+    From the heaviest rank to the lightest goes the group that leaves the two most alike, as long as that is worth it.
+
+    Args:
+        costs: of the groups of each rank, all above 0.
+    """
+    held, arrived = [dict(enumerate(own)) for own in costs], [0.0] * len(costs)
+    mean = sum(map(sum, costs)) / len(costs)
+    moves: list[Move] = []
+    while True:
+        loads = [sum(own.values()) + more for own, more in zip(held, arrived, strict=True)]
+        source, target = loads.index(max(loads)), loads.index(min(loads))
+        gap = loads[source] - loads[target]
+        own = held[source]
+        best = min(own, key=lambda index: abs(gap / 2 - own[index]), default=None)
+        if best is None or gap / 2 - abs(gap / 2 - own[best]) <= WORTH * mean:
+            return moves
+        moves.append(Move(source, best, target))
+        arrived[target] += own.pop(best)  # it stays there: a group is sent once
+
+
+def balance(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[list[Group], float]:
+    """Exchange groups among ranks; every rank must call it.
+
+    Returns:
+        This rank's groups now, and the heaviest load over the mean (1 is even).
+    """
+    own = [work.forward(group) for group in groups]
+    costs: list[list[float]] = gather_object([own]) if accelerator.num_processes > 1 else [own]
+    rank, stay = accelerator.process_index, dict(enumerate(groups))
+    loads = [sum(each) for each in costs]
+    arrived: list[Group] = []
+    for source, index, target in plan_moves(costs):
+        parcel: list[Any] = [_light(stay.pop(index)) if rank == source else None]
+        broadcast_object_list(parcel, from_process=source)
+        if rank == target:
+            arrived.append(parcel[0])
+        loads[source] -= costs[source][index]
+        loads[target] += costs[source][index]
+    mean = sum(loads) / len(loads)
+    return [*stay.values(), *arrived], max(loads) / mean if mean else 1.0
+
+
+def _light(group: Group) -> Group:
+    """Without the pictures, which only an engine needs."""
+    return Group(replace(group.prompt, images=()), group.completions)
+
+
+def _linear(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
