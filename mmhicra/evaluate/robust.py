@@ -21,6 +21,8 @@ from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
 _TOWER = re.compile(r"\^\s*[{(]*\s*-?\d+\s*\^|\^\s*[{(]*\s*-?\d{5}|\d!\s*!|\d{6}\s*!")
+_NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
+"""What an option may hold that is a number, but none that `read_value` reads."""
 _MARKED_LETTER = re.compile(r"[(\[{ ]*([A-Z])[)\]}.: ]*")
 _NOTHING_TO_READ = re.compile(r"[^A-Za-z0-9\\∞∅]*")
 
@@ -132,6 +134,8 @@ def _decide_choice(item: Item, answer: str) -> Outcome | Query:
     if not gold:
         return Outcome("gold-unusable", "the gold names no option")
     named = named_options(answer, item)
+    if not named and read_value(answer) and not any(map(_NUMBER_TO_WORK_OUT.search, item.choices)):
+        return Outcome("wrong", "names no option")
     if not named:
         letter = LETTERS[min(gold)]
         return Query(answer, letter, "choice", item.choices) if len(gold) == 1 else Outcome("wrong", "names no option")

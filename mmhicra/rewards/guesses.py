@@ -47,8 +47,10 @@ _TABLE_ROW = re.compile(r"\s*\||.*\s\|\s|\s*-{3,}")
 _NEXT_QUESTION = re.compile(r"\n\s{0,20}(?:Hint|Question|Human|User|Q)\s?:")
 _BOLD_NUMBER = re.compile(r"\*\*([^*\n]{0,200})\*\*")
 _LETTER = re.compile(r"[(（]([A-Z])[)）]|\b(?:[Oo]ption|[Cc]hoice)(?:\sletter)?(?:\sis|:)?\s([A-Z])\b")
-_BARE_LETTER = re.compile(r"(?<![\w\\∠△'])([A-Z])(?![\w'°^])")
+_FINISHED = re.compile(r"[.!?。）)\]$*%\d\"'`]\s{0,9}\Z")
 _LONGEST_SENTENCE = 2000
+_LONG = 400
+"""Characters from which on a response without a full stop at its end counts as cut short."""
 
 
 def first_turn(text: str) -> str:
@@ -104,13 +106,19 @@ def guess_option(text: str, choices: Sequence[str]) -> str | None:
         if len(letters) == 1:
             return letters.pop()
     for sentence in sentences:
-        named = options_quoted(sentence, tuple(choices))
-        if len(named) == 1:
-            return choices[named[0]]
-    if choices and not all(len(choice) == 1 for choice in choices):
+        if (named := _option_stated(sentence, tuple(choices))) is not None:
+            return choices[named]
+    return None
+
+
+def _option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
+    """The option a sentence quotes; of options that are numbers the one it states, not one it calculates with."""
+    named = options_quoted(sentence, choices)
+    if len(named) != 1:
         return None
-    letters = [letter for letter in _BARE_LETTER.findall(text) if letter != "I" and _known(letter, choices)]
-    return letters[-1] if letters else None
+    number = words(choices[named[0]])
+    stated = number_stated(sentence) if re.fullmatch(r"-?[\d.]+[°%]?", number) else None
+    return named[0] if stated is None or number.strip("°%") == stated else None
 
 
 @lru_cache(maxsize=4096)
@@ -118,8 +126,13 @@ def options_quoted(text: str, choices: tuple[str, ...]) -> list[int]:
     """Indices of the options whose words stand in `text`; one inside a longer one that stands there does not count."""
     said = words(text[:_LONGEST_SENTENCE])
     spelt = [words(choice) for choice in choices]
-    there = [i for i, choice in enumerate(spelt) if choice and _stands_in(choice, said)]
+    there = [i for i, choice in enumerate(spelt) if _is_quotable(choice) and _stands_in(choice, said)]
     return [i for i in there if not any(i != j and spelt[i] != spelt[j] and spelt[i] in spelt[j] for j in there)]
+
+
+def _is_quotable(choice: str) -> bool:
+    """A single letter is no quotation: `a` is an article, `E` a point."""
+    return len(choice) > 1 or choice.isdigit()
 
 
 def _stands_in(choice: str, said: str) -> bool:
@@ -149,6 +162,9 @@ def _sentences_backwards(text: str) -> Iterator[str]:
             fenced = not fenced
         elif not fenced and not _TABLE_ROW.match(line[:_LONGEST_SENTENCE]):
             lines.append(line)
-    for sentence in reversed(_SENTENCE_GAP.split("\n".join(lines))):
+    sentences = _SENTENCE_GAP.split("\n".join(lines))
+    if len(text) > _LONG and sentences and not _FINISHED.search(sentences[-1][-40:]):
+        sentences.pop()  # cut short
+    for sentence in reversed(sentences):
         if sentence.strip() and not _COURTESY.match(sentence) and not _REFUSAL.search(sentence[:_LONGEST_SENTENCE]):
             yield sentence
