@@ -21,6 +21,7 @@ TEXT_ONLY = "Text Only"
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
 
 _CHOICES = re.compile(r"\n\s{0,9}Choices?\s{0,3}:?\s{0,9}\n")
+_INLINE_OPTION = re.compile(r"(?<!\S)([A-H])[.:]\s")
 _OPTION = re.compile(r"(?:^|\n)\s{0,9}\(?([A-H])\s{0,3}[:.)、]\s{0,9}")
 
 
@@ -90,12 +91,10 @@ class MathVerse:
 
 
 def read_options(question: str) -> tuple[str, ...]:
-    """The options at the end of a question, `Choices:\\nA:40°\\nB:60°`; empty if they do not run A, B, C, ..."""
+    """The options of a question, `Choices:\\nA:40°\\nB:60°` or `A. 40° B. 60°`; empty unless they run A, B, ..."""
     heading = _CHOICES.search(question)
-    if heading is None:
-        return ()
-    listed = question[heading.end() :]
-    found = list(_OPTION.finditer(listed))
+    listed = question[heading.end() :] if heading else question
+    found = list((_OPTION if heading else _INLINE_OPTION).finditer(listed))
     ends = [option.start() for option in found[1:]] + [len(listed)]
     letters = "".join(option[1] for option in found)
     if len(found) < 2 or letters != "ABCDEFGH"[: len(found)]:

@@ -65,7 +65,7 @@ def mathvista_query(item: Item) -> str:
     lines = [f"Hint: {verb} {_HINTS['text' if item.kind == 'choice' else kind]}", f"Question: {item.question}{unit}"]
     if item.choices:
         lines += ["Choices:", *_lettered(item)]
-    return "\n".join(lines)
+    return "\n".join(lines).strip()
 
 
 def _with_options(item: Item) -> str:

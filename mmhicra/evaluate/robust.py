@@ -13,7 +13,7 @@ from dataclasses import replace
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.rewards import algebra
 from mmhicra.rewards.answers import GUESSES, Extraction, extract
-from mmhicra.rewards.guesses import number_stated, options_quoted
+from mmhicra.rewards.guesses import number_stated, option_stated
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
 from mmhicra.rewards.options import LETTERS, options_named, spell
 from mmhicra.rewards.values import read_value
@@ -119,7 +119,10 @@ def named_options(answer: str, item: Item) -> frozenset[int]:
     marked = _MARKED_LETTER.fullmatch(plain(answer))
     if marked and LETTERS.index(marked[1]) < len(item.choices):
         return frozenset({LETTERS.index(marked[1])})
-    return named or frozenset(options_quoted(answer, item.choices))
+    if named:
+        return named
+    stated = option_stated(answer, item.choices)
+    return frozenset() if stated is None else frozenset({stated})
 
 
 def gold_options(item: Item) -> frozenset[int]:

@@ -36,6 +36,8 @@ _LETTER_END = re.compile(r"[(（]([A-Z])[)）][\s.。*_$]{0,6}\Z")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
+_MOST_PHRASES = 1000
+"""Of a response that are looked at, from its end: so many empty ones are no answer but a loop."""
 _LONGEST_BARE_ANSWER = 80
 
 GUESSES = frozenset({"last option", "last number"})
@@ -169,7 +171,7 @@ def _phrase(
     text: str, patterns: tuple[re.Pattern[str], ...] = (_PHRASE,), wanted: Callable[[str], bool] = bool
 ) -> str | None:
     ends = sorted(match.end() for pattern in patterns for match in pattern.finditer(text))
-    clauses = (_tidy(_clause(text, end)) for end in reversed(ends))
+    clauses = (_tidy(_clause(text, end)) for end in reversed(ends[-_MOST_PHRASES:]))
     return next((clause for clause in clauses if clause and wanted(clause)), None)
 
 

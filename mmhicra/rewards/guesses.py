@@ -106,12 +106,12 @@ def guess_option(text: str, choices: Sequence[str]) -> str | None:
         if len(letters) == 1:
             return letters.pop()
     for sentence in sentences:
-        if (named := _option_stated(sentence, tuple(choices))) is not None:
+        if (named := option_stated(sentence, tuple(choices))) is not None:
             return choices[named]
     return None
 
 
-def _option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
+def option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
     """The option a sentence quotes; of options that are numbers the one it states, not one it calculates with."""
     named = options_quoted(sentence, choices)
     if len(named) != 1:

@@ -19,7 +19,7 @@ _LEADING = re.compile(
     r"(?:(?:option|choice) )?(?:[(\[{] ?([A-Z]) ?[)\]}]|([A-Z])(?= ?[.:)、,]| ))[ .:)、,]*(.*)", re.IGNORECASE
 )
 _ALSO_NAMED = re.compile(r"(?:^(?:or |and |/|&|,)? *\(?|\bor +\(?|\band +\(?|\(|\boption |\bchoice )([A-Z])(?![\w'°^])")
-_STANDING = re.compile(r"(?<![\w\\∠△^'])([A-Z])(?![\w'°^])(?: ([a-z]+))?")
+_STANDING = re.compile(r"(?<![\w\\∠△^'.])([A-Z])(?![\w'°^]| ?=)(?: ([a-z]+))?")
 _NEGATION = re.compile(r"\b(?:not|except|neither|nor|cannot|wrong|incorrect)\b", re.IGNORECASE)
 _MATHEMATICAL = re.compile(r"[\d\\()\[\]^=<>+*/|]")
 _ARTICLES = frozenset("AI")
