@@ -154,11 +154,14 @@ def accuracy_of(records: Sequence[SampleRecord]) -> Accuracy:
 
 def _against_labels(labelled: Sequence[SampleRecord]) -> dict[str, float | int]:
     same = sum(record.correct == record.label for record in labelled)
+    answered = [record for record in labelled if record.extracted is not None]
     theirs, ours = sum(bool(record.label) for record in labelled), sum(record.correct for record in labelled)
     return {
         "labelled": len(labelled),
         "agree": same,
         "agreement": same / len(labelled),
+        "answered": len(answered),
+        "agreement_where_answered": sum(r.correct == r.label for r in answered) / max(1, len(answered)),
         "their_score": theirs / len(labelled),
         "our_score": ours / len(labelled),
         "difference_points": 100 * (ours - theirs) / len(labelled),

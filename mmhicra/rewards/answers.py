@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mmhicra.records import AnswerKind
 from mmhicra.rewards.guesses import first_turn, guess_number, guess_option, states_number
 from mmhicra.rewards.notation import brace_pairs, plain
+from mmhicra.rewards.options import options_named
 
 _THINK_TAG = re.compile(r"<(/?)think>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -33,6 +34,7 @@ _SENTENCE_END = re.compile(
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _OPTION_LINE = re.compile(r"[\s*_(（\[]{0,6}(?:[Oo]ption\s)?[(（\[]?[A-Z][)）\]]?[\s*_]{0,4}(?:[.:：、)].{0,300})?")
 _LETTER_END = re.compile(r"[(（]([A-Z])[)）][\s.。*_$]{0,6}\Z")
+_LETTER_FIRST = re.compile(r"[\s*$({\[]{0,9}(?:\\(?:text|math)\w{0,6}\s?\{\s?)?[({\[]?[A-Z](?![\w'°^=+*/-]|\s?[=+*/-])")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
@@ -94,6 +96,9 @@ def extract(
     rules: list[_Rule] = [("boxed", last_box), ("phrase", phrase), ("bold", _bold)]
     if loose and kind == "number":
         rules[1:] = [("phrase", lambda text: _phrase(text, wanted=states_number)), ("bold", _bold_number)]
+    if loose and kind == "choice" and choices:  # a declared letter goes before a boxed value that is no option
+        lettered = ("phrase", lambda text: _phrase(text, (_PHRASE, _CHOOSING), _names_letter))
+        rules[:1] = [("boxed", lambda text: _boxed_option(text, choices)), lettered, *rules[:1]]
     if kind == "choice":
         rules.append(("letter at the end", _letter_at_the_end))
     rules.append(("bare", _bare))
@@ -193,6 +198,15 @@ def _clause(text: str, start: int) -> str:
 def _bold(text: str) -> str | None:
     spans = (match[1].strip() for match in _BOLD.finditer(text))
     return next(reversed([span for span in spans if not span.endswith((":", "："))]), None)
+
+
+def _names_letter(text: str) -> bool:
+    return bool(_LETTER_FIRST.match(text))
+
+
+def _boxed_option(text: str, choices: Sequence[str]) -> str | None:
+    box = last_box(text)
+    return box if box and len(box) <= _LONGEST_CLAUSE and options_named(box, choices) else None
 
 
 def _bold_number(text: str) -> str | None:

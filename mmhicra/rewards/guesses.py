@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from mmhicra.rewards.notation import words
+from mmhicra.rewards.options import options_named
 
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
-_DIGITS = r"(?<![\w.\\])(?<![A-Za-z]-)-?\$?(?:\d[\d,]{0,30}(?:\.\d{1,400})?(?:\s?/\s?\d{1,12}(?![\d.]))?|\.\d{1,400})"
+_DIGITS = r"(?<![\w.\\])(?<![A-Za-z]-)-?\$?(?:\d[\d,]{0,30}(?:\.\d+)?(?:\s?/\s?\d{1,12}(?![\d.]))?|\.\d+)"
 _NONE_OF = (
     r"\bno(?=\s[a-z]{3,})(?!\s(?:other|more|longer|need|way|information|such|matter|one|clear|specific|answer)\b)"
 )
@@ -48,6 +49,8 @@ _NEXT_QUESTION = re.compile(r"\n\s{0,20}(?:Hint|Question|Human|User|Q)\s?:")
 _BOLD_NUMBER = re.compile(r"\*\*([^*\n]{0,200})\*\*")
 _LETTER = re.compile(r"[(（]([A-Z])[)）]|\b(?:[Oo]ption|[Cc]hoice)(?:\sletter)?(?:\sis|:)?\s([A-Z])\b")
 _FINISHED = re.compile(r"[.!?。）)\]$*%\d\"'`]\s{0,9}\Z")
+_AFTER_IS = re.compile(r"\b(?:is|are|equals)\s|=\s?")
+_LONGEST_TAIL = 200
 _LONGEST_SENTENCE = 2000
 _LONG = 400
 """Characters from which on a response without a full stop at its end counts as cut short."""
@@ -108,6 +111,12 @@ def guess_option(text: str, choices: Sequence[str]) -> str | None:
     for sentence in sentences:
         if (named := option_stated(sentence, tuple(choices))) is not None:
             return choices[named]
+        tail = _AFTER_IS.split(sentence[-_LONGEST_TAIL:])[-1]
+        values = options_named(tail, choices) if tail != sentence else frozenset()
+        if len(values) == 1:
+            return choices[min(values)]
+    if any(map(str.isdigit, "".join(choices))):
+        return guess_number(text)  # a value was worked out that no option has
     return None
 
 
