@@ -65,7 +65,11 @@ class MathVerse:
                 "version x subject": (f"{version} / {subject}",),
             },
             cluster=required(cells, "problem_index", where),
-            facts={"query_wo": cells.get("query_wo"), "query_cot": cells.get("query_cot"), "image": cells.get("image")},
+            facts={
+                "query_wo": cells.get("query_wo"),
+                "query_cot": cells.get("query_cot"),
+                "image": cells.get("decoded_image") or cells.get("image"),
+            },
         )
 
     def score_official(self, item: Item, response: Response, stage: Stage) -> SampleRecord:

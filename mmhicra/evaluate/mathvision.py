@@ -43,7 +43,7 @@ class MathVision:
             choices=choices,
             groups={"level": (level,), "subject": (subject,), "subject x level": (f"{subject}_level{level}",)},
             cluster=required(cells, "id", where),
-            facts={"answer": answer, "image": cells.get("image")},
+            facts={"answer": answer, "image": cells.get("decoded_image") or cells.get("image")},
         )
 
     def score_official(self, item: Item, response: Response, stage: Stage) -> SampleRecord:

@@ -66,7 +66,8 @@ class MathVista:
             choices=choices if question_type == "multi_choice" else (),
             groups={key: (groups[key],) for key in KEYS[:-1]} | {"skills": tuple(metadata.get("skills") or ())},
             cluster=required(cells, "pid", where),
-            facts={name: cells.get(name) for name in ("precision", "unit", "query", "answer_type", "image")},
+            facts={name: cells.get(name) for name in ("precision", "unit", "query", "answer_type")}
+            | {"image": cells.get("decoded_image") or cells.get("image")},
         )
 
     def score_official(self, item: Item, response: Response, stage: Stage) -> SampleRecord:
