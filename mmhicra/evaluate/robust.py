@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.rewards import algebra
-from mmhicra.rewards.answers import GUESSES, Extraction, extract
+from mmhicra.rewards.answers import GUESSES, Extraction, extract, final_text
 from mmhicra.rewards.guesses import number_stated, option_stated
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
 from mmhicra.rewards.options import LETTERS, options_named, spell
@@ -20,6 +20,8 @@ from mmhicra.rewards.values import read_value
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
+_LONGEST_RESPONSE = 100_000
+"""Characters of a response, its thinking left out, that are read; a longer one keeps its end, where answers stand."""
 _TOWER = re.compile(r"\^\s*[{(]*\s*-?\d+\s*\^|\^\s*[{(]*\s*-?\d{5}|\d!\s*!|\d{6}\s*!")
 _NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
 """What an option may hold that is a number, but none that `read_value` reads."""
@@ -57,7 +59,10 @@ def read_answer(item: Item, response: Response, stage: Stage = "response") -> Ex
         if response.extraction is None:
             return Extraction(None, "no stored extraction")
         return Extraction(response.extraction, "stored extraction")
-    return extract(response.text, item.kind, loose=True, question=item.question, choices=item.choices)
+    text = response.text
+    if len(text) > _LONGEST_RESPONSE:
+        text = "<think>" if (final := final_text(text)) is None else final[-_LONGEST_RESPONSE:]
+    return extract(text, item.kind, loose=True, question=item.question, choices=item.choices)
 
 
 def blank_record(item: Item, response: Response, extraction: Extraction) -> SampleRecord:

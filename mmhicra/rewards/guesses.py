@@ -126,8 +126,9 @@ def option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
     if len(named) != 1:
         return None
     number = words(choices[named[0]])
-    stated = number_stated(sentence) if re.fullmatch(r"-?[\d.]+[°%]?", number) else None
-    return named[0] if stated is None or number.strip("°%") == stated else None
+    if re.fullmatch(r"-?[\d.]+[°%]?", number) and number.strip("°%") != number_stated(sentence):
+        return None
+    return named[0]
 
 
 @lru_cache(maxsize=4096)
