@@ -7,7 +7,7 @@ from pathlib import Path
 from mmhicra.refusals import Refusal
 
 _PACKAGE = Path(__file__).resolve().parent
-_SHARE = Path("share", "mmhicra", "assets")
+_SHARE = Path("share", "mmhicra")
 
 
 def asset_path(name: str) -> Path:
@@ -22,14 +22,30 @@ def asset_path(name: str) -> Path:
     Raises:
         Refusal: this installation does not have it.
     """
-    for folder in _asset_folders():
+    return _shipped("assets", name)
+
+
+def evaluation_path(name: str) -> Path:
+    """The file `eval/<name>` of a checkout, or its copy in an installed wheel, like `asset_path`.
+
+    Args:
+        name: relative to `eval/`, e.g. `cards/mathvista.yaml`.
+
+    Raises:
+        Refusal: this installation does not have it.
+    """
+    return _shipped("eval", name)
+
+
+def _shipped(room: str, name: str) -> Path:
+    for folder in _folders(room):
         if (folder / name).exists():
             return folder / name
     raise Refusal(f"asset {name!r} is missing from this installation of mmhicra ({_PACKAGE}): reinstall mmhicra")
 
 
-def _asset_folders() -> list[Path]:
+def _folders(room: str) -> list[Path]:
     checkout = _PACKAGE.parent
     # Beside a package in site-packages, `assets` would be somebody else's.
-    own = [checkout / "assets"] if (checkout / "pyproject.toml").is_file() else []
-    return own + [folder / _SHARE for folder in _PACKAGE.parents]
+    own = [checkout / room] if (checkout / "pyproject.toml").is_file() else []
+    return own + [folder / _SHARE / room for folder in _PACKAGE.parents]

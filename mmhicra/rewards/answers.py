@@ -6,17 +6,19 @@ Every rule is a scan whose cost grows linearly with the response, whatever is in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmhicra.records import AnswerKind
+from mmhicra.rewards.guesses import first_turn, guess_number, guess_option, states_number
 from mmhicra.rewards.notation import brace_pairs, plain
+from mmhicra.rewards.options import options_named
 
 _THINK_TAG = re.compile(r"<(/?)think>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,8}\{")
 _PHRASE = re.compile(
-    r"(?:\banswer\b(?:\s+(?:to|of|for)\s[^.:\n]{1,80}?)?|\bcorrect\s(?:option|choice)\b)"
+    r"(?:\banswer\b(?:\s+(?:to|of|for)\s(?:[^.:\n\"“]{0,80}[\"“][^\n\"”]{1,200}[\"”]|[^.:\n]{1,80}?))?|\bcorrect\s(?:option|choice)\b)"
     r"(?:[\s*_]{0,4}(?:\b(?:is|are|(?:should|would|must)\sbe)\b|[:：=])|[*_#]{0,4}[ \t]{0,4}\n)"
     r"|(?:最终|正确)?(?:答案|结果)\s{0,4}(?:应该是|应为|是|为|[:：选])"
     r"|(?:故|应|因此|所以)?选(?:择|项)?\s{0,4}[:：是为]?(?=[\s(（]{0,4}[A-Z])",
@@ -32,11 +34,16 @@ _SENTENCE_END = re.compile(
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _OPTION_LINE = re.compile(r"[\s*_(（\[]{0,6}(?:[Oo]ption\s)?[(（\[]?[A-Z][)）\]]?[\s*_]{0,4}(?:[.:：、)].{0,300})?")
 _LETTER_END = re.compile(r"[(（]([A-Z])[)）][\s.。*_$]{0,6}\Z")
+_LETTER_FIRST = re.compile(r"[\s*$({\[]{0,9}(?:\\(?:text|math)\w{0,6}\s?\{\s?)?[({\[]?[A-Z](?![\w'°^=+*/-]|\s?[=+*/-])")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_ANY_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s{0,2}/\s{0,2}\d+)?")
-_ANY_LETTER = re.compile(r"(?<![A-Za-z\\])[(（]?([A-Z])[)）]?(?![A-Za-z])")
+_STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
+_MOST_PHRASES = 1000
+"""Of a response that are looked at, from its end: so many empty ones are no answer but a loop."""
 _LONGEST_BARE_ANSWER = 80
+
+GUESSES = frozenset({"last option", "last number"})
+"""Methods that found no declared answer and guessed one: fall-backs, counted beside every score."""
 
 _Rule = tuple[str, Callable[[str], str | None]]
 
@@ -54,7 +61,9 @@ class Extraction:
     method: str
 
 
-def extract(response: str, kind: AnswerKind = "math", *, loose: bool = False) -> Extraction:
+def extract(
+    response: str, kind: AnswerKind = "math", *, loose: bool = False, question: str = "", choices: Sequence[str] = ()
+) -> Extraction:
     r"""Find the final answer of a response.
 
     Thinking is dropped first (`final_text`). Then the first of these that finds something counts:
@@ -69,22 +78,34 @@ def extract(response: str, kind: AnswerKind = "math", *, loose: bool = False) ->
     Args:
         response: what the model wrote, hostile or not.
         kind: `choice` adds the rules that look for option letters.
-        loose: as a last resort guess the last number (or letter, for choices). Never for rewards.
+        loose: for evaluation, never for rewards. A `phrase` or `bold` without a number does not count where a number is
+            wanted, and as a last resort the answer is guessed (`GUESSES`; see `guesses`).
+        question: its numbers are no answer if there are others. Only read with `loose`.
+        choices: the options of a multiple-choice problem. Only read with `loose`.
     """
     text = final_text(response)
     if text is None:
         return Extraction(None, "thinking never closed")
+    if loose:
+        text = first_turn(text)
     phrase = _choice_phrase if kind == "choice" else _phrase
     block = _last_answer_block(text)
     if block is not None:
         method, found = _first([("boxed", last_box), ("phrase", phrase)], block)
         return Extraction(found, f"answer block, {method}") if found else Extraction(block, "answer block")
     rules: list[_Rule] = [("boxed", last_box), ("phrase", phrase), ("bold", _bold)]
+    if loose and kind == "number":
+        rules[1:] = [("phrase", lambda text: _phrase(text, wanted=states_number)), ("bold", _bold_number)]
+    if loose and kind == "choice" and choices:  # a declared letter goes before a boxed value that is no option
+        lettered = ("phrase", lambda text: _phrase(text, (_PHRASE, _CHOOSING), _names_letter))
+        rules[:1] = [("boxed", lambda text: _boxed_option(text, choices)), lettered, *rules[:1]]
     if kind == "choice":
         rules.append(("letter at the end", _letter_at_the_end))
     rules.append(("bare", _bare))
-    if loose:
-        rules.append(("last letter", _last_letter) if kind == "choice" else ("last number", _last_number))
+    if loose and kind == "choice":
+        rules.append(("last option", lambda text: guess_option(text, choices)))
+    elif loose and kind != "text":
+        rules.append(("last number", lambda text: guess_number(text, question)))
     method, found = _first(rules, text)
     return Extraction(found, method if found else "no answer found" if text.strip() else "empty")
 
@@ -105,7 +126,15 @@ def final_text(response: str) -> str | None:
         elif not thinking:
             kept.append(response[at : tag.start()])
             thinking = True
-    return None if thinking else "".join([*kept, response[at:]])
+    return None if thinking else _without_stop_tokens("".join([*kept, response[at:]]))
+
+
+def _without_stop_tokens(text: str) -> str:
+    """Some files keep them at the end of a response."""
+    for _ in range(len(_STOP_TOKENS)):
+        if token := next(filter(text.rstrip().endswith, _STOP_TOKENS), None):
+            text = text.rstrip().removesuffix(token)
+    return text
 
 
 def last_box(text: str) -> str | None:
@@ -143,10 +172,12 @@ def _last_answer_block(text: str) -> str | None:
     return block
 
 
-def _phrase(text: str, patterns: tuple[re.Pattern[str], ...] = (_PHRASE,)) -> str | None:
+def _phrase(
+    text: str, patterns: tuple[re.Pattern[str], ...] = (_PHRASE,), wanted: Callable[[str], bool] = bool
+) -> str | None:
     ends = sorted(match.end() for pattern in patterns for match in pattern.finditer(text))
-    clauses = (_tidy(_clause(text, end)) for end in reversed(ends))
-    return next(filter(None, clauses), None)
+    clauses = (_tidy(_clause(text, end)) for end in reversed(ends[-_MOST_PHRASES:]))
+    return next((clause for clause in clauses if clause and wanted(clause)), None)
 
 
 def _choice_phrase(text: str) -> str | None:
@@ -167,6 +198,21 @@ def _clause(text: str, start: int) -> str:
 def _bold(text: str) -> str | None:
     spans = (match[1].strip() for match in _BOLD.finditer(text))
     return next(reversed([span for span in spans if not span.endswith((":", "："))]), None)
+
+
+def _names_letter(text: str) -> bool:
+    return bool(_LETTER_FIRST.match(text))
+
+
+def _boxed_option(text: str, choices: Sequence[str]) -> str | None:
+    box = last_box(text)
+    return box if box and len(box) <= _LONGEST_CLAUSE and options_named(box, choices) else None
+
+
+def _bold_number(text: str) -> str | None:
+    """The last bold span with a digit; not a name that has one (`WizardLM-30B`)."""
+    spans = [match[1] for match in _BOLD.finditer(text) if not match[1].strip().endswith((":", "："))]
+    return next((span for span in reversed(spans) if states_number(span)), None)
 
 
 def _letter_at_the_end(text: str) -> str | None:
@@ -197,12 +243,3 @@ def _bare(text: str) -> str | None:
     if len(line) > _LONGEST_BARE_ANSWER or unfinished or len(_PLAIN_WORD.findall(line)) > 3:
         return None
     return line
-
-
-def _last_number(text: str) -> str | None:
-    return next(reversed(_ANY_NUMBER.findall(text)), None)
-
-
-def _last_letter(text: str) -> str | None:
-    letters = [letter for letter in _ANY_LETTER.findall(text) if letter != "I"]
-    return letters[-1] if letters else None

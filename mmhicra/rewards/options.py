@@ -19,7 +19,7 @@ _LEADING = re.compile(
     r"(?:(?:option|choice) )?(?:[(\[{] ?([A-Z]) ?[)\]}]|([A-Z])(?= ?[.:)、,]| ))[ .:)、,]*(.*)", re.IGNORECASE
 )
 _ALSO_NAMED = re.compile(r"(?:^(?:or |and |/|&|,)? *\(?|\bor +\(?|\band +\(?|\(|\boption |\bchoice )([A-Z])(?![\w'°^])")
-_STANDING = re.compile(r"(?<![\w\\∠△^'])([A-Z])(?![\w'°^])(?: ([a-z]+))?")
+_STANDING = re.compile(r"(?<![\w\\∠△^'.])([A-Z])(?![\w'°^]| ?=)(?: ([a-z]+))?")
 _NEGATION = re.compile(r"\b(?:not|except|neither|nor|cannot|wrong|incorrect)\b", re.IGNORECASE)
 _MATHEMATICAL = re.compile(r"[\d\\()\[\]^=<>+*/|]")
 _ARTICLES = frozenset("AI")
@@ -38,6 +38,8 @@ def options_named(text: str, choices: Sequence[str]) -> frozenset[int]:
         same = _by_writing(lone[1], choices)
         return same if same and lone[1].islower() else same | _by_letter(lone[1], count)
     if same := _by_writing(spelt, choices):
+        return same
+    if same := _by_beginning(spelt, choices):
         return same
     if _LIST.fullmatch(spelt):
         return _by_letter(_LIST_LETTER.findall(spelt), count)
@@ -76,6 +78,14 @@ def _by_writing(text: str, choices: Sequence[str]) -> frozenset[int]:
     said = words(text)
     prose = ((i, words(choice)) for i, choice in enumerate(choices) if not _MATHEMATICAL.search(choice))
     return frozenset(i for i, choice in prose if said and choice == said)
+
+
+def _by_beginning(text: str, choices: Sequence[str]) -> frozenset[int]:
+    """`no, there are not more` names the option `No`: it is followed by a comma or full stop and more words."""
+    beginning = re.match(r"([^,.;]+)[,.;] +(?!or\b|and\b)[A-Za-z]{2}", text)
+    if not beginning or _MATHEMATICAL.search(beginning[1]):
+        return frozenset()
+    return _by_writing(beginning[1], choices)
 
 
 def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:

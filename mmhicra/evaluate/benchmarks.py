@@ -1,0 +1,185 @@
+"""The benchmarks by name, their cards, and how their questions and response files are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import yaml
+
+from mmhicra.assets import evaluation_path
+from mmhicra.data.sources import Row, find_source
+from mmhicra.evaluate.mathverse import MathVerse
+from mmhicra.evaluate.mathvision import MathVision
+from mmhicra.evaluate.mathvista import IntegerRule, MathVista
+from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
+from mmhicra.refusals import ConfigRefusal, DataRefusal
+
+NAMES = ("mathvista", "mathverse", "mathvision")
+
+_CUT_OFF = ("length", "max_tokens")
+
+
+class Benchmark(Protocol):
+    """What scoring needs of a benchmark."""
+
+    @property
+    def name(self) -> str:
+        """As in `NAMES`."""
+        ...
+
+    @property
+    def id_field(self) -> str:
+        """Column with the item's id."""
+        ...
+
+    @property
+    def response_fields(self) -> tuple[str, ...]:
+        """Columns that may hold the response, the first present counts."""
+        ...
+
+    @property
+    def extraction_field(self) -> str:
+        """Column with the answer its makers read out of a response."""
+        ...
+
+    @property
+    def label_field(self) -> str:
+        """Column with their verdict."""
+        ...
+
+    def read_item(self, cells: Mapping[str, Any], where: str) -> Item:
+        """One row of questions."""
+        ...
+
+    def score_official(self, item: Item, response: Response, stage: Stage) -> SampleRecord:
+        """The official verdict on one response. Hangs on nothing and may be called from any thread."""
+        ...
+
+    def official_scores(self, records: Sequence[SampleRecord]) -> dict[str, Any]:
+        """Aggregates in the layout of the official result files."""
+        ...
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person should know about a benchmark; the fields are those of `eval/cards/*.yaml`."""
+
+    name: str
+    title: str
+    hub: str
+    git: str
+    split: str
+    items: int
+    licence: str
+    metric: str
+    official: str
+    prompts: Sequence[str]
+
+
+def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmark:
+    """A benchmark by name.
+
+    Raises:
+        ConfigRefusal: there is none of that name, or the integer rule is set for another than MathVista.
+    """
+    if integer_rule != "current" and name != "mathvista":
+        raise ConfigRefusal(f"--integer-rule {integer_rule} is a rule of mathvista, not of {name}: leave it out")
+    match name:
+        case "mathvista":
+            return MathVista(integer_rule)
+        case "mathverse":
+            return MathVerse()
+        case "mathvision":
+            return MathVision()
+        case _:
+            raise ConfigRefusal(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}")
+
+
+def read_card(name: str) -> Card:
+    """The card that ships with a benchmark."""
+    return Card(**yaml.safe_load(evaluation_path(f"cards/{name}.yaml").read_text(encoding="utf-8")))
+
+
+def load_items(benchmark: Benchmark, source: str | None = None, split: str | None = None) -> list[Item]:
+    """The questions, from a hub id, the official JSON or JSON Lines, or a local folder.
+
+    Args:
+        benchmark: whose they are.
+        source: where they are; the card's hub id if None.
+        split: of a hub id or folder; the card's if None.
+
+    Raises:
+        DataRefusal: the source cannot be read, a row is not of the benchmark, or an id occurs twice.
+    """
+    card = read_card(benchmark.name)
+    rows = _rows(source or card.hub, split or card.split, "--questions")
+    items = [benchmark.read_item(row.cells, row.where) for row in rows]
+    _refuse_doubles([item.id for item in items], source or card.hub)
+    return items
+
+
+def load_responses(benchmark: Benchmark, path: str) -> tuple[list[Response], list[Item]]:
+    """The responses of an output file, and its questions if it carries them (MathVista's and MathVerse's do).
+
+    Raises:
+        DataRefusal: the file cannot be read, a row has no id or no response, or an id occurs twice.
+    """
+    rows = _rows(path, "", "--responses")
+    responses = [_response(benchmark, row) for row in rows]
+    _refuse_doubles([response.id for response in responses], path)
+    carries = all(row.cells.get("answer") is not None and row.cells.get("question") is not None for row in rows)
+    return responses, [benchmark.read_item(row.cells, row.where) for row in rows] if carries else []
+
+
+def pair(items: Sequence[Item], responses: Sequence[Response], path: str) -> list[tuple[Item, Response]]:
+    """Each response with its question, in the order of the responses.
+
+    Raises:
+        DataRefusal: a response answers no question.
+    """
+    by_id = {item.id: item for item in items}
+    strays = [response.id for response in responses if response.id not in by_id]
+    if strays:
+        raise DataRefusal(
+            f"{path}: {len(strays)} responses answer no question, the first has id {strays[0]}: "
+            "give the questions they belong to (--questions)"
+        )
+    return [(by_id[response.id], response) for response in responses]
+
+
+def _rows(source: str, split: str, setting: str) -> list[Row]:
+    table = find_source(source, setting).table(split)
+    rows = list(table.rows())
+    faulty = next((row for row in rows if row.fault), None)
+    if faulty:
+        raise DataRefusal(f"{faulty.where}: {faulty.fault}; mend or remove the row")
+    return rows
+
+
+def _response(benchmark: Benchmark, row: Row) -> Response:
+    cells = row.cells
+    identity = cells.get(benchmark.id_field, cells.get("id"))
+    if identity is None:
+        raise DataRefusal(f"{row.where} has no {benchmark.id_field!r}: name the question that it answers")
+    text = next((cells[name] for name in benchmark.response_fields if cells.get(name) is not None), None)
+    extraction = cells.get(benchmark.extraction_field)
+    if text is None and extraction is None:
+        raise DataRefusal(f"{row.where} (id {identity}) has no {benchmark.response_fields[0]!r}: what was answered?")
+    label = cells.get(benchmark.label_field)
+    return Response(
+        id=str(identity),
+        text="" if text is None else str(text),
+        extraction=None if extraction is None else str(extraction),
+        label=label if isinstance(label, bool) else None,
+        truncated=cells.get("finish_reason") in _CUT_OFF,
+    )
+
+
+def _refuse_doubles(ids: Sequence[str], source: str) -> None:
+    seen: set[str] = set()
+    for identity in ids:
+        if identity in seen:
+            raise DataRefusal(f"{source}: the id {identity} occurs twice, keep one row of it")
+        seen.add(identity)

@@ -1,0 +1,123 @@
+"""Two result files over the same questions, compared by pairs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmhicra.evaluate.results import sample_path
+from mmhicra.intervals import Z95
+from mmhicra.refusals import DataRefusal
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What pairing says about two results; shares lie between 0 and 1.
+
+    Attributes:
+        shared: questions that both answered, which all numbers are over.
+        first: accuracy of the first result on them.
+        second: of the second.
+        difference: second minus first.
+        low: of its 95 % interval, clustered by problem.
+        high: likewise.
+        only_first: questions that only the first got right.
+        only_second: likewise.
+        p: exact McNemar test, two-sided: that so uneven a split of the questions only one got right is chance.
+        warnings: what the two results do not have in common.
+    """
+
+    shared: int
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p: float
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare_results(first: Path, second: Path) -> Comparison:
+    """Compare two result files with the lines beside them.
+
+    Raises:
+        DataRefusal: a file cannot be read, they are of different benchmarks, or share no question.
+    """
+    (one, lines_one), (two, lines_two) = _read(first), _read(second)
+    if one.get("benchmark") != two.get("benchmark"):
+        raise DataRefusal(
+            f"{first} is of {one.get('benchmark')}, {second} of {two.get('benchmark')}: compare two of one benchmark"
+        )
+    shared = [identity for identity in lines_one if identity in lines_two]
+    if not shared:
+        raise DataRefusal(f"{first} and {second} share no question: nothing can be paired")
+    pairs = [(bool(lines_one[i]["correct"]), bool(lines_two[i]["correct"])) for i in shared]
+    clusters = [str(lines_one[i].get("cluster") or i) for i in shared]
+    return _compare(pairs, clusters, _warnings(one, two, len(lines_one), len(lines_two), len(shared)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact p of a split of the discordant pairs: a binomial test against one half."""
+    from scipy.stats import binomtest
+
+    count = only_first + only_second
+    return float(binomtest(only_first, count).pvalue) if count else 1.0
+
+
+def _compare(pairs: Sequence[tuple[bool, bool]], clusters: Sequence[str], warnings: tuple[str, ...]) -> Comparison:
+    count = len(pairs)
+    changes = [int(after) - int(before) for before, after in pairs]
+    mean = sum(changes) / count
+    sums: dict[str, float] = defaultdict(float)
+    for change, cluster in zip(changes, clusters, strict=True):
+        sums[cluster] += change - mean
+    groups = len(sums)
+    factor = groups / (groups - 1) if groups > 1 else math.inf
+    half = Z95 * math.sqrt(factor * sum(deviation**2 for deviation in sums.values())) / count if groups > 1 else 1.0
+    only_first, only_second = changes.count(-1), changes.count(1)
+    return Comparison(
+        shared=count,
+        first=sum(before for before, _ in pairs) / count,
+        second=sum(after for _, after in pairs) / count,
+        difference=mean,
+        low=mean - half,
+        high=mean + half,
+        only_first=only_first,
+        only_second=only_second,
+        p=mcnemar(only_first, only_second),
+        warnings=warnings,
+    )
+
+
+def _warnings(one: Mapping[str, Any], two: Mapping[str, Any], *counts: int) -> tuple[str, ...]:
+    differing = [
+        f"{name.replace('_', ' ')}: {one.get(name)} against {two.get(name)}"
+        for name in ("mode", "stage", "integer_rule", "scorer_version", "versions_in_score")
+        if one.get(name) != two.get(name)
+    ]
+    if len(set(counts)) > 1:
+        differing.append(f"questions: {counts[0]} against {counts[1]}, {counts[2]} in common")
+    return tuple(differing)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        with sample_path(path).open(encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        return result, {line["id"]: line for line in lines}
+    except OSError as error:
+        raise DataRefusal(f"{error.filename} cannot be read ({error.strerror}): give results of eval score") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataRefusal(f"{path} is no result of eval score ({error}): score the responses again") from None

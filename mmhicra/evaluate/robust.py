@@ -1,0 +1,162 @@
+"""What a fair judge would say: the reward's extractor and verifier, the same for all benchmarks.
+
+Where the reward must not guess, evaluation may: an answer that is not declared is guessed from the last statement, and
+the record says `fallback`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
+from mmhicra.rewards import algebra
+from mmhicra.rewards.answers import GUESSES, Extraction, extract, final_text
+from mmhicra.rewards.guesses import number_stated, option_stated
+from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
+from mmhicra.rewards.options import LETTERS, options_named, spell
+from mmhicra.rewards.values import read_value
+from mmhicra.rewards.verify import Outcome, Query
+from mmhicra.rewards.workers import Verifier
+
+_LONGEST_RESPONSE = 100_000
+"""Characters of a response, its thinking left out, that are read; a longer one keeps its end, where answers stand."""
+_TOWER = re.compile(r"\^\s*[{(]*\s*-?\d+\s*\^|\^\s*[{(]*\s*-?\d{5}|\d!\s*!|\d{6}\s*!")
+_NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
+"""What an option may hold that is a number, but none that `read_value` reads."""
+_MARKED_LETTER = re.compile(r"[(\[{ ]*([A-Z])[)\]}.: ]*")
+_NOTHING_TO_READ = re.compile(r"[^A-Za-z0-9\\∞∅]*")
+
+
+def score_robust(pairs: Sequence[tuple[Item, Response]], stage: Stage, verifier: Verifier) -> list[SampleRecord]:
+    """One record per pair; what takes algebra is decided by the verifier's processes, in one batch."""
+    records: list[SampleRecord] = []
+    hard: list[tuple[int, Query]] = []
+    for item, response in pairs:
+        extraction = read_answer(item, response, stage)
+        record = blank_record(item, response, extraction)
+        decided = decide(item, extraction)
+        if isinstance(decided, Query):
+            hard.append((len(records), decided))
+            records.append(record)
+        else:
+            records.append(decided_record(record, decided, item, extraction))
+    outcomes = verifier.verify_all([query for _, query in hard])
+    for (at, _), outcome in zip(hard, outcomes, strict=True):
+        records[at] = replace(
+            records[at],
+            correct=outcome.verdict == "right",
+            why=outcome.why,
+            gold_unusable=outcome.verdict == "gold-unusable",
+        )
+    return records
+
+
+def read_answer(item: Item, response: Response, stage: Stage = "response") -> Extraction:
+    """The answer of a response, or the extraction stored with it."""
+    if stage == "equality":
+        if response.extraction is None:
+            return Extraction(None, "no stored extraction")
+        return Extraction(response.extraction, "stored extraction")
+    text = response.text
+    if len(text) > _LONGEST_RESPONSE:
+        text = "<think>" if (final := final_text(text)) is None else final[-_LONGEST_RESPONSE:]
+    return extract(text, item.kind, loose=True, question=item.question, choices=item.choices)
+
+
+def blank_record(item: Item, response: Response, extraction: Extraction) -> SampleRecord:
+    """A record without a verdict yet."""
+    return SampleRecord(
+        id=item.id,
+        correct=False,
+        extracted=extraction.text,
+        method=extraction.method,
+        normalised=None if extraction.text is None else plain(extraction.text[:LONGEST_ANSWER]),
+        gold=item.answer,
+        why="no answer found",
+        empty=not response.text.strip(),
+        truncated=response.truncated or extraction.method == "thinking never closed",
+        fallback=extraction.method in GUESSES,
+        groups=item.groups,
+        cluster=item.cluster,
+        label=response.label,
+    )
+
+
+def decided_record(record: SampleRecord, outcome: Outcome, item: Item, extraction: Extraction) -> SampleRecord:
+    """`record` with a verdict; options also say whether several were named."""
+    several = item.kind == "choice" and extraction.text is not None and len(named_options(extraction.text, item)) > 1
+    return replace(
+        record,
+        correct=outcome.verdict == "right",
+        why=outcome.why,
+        ambiguous=several,
+        gold_unusable=outcome.verdict == "gold-unusable",
+    )
+
+
+def decide(item: Item, extraction: Extraction) -> Outcome | Query:
+    """The outcome where it takes no algebra, else the question for the verifier."""
+    answer = extraction.text
+    if answer is None or not compact(answer[: LONGEST_ANSWER + 1]):
+        return Outcome("no-answer", "no answer found")
+    if len(answer) > LONGEST_ANSWER:
+        return Outcome("wrong", f"the answer is longer than {LONGEST_ANSWER} characters")
+    if compact(answer) == compact(item.answer) and item.kind != "choice":
+        return Outcome("right", "the same writing")
+    if _TOWER.search(plain(answer)):
+        return Outcome("wrong", "a number too large to be worked out")
+    if _NOTHING_TO_READ.fullmatch(plain(answer)) and item.kind != "text":
+        return Outcome("wrong", "nothing that can be read")
+    if item.kind == "choice":
+        return _decide_choice(item, answer)
+    if item.kind in ("number", "math") and read_value(item.answer) and not read_value(answer):
+        return _decide_prose(item, answer)
+    return Query(answer, item.answer, item.kind, ())
+
+
+def named_options(answer: str, item: Item) -> frozenset[int]:
+    """The options an answer names. A marked letter is a letter, also where options are themselves letters."""
+    named = options_named(answer, item.choices)
+    if len(named) == 1:
+        return named
+    marked = _MARKED_LETTER.fullmatch(plain(answer))
+    if marked and LETTERS.index(marked[1]) < len(item.choices):
+        return frozenset({LETTERS.index(marked[1])})
+    if named:
+        return named
+    stated = option_stated(answer, item.choices)
+    return frozenset() if stated is None else frozenset({stated})
+
+
+def gold_options(item: Item) -> frozenset[int]:
+    """The right options; empty if the gold names none."""
+    if item.answer in item.choices:
+        return frozenset({item.choices.index(item.answer)})
+    return options_named(item.answer, item.choices)
+
+
+def _decide_choice(item: Item, answer: str) -> Outcome | Query:
+    gold = gold_options(item)
+    if not gold:
+        return Outcome("gold-unusable", "the gold names no option")
+    named = named_options(answer, item)
+    if not named and read_value(answer) and not any(map(_NUMBER_TO_WORK_OUT.search, item.choices)):
+        return Outcome("wrong", "names no option")
+    if not named:
+        letter = LETTERS[min(gold)]
+        return Query(answer, letter, "choice", item.choices) if len(gold) == 1 else Outcome("wrong", "names no option")
+    if named == gold:
+        return Outcome("right", f"names {spell(named)}")
+    return Outcome("wrong", f"names {spell(named)}, not {spell(gold)}")
+
+
+def _decide_prose(item: Item, answer: str) -> Outcome | Query:
+    """An answer that is no plain number where one is wanted: the number it states in words, else algebra."""
+    if not algebra.is_prose(answer):
+        return Query(answer, item.answer, item.kind, ())
+    stated = number_stated(answer)
+    if stated is None:
+        return Outcome("wrong", "states no number")
+    return Query(stated, item.answer, item.kind, ())

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmhicra.evaluate.scoring import TIME_LIMIT
+from mmhicra.rewards.workers import Verifier
+
+
+@pytest.fixture(scope="session")
+def verifier() -> Iterator[Verifier]:
+    with Verifier(time_limit=TIME_LIMIT) as verifier:
+        yield verifier
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    root = Path(__file__).resolve().parents[2]
+    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set MMHICRA_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def read_json() -> Any:
+    def read(path: Path) -> Any:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return json.load(file)
+
+    return read
