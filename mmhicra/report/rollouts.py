@@ -96,7 +96,7 @@ def group_entry(group: list[dict[str, Any]], errors: dict[tuple[int, str, int], 
 
 
 def completion_entry(record: dict[str, Any], errors: dict[tuple[int, str, int], dict[str, Any]]) -> dict[str, Any]:
-    """One completion; old rollout files have no tokens, and their response is one piece."""
+    """One completion; old rollout files do not say where its tokens are, and it is shown in one piece."""
     reward, text = record.get("reward") or {}, record["response"]
     judged = errors.get((record["step"], record["prompt"], record["completion"]))
     engine, old = record.get("engine_logprobs"), record.get("old_logprobs")
@@ -104,8 +104,9 @@ def completion_entry(record: dict[str, Any], errors: dict[tuple[int, str, int], 
     return {
         "n": record["completion"],
         "text": record.get("decoded", text),
+        "split": "token_spans" in record,
         # Token i begins where i - 1 ended: the ends alone say it, and a character of two tokens is the first's.
-        "ends": [end for _, end in record.get("token_spans", [])] or [len(text)],
+        "ends": [end for _, end in record.get("token_spans", [])],
         "planning": record["planning"],
         "grams": record.get("grams", []),
         "advantage": record["advantage"],

@@ -26,17 +26,17 @@ function startBrowser(place, data) {
   place.append(
     make("p", { class: "note" }, sampled(data)),
     make("div", { class: "controls" },
-      pick("step", "Step", all(steps, "all steps")), pick("task", "Task", all(tasks, "all tasks")),
-      pick("verdict", "Has a response that is", all(verdicts, "of any verdict")),
-      pick("trait", "and", [["any", "anything"], ["planning", "has planning tokens"], ["none", "has no planning token"],
+      pick("filter-step", "Step", all(steps, "all steps")), pick("filter-task", "Task", all(tasks, "all tasks")),
+      pick("filter-verdict", "Has a response that is", all(verdicts, "of any verdict")),
+      pick("filter-trait", "and", [["any", "anything"], ["planning", "has planning tokens"], ["none", "has no planning token"],
         ["gap", "engine and trainer disagree"], ["truncated", "truncated"], ["planning_error", "a planning error"], ["execution_error", "an execution error"]]),
-      pick("heat", "Show", Object.entries(HEATS)),
+      pick("filter-heat", "Show", Object.entries(HEATS)),
       make("button", { class: "plain", id: "previous", onclick: () => move(-1) }, "← previous"),
       make("button", { class: "plain", id: "next", onclick: () => move(1) }, "next →"),
       make("span", { id: "place", "aria-live": "polite" })),
     make("div", { id: "group" }));
-  for (const name of ["step", "task", "verdict", "trait"]) byId(name).onchange = () => { filter(data); show(data); };
-  byId("heat").onchange = () => { browser.heat = byId("heat").value; show(data); };
+  for (const name of ["step", "task", "verdict", "trait"]) byId("filter-" + name).onchange = () => { filter(data); show(data); };
+  byId("filter-heat").onchange = () => { browser.heat = byId("filter-heat").value; show(data); };
   document.addEventListener("keydown", (event) => {
     if (place.hidden || event.ctrlKey || event.metaKey || event.altKey || /SELECT|INPUT|TEXTAREA/.test(event.target.tagName)) return;
     if (event.target.getAttribute && event.target.getAttribute("role") === "tab" && /Arrow/.test(event.key)) return;
@@ -54,7 +54,7 @@ function sampled(data) {
 }
 
 function filter(data) {
-  const [step, task, verdict, trait] = ["step", "task", "verdict", "trait"].map((name) => byId(name).value);
+  const [step, task, verdict, trait] = ["step", "task", "verdict", "trait"].map((name) => byId("filter-" + name).value);
   browser.found = data.groups.filter((g) =>
     (!step || String(g.step) === step) && (!task || g.task === task) &&
     g.completions.some((c) => (!verdict || (c.verdict || "not scored") === verdict) && FILTERS[trait](c)));
@@ -77,9 +77,9 @@ function linkTo(group, n) {
 
 /** Open the sample that a link names; false if the page does not hold it. */
 function openSample(data, [step, prompt, n]) {
-  for (const name of ["step", "task", "verdict"]) if (byId(name)) byId(name).value = "";
-  if (!byId("trait")) return false;
-  byId("trait").value = "any";
+  if (!byId("filter-trait")) return false;
+  for (const name of ["step", "task", "verdict"]) byId("filter-" + name).value = "";
+  byId("filter-trait").value = "any";
   filter(data);
   const wanted = decodeURIComponent(prompt || "");
   const at = browser.found.findIndex((g) => String(g.step) === step && g.prompt === wanted);
@@ -139,6 +139,7 @@ function response(group, c) {
 }
 
 function tokens(group, c) {
+  if (!c.split) return [c.text];
   const marked = new Set(c.planning.flatMap(([start, end]) => Array.from({ length: end - start }, (_, i) => start + i)));
   const functions = new Map();
   for (const [, name, start, end] of c.grams) for (let i = start; i < end; i++) if (!functions.has(i)) functions.set(i, name);

@@ -98,7 +98,7 @@ function drawPanel(place, [title, metrics], runs, options) {
   const chart = new uPlot({
     width: box.clientWidth - 34, height: 210, series, bands,
     scales: { x: { time: false }, y: { distr: options.log ? 3 : 1 } },
-    axes: [axis, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
+    axes: [{ ...axis, size: 28 }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
     cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
     legend: { live: true },
   }, data, box);

@@ -20,7 +20,8 @@ function pick(id, label, choices) {
 function table(headings, rows) {
   const cell = (kind) => (value) => make(kind, typeof value === "number" || (value && value.number) ? { class: "number" } : {}, value && value.number ? value.number : value);
   const head = headings.map((h) => make("th", { scope: "col", ...(h.endsWith("#") ? { class: "number" } : {}) }, h.replace("#", "")));
-  return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)),
+  const named = headings.some((h) => h) ? [make("thead", {}, make("tr", {}, ...head))] : [];
+  return make("div", { class: "scroll" }, make("table", {}, ...named,
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell("td")))))));
 }
 
@@ -149,7 +150,7 @@ const opened = {};
 function route() {
   const [name, ...rest] = location.hash.slice(1).split("/"), section = NAMES.includes(name) ? name : "overview";
   for (const other of NAMES) {
-    byId(other).hidden = other !== section;
+    byId("section-" + other).hidden = other !== section;
     byId("tab-" + other).setAttribute("aria-selected", other === section);
     byId("tab-" + other).tabIndex = other === section ? 0 : -1;
   }
@@ -166,11 +167,11 @@ function start() {
     byId("missing").querySelector("summary").textContent = `Not on this page (${report.missing.length})`;
     byId("missing").querySelector("ul").append(...report.missing.map((sentence) => make("li", {}, sentence)));
   }
-  overview(byId("overview"));
-  opened.dynamics = dynamics(byId("dynamics"));
-  startBrowser(byId("rollouts"), report);
-  audit(byId("audit"));
-  grams(byId("grams"));
+  overview(byId("section-overview"));
+  opened.dynamics = dynamics(byId("section-dynamics"));
+  startBrowser(byId("section-rollouts"), report);
+  audit(byId("section-audit"));
+  grams(byId("section-grams"));
   NAMES.forEach((name, i) => {
     byId("tab-" + name).onclick = () => { location.hash = name; };
     byId("tab-" + name).onkeydown = (event) => {
