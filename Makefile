@@ -17,6 +17,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/mmhicra train --config configs/tiny.yaml --overwrite
+	$(BIN)/mmhicra report runs/tiny
 
 test: setup
 	$(BIN)/ruff check .

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import mmhicra
-from mmhicra.commands import bench, errors, eval, lab, leaderboard, mine, train
+from mmhicra.commands import bench, errors, eval, lab, leaderboard, mine, report, train
 from mmhicra.refusals import Refusal
 
-COMMANDS = (train, eval, leaderboard, mine, errors, lab, bench)
+COMMANDS = (train, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 

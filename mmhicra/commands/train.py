@@ -57,4 +57,5 @@ def run(options: argparse.Namespace) -> int:
         terminal.say(f"saved; go on with: mmhicra train --config {config.run_folder}/config.yaml --resume")
         return INTERRUPTED
     terminal.show_summary(summary)
+    terminal.say(f"look at it: mmhicra report {config.run_folder}")
     return 0

@@ -1,0 +1,143 @@
+"""One HTML file from run folders: data as inert JSON, our style and script, and uPlot, all inline."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import mmhicra
+from mmhicra.report.folder import RunData, read_errors, read_run
+from mmhicra.report.rollouts import Progress, read_all_rollouts
+from mmhicra.train.run_folder import jsonable, writing
+
+PARTS = {
+    "/*uplot.css*/": "uPlot.min.css",
+    "/*page.css*/": "page.css",
+    "/*uplot.js*/": "uPlot.iife.min.js",
+    "/*page.js*/": "charts.js browser.js page.js",
+}
+"""Marks in `page.html` -> what stands there, from `mmhicra/report/page/`."""
+
+
+def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda phase, done, total: None) -> list[str]:
+    """Write the page of the first run, with the curves of all of them; returns what is missing, in words.
+
+    Raises:
+        Refusal: a run cannot be read, or the page not be written.
+    """
+    data = page_data([read_run(path) for path in paths], progress)
+    with writing(out):
+        partial = out.with_name(out.name + ".partial")  # a browser never sees half a page
+        partial.write_text(render(data), encoding="utf-8")
+        partial.replace(out)
+    return data["missing"]
+
+
+def page_data(runs: Sequence[RunData], progress: Progress) -> dict[str, Any]:
+    """Everything the page says, JSON-able."""
+    main = runs[0]
+    rollouts = read_all_rollouts(main, progress)
+    return {
+        "version": mmhicra.__version__,
+        "name": main.name,
+        "verdict": verdict(main),
+        "facts": facts(main),
+        "config": main.config_text,
+        "summary": main.summary,
+        "missing": list(dict.fromkeys(main.missing)),
+        "runs": [{"name": run.name, "method": run.method, "metrics": columns(with_errors(run))} for run in runs],
+        **rollouts,
+    }
+
+
+def with_errors(run: RunData) -> list[dict[str, Any]]:
+    """The metrics with the count of each kind of error, at the steps that `mmhicra errors` judged."""
+    kinds = Counter((step, record["kind"]) for (step, *_), record in read_errors(run).items())
+    judged = {step for step, _ in kinds}
+    counts = {step: {f"errors/{kind}": kinds[step, kind] for kind in ("planning", "execution")} for step in judged}
+    return [{**record, **counts.get(record["step"], {})} for record in run.metrics]
+
+
+def columns(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Metrics by name instead of by step, None where a step does not have one; six digits are enough to draw."""
+    names = dict.fromkeys(name for record in metrics for name in record)
+    numbers = {}
+    for name in names:
+        values = [record.get(name) for record in metrics]
+        if any(isinstance(value, int | float) for value in values):
+            numbers[name] = [_short(value) for value in values]
+    return numbers
+
+
+def _short(value: Any) -> float | None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def verdict(run: RunData) -> str:
+    """The run in one sentence."""
+    held_out = run.summary.get("held_out") or {}
+    before, after, change = held_out.get("before"), held_out.get("after"), held_out.get("change")
+    if before and after and change:
+        low, high = 100 * change["low"], 100 * change["high"]
+        moved = "rose" if low > 0 else "fell" if high < 0 else "did not clearly change"
+        return (
+            f"Held-out accuracy {moved}: {_interval(before)} before, {_interval(after)} after {run.steps} steps, "
+            f"a change of {100 * change['mean']:+.1f} points ({low:+.1f} to {high:+.1f})."
+        )
+    known = [record for record in run.metrics if record.get("eval/accuracy") is not None]
+    if known:
+        last = known[-1]
+        seen = {"mean": last["eval/accuracy"], "low": last["eval/accuracy_low"], "high": last["eval/accuracy_high"]}
+        return f"After {run.steps} steps the last evaluation, at step {last['step']}, is {_interval(seen)}."
+    trained = [record["accuracy/mean"] for record in run.metrics if record.get("accuracy/mean") is not None]
+    if trained:
+        return (
+            f"Not evaluated: rollouts were right in {trained[0]:.1%} of the first step, {trained[-1]:.1%} of the last."
+        )
+    return "No step is finished: there is nothing to say yet."
+
+
+def _interval(share: dict[str, Any]) -> str:
+    return f"{share['mean']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
+
+
+def facts(run: RunData) -> list[list[str]]:
+    """Name and value of what one wants to know first."""
+    summary = run.summary
+    rows: list[tuple[str, Any]] = [
+        ("model", run.setting("model", "path")),
+        ("parameters", _parameters(summary.get("parameters"))),
+        ("data", run.setting("data", "source")),
+        ("problems", summary.get("problems") and f"{summary['problems']['train']:,} to train on"),
+        ("rows refused", run.refused),
+        ("method", run.setting("credit", "method")),
+        ("alpha", summary.get("alpha", run.setting("hicra", "alpha"))),
+        ("Strategic Grams", run.setting("hicra", "grams")),
+        ("steps", f"{run.steps} of {run.setting('train', 'steps') or '?'}"),
+        ("group", f"{run.setting('train', 'prompts_per_step')} prompts × {run.setting('rollout', 'n')} responses"),
+        ("wall time", summary.get("wall_seconds") and f"{summary['wall_seconds']:.0f} s"),
+        ("seed", run.config.get("seed")),
+    ]
+    return [[name, str(value)] for name, value in rows if value is not None]
+
+
+def _parameters(counts: dict[str, int] | None) -> str | None:
+    return f"{counts['total']:,}, {counts['trained']:,} trained" if counts else None
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page. Nothing in `data` can end its script element: `<` is written as an escape."""
+    folder = files("mmhicra.report") / "page"
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    for mark, names in PARTS.items():
+        text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names.split())
+        page = page.replace(mark, text)
+    text = json.dumps(jsonable(data), ensure_ascii=True, separators=(",", ":"))
+    return page.replace('"DATA"', text.replace("<", "\\u003c"))

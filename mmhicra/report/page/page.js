@@ -1,0 +1,199 @@
+"use strict";
+const report = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const drawn = [];
+
+/** An element; attributes beginning with "on" are listeners, children that are no nodes become text. */
+function make(name, attributes, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key.startsWith("on")) element[key] = value; else element.setAttribute(key, value);
+  }
+  element.append(...children.map((child) => (child instanceof Node ? child : String(child))));
+  return element;
+}
+
+function pick(id, label, choices) {
+  return make("label", { for: id }, label, make("select", { id }, ...choices.map(([value, text]) => make("option", { value }, text))));
+}
+
+function table(headings, rows) {
+  const cell = (kind) => (value) => make(kind, typeof value === "number" || (value && value.number) ? { class: "number" } : {}, value && value.number ? value.number : value);
+  const head = headings.map((h) => make("th", { scope: "col", ...(h.endsWith("#") ? { class: "number" } : {}) }, h.replace("#", "")));
+  const named = headings.some((h) => h) ? [make("thead", {}, make("tr", {}, ...head))] : [];
+  return make("div", { class: "scroll" }, make("table", {}, ...named,
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell("td")))))));
+}
+
+const percent = (value) => (100 * value).toFixed(1) + " %";
+
+function overview(place) {
+  const held = report.summary.held_out || {}, last = (name) => (report.runs[0].metrics[name] || []).filter((v) => v != null).at(-1);
+  const cards = [];
+  const card = (value, label) => value != null && cards.push(make("div", { class: "card" }, make("b", {}, value), make("span", {}, label)));
+  if (held.before) card(percent(held.before.mean), `held out, before (${percent(held.before.low)} to ${percent(held.before.high)})`);
+  if (held.after) card(percent(held.after.mean), `held out, after (${percent(held.after.low)} to ${percent(held.after.high)})`);
+  if (held.change) card((held.change.mean >= 0 ? "+" : "−") + Math.abs(100 * held.change.mean).toFixed(1), "points, paired by problem");
+  if (last("accuracy/mean") != null) card(percent(last("accuracy/mean")), "rollouts right, last step");
+  if (last("step")) card(last("step"), "steps");
+  if (last("memory/peak_gib") != null) card(last("memory/peak_gib").toFixed(1) + " GiB", "most memory held");
+  place.append(make("div", { class: "cards" }, ...cards), make("h2", {}, "What was trained"));
+  const two = make("div", { class: "two" }, make("div", { class: "panel" }, table(["", ""], report.facts)));
+  if (held.by_task_before && held.by_task_after) {
+    const rows = Object.entries(held.by_task_after).map(([task, after]) => {
+      const before = held.by_task_before[task];
+      return [task, { number: before ? percent(before.mean) : "–" }, { number: percent(after.mean) }, { number: before ? (100 * (after.mean - before.mean)).toFixed(1) : "–" }];
+    });
+    two.append(make("div", { class: "panel" }, make("h3", {}, "Held-out accuracy by task"), table(["task", "before#", "after#", "points#"], rows)));
+  }
+  place.append(two);
+  const phases = phaseSeconds();
+  if (phases.length) place.append(make("h2", {}, "Where the time went"), timeBar(phases));
+  if (report.summary.versions) place.append(make("h2", {}, "Versions"), make("div", { class: "panel" }, table(["", ""], Object.entries(report.summary.versions))));
+  if (report.config) place.append(make("h2", {}, "Configuration"), make("details", { class: "panel" }, make("summary", {}, "as resolved, config.yaml"), make("pre", {}, report.config)));
+}
+
+/** Seconds by phase, of the summary or, while a run goes on, added up from its steps. */
+function phaseSeconds() {
+  const metrics = report.runs[0].metrics;
+  const spent = report.summary.seconds_by_phase || Object.fromEntries(Object.keys(metrics).filter((n) => n.startsWith("time/"))
+    .map((n) => [n.slice(5), metrics[n].reduce((a, b) => a + (b || 0), 0)]));
+  return Object.entries(spent).filter(([name, s]) => name !== "step" && s > 0).sort((a, b) => b[1] - a[1]);
+}
+
+function timeBar(phases) {
+  const total = phases.reduce((a, [, s]) => a + s, 0), colours = palette();
+  const bar = make("div", { class: "bar", "aria-hidden": "true" }, ...phases.map(([, s], i) => {
+    const part = make("i");
+    part.style.width = (100 * s) / total + "%";
+    part.style.background = colours[i % colours.length];
+    return part;
+  }));
+  const rows = phases.map(([name, s]) => [name.replaceAll("_", " "), { number: s.toFixed(1) + " s" }, { number: percent(s / total) }]);
+  return make("div", { class: "panel" }, bar, table(["phase", "seconds#", "share#"], rows));
+}
+
+function dynamics(place) {
+  const smoothing = make("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: 0, id: "smoothing" });
+  const log = make("input", { type: "checkbox", id: "log" });
+  const grid = make("div", { class: "charts", id: "charts" });
+  place.append(make("div", { class: "controls" }, make("label", { for: "smoothing" }, "Smoothing", smoothing),
+    make("label", { class: "check", for: "log" }, log, "log axis"),
+    make("span", { class: "note" }, "Hover for values; drag to zoom, double-click to see all; click a name to hide its line." +
+      (report.runs.length > 1 ? " Bands reach from the lowest to the highest seed." : ""))), grid);
+  const draw = () => {
+    for (const { chart } of drawn.splice(0)) chart.destroy();
+    grid.replaceChildren();
+    for (const panel of PANELS) {
+      const it = drawPanel(grid, panel, report.runs, { weight: Number(smoothing.value), log: log.checked });
+      if (it) drawn.push(it);
+    }
+    if (!drawn.length) grid.append(make("p", {}, "No step is finished: there are no curves."));
+  };
+  smoothing.oninput = log.onchange = draw;
+  addEventListener("resize", () => { if (!place.hidden) for (const { chart, box } of drawn) chart.setSize({ width: box.clientWidth - 34, height: 210 }); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!place.hidden) draw(); });
+  return () => { if (!drawn.length) draw(); };
+}
+
+function sampleRows(entries) {
+  return entries.map((e) => [make("a", { href: linkTo(e, e.completion) }, `step ${e.step} #${e.completion}`), { number: String(e.tokens) }, e.extracted ?? "none", make("span", { class: "excerpt" }, e.text)]);
+}
+
+function audit(place) {
+  const a = report.audit;
+  if (!a.count) { place.append(make("p", {}, "There are no rollouts, so there are no rewards to look at.")); return; }
+  place.append(make("p", { class: "note" }, `Counted over all ${a.count.toLocaleString("en")} rollouts. Links open a sample if the page holds it.`));
+  place.append(make("h2", {}, "Verdicts and their reasons"), make("div", { class: "panel" }, table(["verdict", "why", "rollouts#", "share#"],
+    a.reasons.map(([verdict, why, n]) => [make("span", { class: "badge " + verdict }, verdict), why, n, { number: percent(n / a.count) }]))));
+  place.append(make("h2", {}, "Golds that could not be parsed"), a.golds.length
+    ? make("div", { class: "panel" }, table(["problem", "gold", "why"], a.golds.map((g) => [g.prompt, String(g.gold), g.why]))) : make("p", { class: "note" }, "None."));
+  const headings = ["sample", "tokens#", "answer", "response"];
+  place.append(make("h2", {}, "Suspicious patterns"));
+  if (!a.suspicious.length) place.append(make("p", { class: "note" }, "None: no repeated text, no wordy answers, no contradicting boxes, no bare right answers."));
+  for (const s of a.suspicious) place.append(make("details", { class: "panel" }, make("summary", {}, `${s.pattern}: ${s.count} (${percent(s.count / a.count)})`), table(headings, sampleRows(s.examples))));
+  for (const [title, entries] of [["Longest right responses", a.longest], ["Shortest right responses", a.shortest]]) {
+    place.append(make("h2", {}, title), entries.length ? make("div", { class: "panel" }, table(headings, sampleRows(entries))) : make("p", { class: "note" }, "No response was right."));
+  }
+  place.append(make("h2", {}, "Official against robust scoring"), make("p", { class: "note" }, "Rollouts are scored by one verifier only; the run folder holds no official scores to compare with."));
+}
+
+function spark(values) {
+  const ns = "http://www.w3.org/2000/svg", svg = document.createElementNS(ns, "svg"), line = document.createElementNS(ns, "polyline");
+  const top = Math.max(...values.map((v) => v || 0)) || 1, step = values.length > 1 ? 106 / (values.length - 1) : 0;
+  svg.setAttribute("class", "spark");
+  svg.setAttribute("viewBox", "0 0 110 24");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `from ${format(values[0] || 0)} to ${format(values.at(-1) || 0)} per response`);
+  line.setAttribute("points", values.map((v, i) => (2 + i * step).toFixed(1) + "," + (22 - (20 * (v || 0)) / top).toFixed(1)).join(" "));
+  line.setAttribute("fill", "none");
+  line.setAttribute("stroke", "currentColor");
+  line.setAttribute("stroke-width", "1.6");
+  svg.append(line);
+  return svg;
+}
+
+function grams(place) {
+  const g = report.grams;
+  if (!g.rows.length) { place.append(make("p", {}, "No Strategic Gram was recorded in this run's rollouts.")); return; }
+  place.append(make("p", { class: "note" }, `${g.rows.length} grams occurred. Right and wrong: the share of the ${g.right.toLocaleString("en")} right and of the ${g.wrong.toLocaleString("en")} other responses that hold the gram. Over time: occurrences per response, a point for ${g.width} step${g.width > 1 ? "s" : ""}.`));
+  const share = (n, of) => ({ number: of ? percent(n / of) : "–" });
+  place.append(make("div", { class: "panel" }, table(["gram", "function", "hits#", "right#", "wrong#", "over time", "example"], g.rows.map((row) => [
+    make("b", {}, row.text), make("span", { class: "token planning " + row.function }, row.function), row.hits, share(row.right, g.right), share(row.wrong, g.wrong), spark(row.times),
+    make("a", { href: linkTo(row.example, row.example.completion), class: "excerpt" }, "…" + row.example.before, make("mark", { class: "token planning " + row.function }, row.example.hit), row.example.after + "…")]))));
+}
+
+const NAMES = ["overview", "dynamics", "rollouts", "audit", "grams"];
+const opened = {};
+
+/** Show the section, and the sample, that the address names. */
+function route() {
+  const [name, ...rest] = location.hash.slice(1).split("/"), section = NAMES.includes(name) ? name : "overview";
+  for (const other of NAMES) {
+    byId("section-" + other).hidden = other !== section;
+    byId("tab-" + other).setAttribute("aria-selected", other === section);
+    byId("tab-" + other).tabIndex = other === section ? 0 : -1;
+  }
+  if (opened[section]) opened[section]();
+  if (section === "rollouts" && rest.length) openSample(report, rest);
+}
+
+function start() {
+  document.title = report.name + " · mmhicra report";
+  byId("name").textContent = report.runs.length > 1 ? `${report.name} and ${report.runs.length - 1} more` : report.name;
+  byId("verdict").textContent = report.verdict;
+  if (report.missing.length) {
+    byId("missing").hidden = false;
+    byId("missing").querySelector("summary").textContent = `Not on this page (${report.missing.length})`;
+    byId("missing").querySelector("ul").append(...report.missing.map((sentence) => make("li", {}, sentence)));
+  }
+  overview(byId("section-overview"));
+  opened.dynamics = dynamics(byId("section-dynamics"));
+  startBrowser(byId("section-rollouts"), report);
+  audit(byId("section-audit"));
+  grams(byId("section-grams"));
+  NAMES.forEach((name, i) => {
+    byId("tab-" + name).onclick = () => { location.hash = name; };
+    byId("tab-" + name).onkeydown = (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (by) { const next = NAMES[(i + by + NAMES.length) % NAMES.length]; location.hash = next; byId("tab-" + next).focus(); }
+    };
+  });
+  addEventListener("hashchange", route);
+  route();
+  if (location.protocol.startsWith("http")) follow();
+}
+
+/** Served by --serve: look now and then, and reload when the run has moved on; the address keeps the place. */
+async function follow() {
+  let seen = null;
+  setInterval(async () => {
+    const answer = await fetch("/stamp").catch(() => null);
+    if (!answer || !answer.ok) return;
+    const stamp = await answer.text();
+    if (seen != null && stamp !== seen) location.reload();
+    seen = stamp;
+  }, 3000);
+}
+
+start();

@@ -1,0 +1,80 @@
+"""Thumbnails of a run's images, found again by the references in its rollout files."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmhicra.hicra.errors import GENERATORS
+from mmhicra.report.folder import RunData
+
+SIDE = 256
+"""Pixels of the longer side."""
+BUDGET = 5_000_000
+"""Bytes of all thumbnails."""
+
+
+class Pictures:
+    """Finds images, makes them small, and counts those it cannot show.
+
+    Attributes:
+        data: reference -> data URL.
+        absent: reference -> why it is not shown.
+    """
+
+    def __init__(self, run: RunData) -> None:
+        self.data: dict[str, str] = {}
+        self.absent: dict[str, str] = {}
+        self.spent = 0
+        self._folders = image_folders(run)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Find the images of one rollout record."""
+        for place, reference in enumerate(record.get("images", [])):
+            if reference in self.data or reference in self.absent:
+                continue
+            if self.spent >= BUDGET:
+                self.absent[reference] = f"the page holds no more than {BUDGET // 10**6} MB of images"
+                continue
+            try:
+                url = thumbnail(self._find(record, place, reference))
+            except (OSError, ValueError) as error:
+                self.absent[reference] = str(error) or type(error).__name__
+                continue
+            self.data[reference] = url
+            self.spent += len(url)
+
+    def _find(self, record: dict[str, Any], place: int, reference: str) -> Image.Image:
+        generator = GENERATORS.get(record["prompt"].split("/")[0])
+        if generator:
+            problem = importlib.import_module(generator).regenerate(record["prompt"], record["task"])
+            if problem.question != record["question"]:
+                raise ValueError("this version of mmhicra draws another problem under that id")
+            return problem.images[place].open()
+        for folder in self._folders:
+            if (folder / reference).is_file():
+                with Image.open(folder / reference) as image:
+                    return image.convert("RGB")
+        raise FileNotFoundError(
+            f"no file {reference} under {', '.join(map(str, self._folders)) or 'data.image_folder'}"
+        )
+
+
+def image_folders(run: RunData) -> list[Path]:
+    """Where the run's image paths may start."""
+    named = [run.setting("data", name) for name in ("image_folder", "source", "eval_source")]
+    paths = [Path(name) for name in named if name]
+    return [path if path.is_dir() else path.parent for path in paths if path.exists()]
+
+
+def thumbnail(image: Image.Image) -> str:
+    """A small WebP as a data URL; a small drawing stays as sharp as it is."""
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=80, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
