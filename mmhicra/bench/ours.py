@@ -22,11 +22,14 @@ from mmhicra.train.packing import pack, split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 
+LEARNING_RATE = 1e-9
+"""So small that both sides stay at the weights they began with."""
+
 SETTINGS = (
     "eval.problems=0",
     "train.prompts_per_step=1",
     "train.optimizer.warmup_steps=0",
-    "train.optimizer.learning_rate=1e-6",
+    f"train.optimizer.learning_rate={LEARNING_RATE}",
     "data.max_prompt_tokens=4096",
     "data.max_refused_share=0.0",
     "reward.accuracy_weight=0.0",

@@ -17,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, StoppingCriteria
 
+from mmhicra.bench.ours import LEARNING_RATE
 from mmhicra.bench.shapes import Regime
 from mmhicra.records import Group
 from mmhicra.refusals import Refusal
@@ -57,13 +58,13 @@ class Trl:
         policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
         policy.model.visual.requires_grad_(False)
         rows = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]
-        self.rows = [
-            {
+        self.rows = {
+            row["id"]: {
                 "prompt": [{"role": "user", "content": row["question"].removeprefix("<image>")}],
                 "image": Image.open(problems.parent / row["images"][0]).convert("RGB"),
             }
             for row in rows
-        ]
+        }
         count = len(regime.responses)
         arguments = trl.GRPOConfig(
             output_dir=str(folder),
@@ -71,7 +72,7 @@ class Trl:
             num_generations=count,
             gradient_accumulation_steps=1,
             max_completion_length=max(regime.responses),
-            learning_rate=1e-6,
+            learning_rate=LEARNING_RATE,
             beta=0.0,
             gradient_checkpointing=checkpointing,
             bf16=precision == "bf16",
@@ -85,10 +86,10 @@ class Trl:
             model=policy,
             reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
             args=arguments,
-            train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in self.rows]),
+            train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in self.rows.values()]),
             processing_class=AutoProcessor.from_pretrained(model),
         )
-        trainer, self.regime, self.taken = self.trainer, regime, 0
+        trainer, self.regime = self.trainer, regime
         trainer.create_optimizer_and_scheduler(num_training_steps=1000)
         trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model_wrapped, trainer.current_gradient_accumulation_steps = trainer.model, 1
@@ -101,13 +102,11 @@ class Trl:
         """Nothing to do."""
 
     def step(self, group: Group) -> dict[str, float]:
-        """Generate, then update on the responses of `group`: seconds by phase."""
+        """Generate for the problem of `group`, then update on its responses: seconds by phase."""
         trainer = self.trainer
         trainer.model.train()
         marks = [now()]
-        row = self.rows[self.taken % len(self.rows)]
-        self.taken += 1
-        inputs = trainer._generate_and_score_completions([row] * len(self.regime.responses))
+        inputs = self.generate(group)
         marks.append(now())
         inputs = self.with_responses(inputs, group)
         marks.append(now())
@@ -127,14 +126,18 @@ class Trl:
         """Forward and backward on the responses of `group`, and the gradients thrown away; the batch is made before."""
         trainer = self.trainer
         trainer.model.train()
-        inputs = trainer._generate_and_score_completions([self.rows[0]] * len(self.regime.responses))
-        inputs = self.with_responses(inputs, group)
+        inputs = self.with_responses(self.generate(group), group)
 
         def update() -> None:
             trainer.accelerator.backward(trainer.compute_loss(trainer.model, inputs))
             trainer.optimizer.zero_grad(set_to_none=True)
 
         return update
+
+    def generate(self, group: Group) -> dict[str, Any]:
+        """TRL's batch for the problem of `group`."""
+        row = self.rows[group.prompt.problem.id.rpartition("/")[-1]]  # the file it came from stands before
+        return self.trainer._generate_and_score_completions([row] * len(self.regime.responses))
 
     def with_responses(self, inputs: dict[str, Any], group: Group) -> dict[str, Any]:
         """TRL's own batch with the responses of `group`, right-padded as it pads them."""

@@ -1,0 +1,76 @@
+"""`mmhicra bench train`: both sides do the same work, and the table says what was measured."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from mmhicra.bench import shapes
+from mmhicra.bench.flops import count_flops
+from mmhicra.bench.shapes import REGIMES, Regime
+from mmhicra.bench.train import PHASES, Settings, print_train, run_train, sides, write_files
+from mmhicra.refusals import Refusal
+
+SMALL = Regime("small", (4, 5), 12, (3, 6, 5, 2))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    pytest.importorskip("trl", reason="the extra mmhicra[bench] is not installed")
+    monkeypatch.setitem(REGIMES, "small", SMALL)
+    return Settings(model="tiny", regime="small", pairs=1, memory=False)
+
+
+def gradients(model):
+    return torch.cat([p.grad.flatten() for _, p in sorted(model.named_parameters()) if p.grad is not None])
+
+
+def test_both_sides_have_the_same_gradients(small, tmp_path, monkeypatch):
+    with sides(small, write_files(small, tmp_path), tmp_path) as (ours, theirs):
+        _, group = ours.step()
+        assert (len(group.prompt), [len(c) for c in group.completions]) == (32, [3, 6, 5, 2])
+        update = theirs.updating(group)
+        for optimizer in (ours.trainer.optimizer, theirs.trainer.optimizer):
+            monkeypatch.setattr(optimizer, "zero_grad", lambda *_, **__: None)
+        ours.update(group)
+        update()
+        own, other = gradients(ours.trainer.unwrapped.model), gradients(theirs.trainer.model)
+        assert own.shape == other.shape
+        assert (own - other).norm() < 1e-4 * other.norm()
+
+
+def test_the_table_shows_every_phase(small):
+    result = run_train(small)
+    assert set(result["seconds"]) == {"mmhicra", "trl"}
+    assert all(len(result["seconds"]["trl"][phase]) == 1 for phase in PHASES)
+    assert result["flops"]["trl"] > 2 * result["flops"]["mmhicra"] > 0, "their prompt is computed four times"
+    assert 0 < result["utilisation"] < 1
+    file = io.StringIO()
+    print_train(result, Console(file=file, width=200))
+    text = file.getvalue()
+    assert all(phase in text for phase in PHASES)
+    assert "prompt 32, 4 responses of 2 to 6" in text
+
+
+def test_peak_memory_is_that_of_the_work():
+    result = run_train(Settings(model="tiny", regime="A", pairs=1, against="none"))
+    assert 2**20 < result["memory"]["mmhicra"] < 2**30
+
+
+def test_flops_are_those_of_the_products():
+    left, right = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7)
+    assert count_flops(lambda: left @ right) == 2 * 3 * 5 * 7
+    assert count_flops(lambda: (left @ right).sum().backward()) == 2 * 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize("name", sorted(REGIMES))
+def test_prompts_have_the_length_of_the_regime(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(shapes.Image.Image, "save", lambda *_, **__: None)
+    files = write_files(Settings(model="tiny", regime=name), tmp_path)
+    assert len(files[1].read_text().splitlines()) == 4
+
+
+def test_no_pair_is_refused():
+    with pytest.raises(Refusal, match="--pairs is 0"):
+        run_train(Settings(model="tiny", regime="A", pairs=0, against="none"))
