@@ -37,7 +37,8 @@ def test_both_sides_have_the_same_gradients(small, tmp_path, monkeypatch):
         update()
         own, other = gradients(ours.trainer.unwrapped.model), gradients(theirs.trainer.model)
         assert own.shape == other.shape
-        assert (own - other).norm() < 1e-4 * other.norm()
+        # Ours leaves the image tokens out of the distribution, theirs does not: 4 of 1024 tokens.
+        assert (own - other).norm() < 5e-3 * other.norm()
 
 
 def test_the_table_shows_every_phase(small):
