@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from short_runs import run
 
 from mmhicra.config import ModelConfig
 from mmhicra.records import Problem, ProblemImage
@@ -49,3 +50,11 @@ def make_problem() -> Callable[..., Problem]:
         return Problem(id=id, question=question, images=images, answer="1")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one uninterrupted short run. Not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run(folder)
+    return folder

@@ -93,8 +93,10 @@ class Run:
                 self.spend(name.removeprefix("time/"), seconds)
         grams = self.parts.gram_library.content_hash[:12]
         record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "memory/peak_gib": peak_memory()}
-        if self.due(self.config.log.rollouts_every) and self.is_main:
-            self.folder.write_rollouts(step, rollout_records(step, rollouts, trainer.crediting))
+        if self.due(self.config.log.rollouts_every):
+            records = trainer.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            if self.is_main:
+                self.folder.write_rollouts(step, records)
         if (last or self.due(self.config.eval.every)) and self.config.eval.problems:
             self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
             record |= self.state["latest"]["record"]

@@ -1,5 +1,6 @@
 """Two processes, copied or sharded, train to the same weights as one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,12 @@ def run_on_two(folder, *overrides):
     assert process.returncode == 0, process.stderr[-3000:]
 
 
+def rolled_out(folder):
+    """Every response of the first step, whichever rank made it."""
+    lines = (folder / "rollouts" / "step_000001.jsonl").read_text(encoding="utf-8").splitlines()
+    return sorted((record["prompt"], record["completion"], record["response"]) for record in map(json.loads, lines))
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks") / "alone"
@@ -41,6 +48,7 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("shard", ["false", "true"], ids=["copied", "sharded"])
 def test_two_ranks_equal_one(alone, tmp_path, shard):
     run_on_two(tmp_path / "two", f"model.shard={shard}")
+    assert rolled_out(tmp_path / "two") == rolled_out(alone)
     one, two = state_files(alone, 2), state_files(tmp_path / "two", 2)
     assert one.keys() == two.keys()
     for name in one:
