@@ -1,0 +1,44 @@
+"""Seconds and memory of a page of 1 000 steps of 64 rollouts of 200 tokens: `python tests/report/measure.py`."""
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from report.made_runs import record, write_run
+
+from mmhicra.report.page import write_report
+
+STEPS, GROUPS, SIZE, TOKENS = 1000, 8, 8, 200
+
+
+def step_records(step):
+    """Eight groups of eight."""
+    text = f"in step {step} we see a shape and count again, so ".ljust(TOKENS, "x")
+    for group in range(GROUPS):
+        for n in range(SIZE):
+            yield record(step, n, text, "wrong" if n else "right", prompt=f"made/{step}/{group}")
+
+
+def main():
+    """Write the run, then measure the report."""
+    with tempfile.TemporaryDirectory() as name:
+        metrics = [{"step": s, **{f"metric/{i}": s / 7 for i in range(100)}} for s in range(1, STEPS + 1)]
+        run = write_run(Path(name) / "run", metrics, {})
+        for step in range(1, STEPS + 1):
+            write_run(Path(name) / f"part{step}", [], {step: step_records(step)})
+            (Path(name) / f"part{step}/rollouts/step_{step:06d}.jsonl").rename(run / f"rollouts/step_{step:06d}.jsonl")
+        size = sum(file.stat().st_size for file in run.glob("rollouts/*"))
+        before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        write_report([run], run / "report.html")
+        seconds, page = time.perf_counter() - started, (run / "report.html").stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{STEPS * GROUPS * SIZE} rollouts, {size / 1e6:.0f} MB of files: {seconds:.1f} s")
+    print(f"peak {peak / 2**20:.2f} GiB ({before / 2**20:.2f} before), page {page / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
