@@ -18,7 +18,7 @@ from mmhicra.config_loading import load_config
 from mmhicra.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
-from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.packing import split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 
@@ -97,9 +97,9 @@ class Ours:
         run_folder.create("", overwrite=True)
         parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)
         self.trainer = parts.trainer
-        engine = self.trainer.engine
+        engine = self.trainer.collector.engine
         assert isinstance(engine, HFEngine)
-        self.trainer.engine = FixedLengths(engine, regime.responses)
+        self.trainer.collector.engine = FixedLengths(engine, regime.responses)
 
     def close(self) -> None:
         """End the reward workers."""
@@ -113,9 +113,9 @@ class Ours:
     def update(self, group: Group) -> None:
         """Forward and backward on `group`, and the gradients thrown away."""
         (row,) = split_groups([group], self.config.train.tokens_per_micro_batch)
-        batch = pack([row]).to(self.trainer.accelerator.device)
+        self.trainer.on_policy = True
         totals = self.trainer.totals([group])
-        self.trainer.accelerator.backward(self.trainer.loss(batch, totals, 0.0, True))
+        self.trainer.accelerator.backward(self.trainer.loss([row], totals, 0.0, True))
         self.trainer.optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> tuple[dict[str, float], Group]:
