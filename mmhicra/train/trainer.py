@@ -65,6 +65,10 @@ class Trainer:
     work: Work
     """What a group costs, by which groups are spread over ranks."""
     step_number: int = 0
+    on_policy: bool = True
+    """Whether this step's completions come from the policy as it is, and not from the one before."""
+    judges: bool = False
+    """Whether the guard judges this step."""
     anchor: float | None = None
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
     first: dict[str, float] = field(default_factory=dict)
@@ -246,7 +250,7 @@ class Trainer:
             loss = loss + slope * peaks.sum() / totals.sequences
         if not live:
             return loss * 0.0
-        if self.on_policy:
+        if self.on_policy and self.guard.on:
             self.guard.look(row, old)
         if correction and weights is not None:
             self.tally.mean("loss/correction", weights)
