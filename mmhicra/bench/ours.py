@@ -18,7 +18,7 @@ from mmhicra.config_loading import load_config
 from mmhicra.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
-from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.packing import split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 
@@ -111,11 +111,12 @@ class Ours:
         return sum(parameter.numel() for parameter in self.trainer.unwrapped.parameters())
 
     def update(self, group: Group) -> None:
-        """Forward and backward on `group`, and the gradients thrown away."""
-        (row,) = split_groups([group], self.config.train.tokens_per_micro_batch)
-        batch = pack([row]).to(self.trainer.accelerator.device)
-        totals = self.trainer.totals([group])
-        self.trainer.accelerator.backward(self.trainer.loss(batch, totals, 0.0, True))
+        """Forward and backward on `group`, on-policy whatever steps came before, and the gradients thrown away."""
+        for completion in group.completions:
+            completion.old_logprobs = None
+        row = split_groups([group], self.config.train.tokens_per_micro_batch)
+        assert len(row) == 1
+        self.trainer.accelerator.backward(self.trainer.loss(row, self.trainer.totals([group]), 0.0, True))
         self.trainer.optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> tuple[dict[str, float], Group]:

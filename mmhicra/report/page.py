@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mmhicra
+from mmhicra.data.refused import RefusedRow
 from mmhicra.report.folder import RunData, read_errors, read_run
 from mmhicra.report.rollouts import Progress, read_all_rollouts
 from mmhicra.train.run_folder import jsonable, writing
@@ -22,6 +23,8 @@ PARTS = {
     "/*page.js*/": "charts.js browser.js page.js",
 }
 """Marks in `page.html` -> what stands there, from `mmhicra/report/page/`."""
+SHOWN = 100
+"""Refused rows of a kind that are listed."""
 
 
 def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda phase, done, total: None) -> list[str]:
@@ -45,14 +48,38 @@ def page_data(runs: Sequence[RunData], progress: Progress) -> dict[str, Any]:
     return {
         "version": mmhicra.__version__,
         "name": main.name,
-        "verdict": verdict(main),
+        "verdict": f"{main.name}: {verdict(main)}" if len(runs) > 1 else verdict(main),
         "facts": facts(main),
         "config": main.config_text,
         "summary": main.summary,
         "missing": list(dict.fromkeys(main.missing)),
-        "runs": [{"name": run.name, "method": run.method, "metrics": columns(with_errors(run))} for run in runs],
+        "refused": refused_by_kind(main),
+        "runs": [
+            {
+                "name": run.name,
+                "method": run.method,
+                "held_out": run.summary.get("held_out"),
+                "metrics": columns(with_errors(run)),
+            }
+            for run in runs
+        ],
         **rollouts,
     }
+
+
+def refused_by_kind(run: RunData) -> list[dict[str, Any]]:
+    """Rows refused before the run by what is wrong with them, the most frequent first; of each kind the first rows."""
+    kinds: dict[str, list[RefusedRow]] = {}
+    for row in (RefusedRow(**record) for record in run.refused):
+        kinds.setdefault(row.kind, []).append(row)
+    return [
+        {
+            "kind": kind,
+            "count": len(rows),
+            "rows": [[row.where, row.id, row.reason, row.question] for row in rows[:SHOWN]],
+        }
+        for kind, rows in sorted(kinds.items(), key=lambda found: -len(found[1]))
+    ]
 
 
 def with_errors(run: RunData) -> list[dict[str, Any]]:
@@ -116,7 +143,7 @@ def facts(run: RunData) -> list[list[str]]:
         ("parameters", _parameters(summary.get("parameters"))),
         ("data", run.setting("data", "source")),
         ("problems", summary.get("problems") and f"{summary['problems']['train']:,} to train on"),
-        ("rows refused", run.refused),
+        ("rows refused", f"{len(run.refused):,}"),
         ("method", run.setting("credit", "method")),
         ("alpha", summary.get("alpha", run.setting("hicra", "alpha"))),
         ("Strategic Grams", run.setting("hicra", "grams")),

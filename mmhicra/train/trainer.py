@@ -22,8 +22,9 @@ from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.balance import Work, balance
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.losses import Totals, anchored_entropy_slope, clipped_policy_loss, k3, peak_entropy, token_weights
+from mmhicra.train.memory import MemoryGauge
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import MicroBatch, SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
 from mmhicra.train.sharding import accumulating, clip_gradients, gathered
@@ -73,12 +74,15 @@ class Trainer:
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
     first: dict[str, float] = field(default_factory=dict)
     """The first values of what telemetry reports as a ratio."""
-    time: Timers = field(default_factory=Timers)
+    memory: MemoryGauge = field(default_factory=MemoryGauge)
+
+    def __post_init__(self) -> None:
+        self.time = Timers(self.memory)
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
         self.step_number += 1
-        self.tally, self.time = Tally(), Timers()
+        self.tally, self.time = Tally(), Timers(self.memory)
         rollouts = self.collect()
         self.mark(rollouts)
         self.look_back(rollouts)
@@ -205,7 +209,7 @@ class Trainer:
         for number, (row, live) in enumerate(rows, start=1):
             with accumulating(self.accelerator, self.policy, last=number == len(rows)):
                 with self.time("forward"):
-                    loss = self.loss(pack(row).to(self.accelerator.device), totals, slope, live)
+                    loss = self.loss(row, totals, slope, live)
                 with self.time("backward"):
                     self.accelerator.backward(loss)
             self.progress("update", number, len(rows))
@@ -218,13 +222,14 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
 
-    def loss(self, batch: MicroBatch, totals: Totals, slope: float, live: bool) -> Tensor:
+    def loss(self, row: Sequence[SubGroup], totals: Totals, slope: float, live: bool) -> Tensor:
         """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss.
 
         `slope` is what SIREN weighs the mean peak entropy with; 0 without it.
-        A batch that is not `live` only keeps this rank in step: its loss weighs nothing.
+        A row that is not `live` only keeps this rank in step: its loss weighs nothing.
         """
         options = self.config.train.loss
+        batch = pack(row).to(self.accelerator.device)
         stats = self.policy(batch)
         old = stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         policy = clipped_policy_loss(
@@ -257,6 +262,8 @@ class Trainer:
         self.tally.mean("loss/clipped_high", policy.clipped_high.float())
         self.tally.mean("loss/per_token", per_token.detach())
         self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach(), old)
+        if batch.old_logprobs is None:  # on-policy: this pass is the look back, for the record
+            self.remember(row, old, stats.entropy.detach())
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
         return loss * self.accelerator.num_processes
 
@@ -271,6 +278,11 @@ class Trainer:
         self.tally.mean("engine/logprob_gap", gap)
         self.tally.maximum("engine/logprob_gap_max", gap)
         self.tally.mean("engine/probability_error", gap.exp())
+
+    def remember(self, row: Sequence[SubGroup], logprobs: Tensor, entropy: Tensor) -> None:
+        """Leave its (T,) log-probs and entropies under the policy that sampled with every completion of `row`."""
+        for completion, values in by_completion(row, torch.stack([logprobs, entropy], dim=-1).cpu()):
+            completion.old_logprobs, completion.entropy = values.unbind(-1)
 
     def siren_slope(self, groups: Sequence[Group]) -> float:
         """What SIREN weighs the mean peak entropy of `groups` with in this optimiser step; 0 without it."""
@@ -307,8 +319,7 @@ class Trainer:
         for row, live in self.rows(groups):
             values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if live:
-                completions = [completion for part in row for completion in part.completions]
-                scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
+                scored += by_completion(row, values)
         return scored
 
     def rows(self, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:
