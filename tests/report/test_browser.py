@@ -219,7 +219,7 @@ def test_a_real_run_loads(quiet_page, tmp_path, finished_run):
 
 def test_disagreement_of_engine_and_trainer_is_found_on_policy(quiet_page, tmp_path):
     # Top-p cuts the engine's distribution, not the trainer's: sampled tokens are likelier to the engine.
-    run(tmp_path / "run", "train.steps=1", "eval.problems=0", "rollout.top_p=0.6")
+    run(tmp_path / "run", "train.steps=1", "train.prompts_per_step=8", "eval.problems=0", "rollout.top_p=0.9")
     write_report([tmp_path / "run"], tmp_path / "report.html")
     gaps = {}
     for r in records_of(tmp_path / "run", 1):
@@ -231,9 +231,10 @@ def test_disagreement_of_engine_and_trainer_is_found_on_policy(quiet_page, tmp_p
     quiet_page.select_option("#filter-heat", "gap")
     quiet_page.select_option("#filter-trait", "gap")
     assert groups_shown(quiet_page) == len(apart)
-    assert "--down" in " ".join(token.get_attribute("style") for token in quiet_page.locator(".token").all())
+    styles = quiet_page.locator(".response .token").evaluate_all("all => all.map(e => e.getAttribute('style'))")
+    assert any("--down" in style for style in styles)
     quiet_page.select_option("#filter-heat", "entropy")
-    assert quiet_page.locator(".token[style]").count() == quiet_page.locator(".token").count()
+    assert quiet_page.locator(".response .token[style]").count() == len(styles)
 
 
 def test_judged_errors_are_drawn_and_filtered(quiet_page, tmp_path, finished_run):
