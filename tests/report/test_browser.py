@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 from report.made_runs import HOSTILE, record, write_run
@@ -9,6 +10,7 @@ from short_runs import run
 
 from mmhicra.cli import main
 from mmhicra.report.page import write_report
+from mmhicra.report.serve import Follower, make_server
 from mmhicra.train.memory import MemoryGauge
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -139,6 +141,24 @@ def test_a_link_opens_its_sample(page, report):
     assert chosen.locator(".text").text_content() == "2 shapes in step 8"
     page.goto(report.as_uri() + "#rollouts/7/nothing")
     assert "is not among the groups" in page.text_content("#group")
+
+
+def test_a_served_page_does_not_tear_a_reader_away(chromium, tmp_path):
+    folder = write_run(tmp_path / "run", [{"step": 1, "accuracy/mean": 0.5}], {1: [record(1, 0, "a text", prompt="p")]})
+    page = chromium.new_page()
+    with make_server(Follower([folder], tmp_path / "page.html"), 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/#rollouts")
+        page.wait_for_timeout(3500)  # the page has asked once
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 2, "accuracy/mean": 0.75}) + "\n")
+        page.wait_for_selector("#newer:not([hidden])")
+        assert "50.0 % of the only step" in page.text_content("#verdict")
+        page.click("#newer button")
+        page.wait_for_function("document.getElementById('verdict').textContent.includes('75.0 % of the last')")
+        assert page.is_visible("#section-rollouts")
+        server.shutdown()
+    page.close()
 
 
 def test_hostile_text_is_text_everywhere(page, report):

@@ -10,7 +10,7 @@ from report.made_runs import HOSTILE, record, write_run
 from mmhicra.cli import main
 from mmhicra.data.refused import RefusedRow, write_refused
 from mmhicra.refusals import RunFolderRefusal
-from mmhicra.report import rollouts
+from mmhicra.report import page, rollouts
 from mmhicra.report.audit import suspicions
 from mmhicra.report.folder import find_runs, read_run
 from mmhicra.report.page import page_data, render
@@ -52,8 +52,7 @@ def test_a_broken_line_in_the_middle_is_refused_by_its_place(tmp_path):
 def test_hostile_text_stays_inside_its_json(tmp_path):
     run = write_run(tmp_path / "run", metrics(2), {1: [record(1, i, text) for i, text in enumerate(HOSTILE)]})
     data = data_of(run)
-    page = render(data)
-    inert = page.split('id="data">')[1].split("</script>")[0]
+    inert = render(data).split('id="data">')[1].split("</script>")[0]
     assert "<" not in inert
     assert [c["text"] for c in json.loads(inert)["groups"][0]["completions"]] == HOSTILE
 
@@ -128,6 +127,16 @@ def test_a_problem_that_came_twice_in_a_step_is_two_groups(tmp_path):
     assert {(entry["copy"], entry["text"]) for entry in data["audit"]["longest"]} == {
         (0, "text 0"), (0, "text 1"), (1, "text 2"), (1, "text 3"),
     }  # fmt: skip
+
+
+def test_long_runs_are_thinned_but_keep_their_evaluations_and_their_sums(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "POINTS", 10)
+    lines = metrics(29, **{"memory/rollout_gib": 1.5, "time/rollout": 0.5})
+    lines[16]["eval/accuracy"], lines[4]["memory/rollout_gib"] = 0.5, 2.5
+    data = data_of(write_run(tmp_path / "run", lines, {}))
+    assert data["runs"][0]["metrics"]["step"] == [*range(1, 17, 3), 17, *range(19, 29, 3), 29]
+    assert data["spent"] == [("rollout", 14.5, 2.5)]
+    assert "one step in 3" in " ".join(data["missing"])
 
 
 def test_a_lab_is_all_of_its_runs(tmp_path):

@@ -30,7 +30,7 @@ function startBrowser(place, data) {
       pick("filter-step", "Step", all(steps, "all steps")), pick("filter-task", "Task", all(tasks, "all tasks")),
       pick("filter-verdict", "Has a response that is", all(verdicts, "of any verdict")),
       pick("filter-trait", "and", [["any", "anything"], ["planning", "has planning tokens"], ["none", "has no planning token"],
-        ["gap", `engine and trainer disagree (gap over ${GAP})`, recorded("gap")], ["truncated", "truncated"],
+        ["gap", `engine and trainer apart by over ${GAP}`, recorded("gap")], ["truncated", "truncated"],
         ["planning_error", "a planning error", recorded("error")], ["execution_error", "an execution error", recorded("error")]]),
       pick("filter-heat", "Show", Object.entries(HEATS).map(([heat, name]) => [heat, name, heat === "planning" || recorded(heat)])),
       make("button", { class: "plain", id: "previous", onclick: () => move(-1) }, "← previous"),
@@ -123,16 +123,21 @@ function legend(group) {
     return make("div", { class: "key" }, "planning tokens by function:", ...names.map((name) => make("span", { class: "token planning " + name }, name)));
   }
   const scale = heatScale(group, browser.heat);
+  const signed = browser.heat === "entropy" ? "the bluer the higher, full colour at " : "blue above zero, red below, full colour at ±";
+  const most = browser.heat === "gap" && scale != null ? `, the largest here ${format(largest(group, "gap"))}` : "";
   const said = scale == null ? group.kept ? "this run did not record it" : "not known: a group without signal never reaches the trainer's model" :
-    `blue above zero, red below, full colour at ±${format(scale)}; planning tokens are underlined`;
+    `${signed}${format(scale)}${most}; planning tokens are underlined`;
   return make("div", { class: "key" }, HEATS[browser.heat] + ": " + said);
 }
 
-function heatScale(group, heat) {
+function largest(group, heat) {
   const values = group.completions.flatMap((c) => c[heat] || []).map(Math.abs);
-  if (!values.length) return null;
-  const most = values.reduce((a, b) => Math.max(a, b), 0);
-  return heat === "gap" ? Math.max(most, GAP) : most;  // rounding errors are no disagreement, and stay pale
+  return values.length ? values.reduce((a, b) => Math.max(a, b), 0) : null;
+}
+
+function heatScale(group, heat) {
+  const most = largest(group, heat);
+  return most != null && heat === "gap" ? Math.max(most, GAP) : most;  // rounding errors are no disagreement, and stay pale
 }
 
 function response(group, c) {

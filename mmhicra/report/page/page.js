@@ -49,24 +49,9 @@ function overview(place) {
   }
   place.append(two);
   if (report.runs.length > 1) place.append(make("h2", {}, "Methods side by side"), methods());
-  const phases = phaseSeconds();
-  if (phases.length) place.append(make("h2", {}, "Where time and memory went"), spent(phases));
+  if (report.spent.length) place.append(make("h2", {}, "Where time and memory went"), spent(report.spent));
   if (report.summary.versions) place.append(make("h2", {}, "Versions"), make("div", { class: "panel" }, table(["", ""], Object.entries(report.summary.versions))));
   if (report.config) place.append(make("h2", {}, "Configuration"), make("details", { class: "panel" }, make("summary", {}, "as resolved, config.yaml"), make("pre", {}, report.config)));
-}
-
-/** Seconds by phase, of the summary or, while a run goes on, added up from its steps. */
-function phaseSeconds() {
-  const metrics = report.runs[0].metrics;
-  const spent = report.summary.seconds_by_phase || Object.fromEntries(Object.keys(metrics).filter((n) => n.startsWith("time/"))
-    .map((n) => [n.slice(5), metrics[n].reduce((a, b) => a + (b || 0), 0)]));
-  return Object.entries(spent).filter(([name, s]) => name !== "step" && s > 0).sort((a, b) => b[1] - a[1]);
-}
-
-/** GiB by phase: the most that any step held in it. */
-function phaseMemory() {
-  const found = Object.entries(report.runs[0].metrics).filter(([name]) => name.startsWith("memory/") && name !== "memory/peak_gib");
-  return new Map(found.map(([name, values]) => [name.slice(7, -4), values.reduce((a, b) => Math.max(a, b || 0), 0)]));
 }
 
 /** Held-out accuracy of every method, over its runs. */
@@ -81,16 +66,16 @@ function methods() {
 }
 
 function spent(phases) {
-  const total = phases.reduce((a, [, s]) => a + s, 0), colours = palette();
+  const total = phases.reduce((a, [, s]) => a + s, 0), colours = palette(), colour = (i) => colours[i % colours.length];
   const bar = make("div", { class: "bar", "aria-hidden": "true" }, ...phases.map(([, s], i) => {
     const part = make("i");
     part.style.width = (100 * s) / total + "%";
-    part.style.background = colours[i % colours.length];
+    part.style.background = colour(i);
     return part;
   }));
-  const memory = phaseMemory(), gib = (name) => ({ number: memory.has(name) ? memory.get(name).toFixed(2) + " GiB" : "–" });
-  const rows = phases.map(([name, s], i) => [make("span", {}, swatch(colours[i % colours.length]), name.replaceAll("_", " ")), { number: s.toFixed(1) + " s" }, { number: percent(s / total) }, gib(name)]);
-  const note = memory.size ? "Memory: the most held while the phase ran, all that was held before included; torch's on a GPU, else the process's." :
+  const rows = phases.map(([name, s, gib], i) => [make("span", {}, swatch(colour(i)), name.replaceAll("_", " ")), { number: s.toFixed(1) + " s" }, { number: percent(s / total) },
+    { number: gib == null ? "–" : gib.toFixed(2) + " GiB" }]);
+  const note = phases.some(([, , gib]) => gib != null) ? "Memory: the most held while the phase ran, all that was held before included; torch's on a GPU, else the process's." :
     "Memory by phase was not recorded: by an older version, or on a system that does not tell it.";
   return make("div", { class: "panel" }, bar, table(["phase", "seconds#", "share#", "most memory#"], rows), make("p", { class: "note" }, note));
 }
@@ -210,6 +195,7 @@ function route() {
     byId("tab-" + other).setAttribute("aria-selected", other === section);
     byId("tab-" + other).tabIndex = other === section ? 0 : -1;
   }
+  byId("tab-" + section).scrollIntoView({ block: "nearest", inline: "nearest" });  // on a phone the tabs are wider than the screen
   if (opened[section]) opened[section]();
   if (section === "rollouts" && rest.length) openSample(report, rest);
 }
