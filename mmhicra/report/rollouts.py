@@ -43,11 +43,12 @@ def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:
         for group in groups:
             entry = group_entry(group, errors)
             size = len(json.dumps(entry))
-            if size <= allowance:
-                allowance -= size
-                chosen.append(entry)
-                completions += len(group)
-                pictures.add(group[0])
+            if size > allowance:
+                break  # not the next that fits: short groups are not to be favoured
+            allowance -= size
+            chosen.append(entry)
+            completions += len(group)
+            pictures.add(group[0])
         shown += sorted(chosen, key=lambda entry: (not entry["kept"], entry["prompt"], entry["copy"]))
         progress("reading rollouts", number, len(files))
     if grams.unrecorded:
