@@ -132,7 +132,8 @@ def test_a_problem_that_came_twice_in_a_step_is_two_groups(tmp_path):
 def test_long_runs_are_thinned_but_keep_their_evaluations_and_their_sums(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "POINTS", 10)
     lines = metrics(29, **{"memory/rollout_gib": 1.5, "time/rollout": 0.5})
-    lines[16]["eval/accuracy"], lines[4]["memory/rollout_gib"] = 0.5, 2.5
+    lines[16] |= {"eval/accuracy": 0.5, "eval/accuracy_low": 0.4, "eval/accuracy_high": 0.6}
+    lines[4]["memory/rollout_gib"] = 2.5
     data = data_of(write_run(tmp_path / "run", lines, {}))
     assert data["runs"][0]["metrics"]["step"] == [*range(1, 17, 3), 17, *range(19, 29, 3), 29]
     assert data["spent"] == [("rollout", 14.5, 2.5)]
