@@ -25,7 +25,7 @@ PARTS = {
 """Marks in `page.html` -> what stands there, from `mmhicra/report/page/`."""
 SHOWN = 100
 """Refused rows of a kind that are listed."""
-POINTS = 2000
+POINTS = 1200
 """Steps of all runs together whose metrics are on the page: about a kilobyte each."""
 
 
