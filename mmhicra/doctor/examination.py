@@ -15,6 +15,7 @@ import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import load_config
 from mmhicra.doctor.findings import Check, Remedy, Report
+from mmhicra.doctor.lines import named_field
 from mmhicra.doctor.versions import check_versions
 from mmhicra.refusals import ConfigRefusal, Refusal
 
@@ -94,7 +95,8 @@ class Examination:
             Look("samples", "Trainer and engine on real samples", ("template", "data"), self.look_at_samples),
             Look("memory", "Memory plan", ("devices", "model", "data"), self.look_at_memory),
             Look("weights", "Weights", ("memory",), self.look_at_weights),
-            Look("gap", "Log-probs of 8 rollouts", ("samples", "weights"), self.look_at_gap),
+            Look("engine", "Rollout engine", ("weights",), self.look_at_engine),
+            Look("gap", "Log-probs of 8 rollouts", ("samples", "engine"), self.look_at_gap),
             Look("pace", "Longest step to expect", ("gap",), self.look_at_pace),
         )
         with ExitStack() as self.stack:
@@ -113,7 +115,8 @@ class Examination:
             return look.make()
         except Refusal as refusal:
             check = Check(look.name, look.title, passable=False)
-            check.blame(look.title.lower(), str(refusal), Remedy(words="see above"))
+            words = str(refusal).rpartition(": ")[2]
+            check.blame(look.title.lower(), str(refusal), Remedy(named_field(str(refusal)), words=words))
             return check
 
     def look_at_configuration(self) -> Check:
@@ -125,10 +128,8 @@ class Examination:
             check.passable = False
             for line in str(refusal).splitlines():
                 text = line.removeprefix("configuration: ")
-                field = text.split(" ", 1)[0].rstrip(":")
-                known = "." in field or field in RunConfig.model_fields
-                words = text.partition(": ")[2] or text
-                check.blame("configuration", text, Remedy(field if known else None, words=words))
+                remedy = Remedy(named_field(text), words=text.rpartition(": ")[2])
+                check.blame("configuration", text, remedy)
             return check
         changed = f" with {len(self.overrides)} fields set by --set" if self.overrides else ""
         check.summary = f"{self.path}{changed} is whole and free of contradictions"
@@ -281,28 +282,40 @@ class Examination:
             evaluation_sampling(config, self.model)
         except ConfigRefusal as refusal:
             check.passable = False
-            field = str(refusal).split(" ", 1)[0].rstrip(":")
-            check.blame("configuration", str(refusal), Remedy(field, words=str(refusal).rpartition(": ")[2]))
+            remedy = Remedy(named_field(str(refusal)), words=str(refusal).rpartition(": ")[2])
+            check.blame("configuration", str(refusal), remedy)
+        return check
+
+    def look_at_engine(self) -> Check:
+        """Put the model on its device, and start the engine that the configuration names."""
+        import torch
+        from accelerate import Accelerator
+
+        from mmhicra.train.assembly import make_policy
+
+        check = Check("engine", "Rollout engine")
+        found = [
+            fault.what for name in ("versions", "devices") for fault in self.made[name].faults if fault.kind in STOPPING
+        ]
+        if found:
+            check.because, check.passable = f"of what is missing: {found[0]}", False
+            return check
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.policy, _, self.engine = make_policy(self.config, self.model, self.sampling, accelerator)
+        check.facts = {"engine": self.engine.name, "attention": self.policy.attention}
+        check.summary = f"{self.engine.name} samples, attention of the trainer is {self.policy.attention}"
         return check
 
     def look_at_gap(self) -> Check:
         """Roll out and score again."""
-        import torch
-        from accelerate import Accelerator
-
         from mmhicra.doctor.gap import check_gap
-        from mmhicra.train.assembly import make_policy, make_vision
+        from mmhicra.train.assembly import make_vision
 
-        missing = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
-        if blocking := [fault.kind for fault in missing if fault.kind in STOPPING]:
-            title = "Log-probs of 8 rollouts"
-            return Check("gap", title, because=f"the engine or the model cannot run: {blocking[0]}", passable=False)
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
         vision = make_vision(self.config, self.model)
-        self.policy, _, self.engine = make_policy(self.config, self.model, self.sampling, accelerator)
         if vision is not None:
             self.prompts = vision.look(self.prompts)
-        check, _ = check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, self.model.tokenizer)
+        tokenizer = self.model.tokenizer
+        check, _ = check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer)
         return check
 
     def look_at_pace(self) -> Check:
@@ -313,4 +326,4 @@ class Examination:
 
 
 STOPPING = ("missing package", "attention that cannot run here")
-"""Faults without which there would be rollouts."""
+"""Kinds of faults without which there would be rollouts."""

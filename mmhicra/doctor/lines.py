@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Remedy
@@ -24,7 +26,7 @@ class ConfigLines:
     def __init__(self, path: str, overrides: Sequence[str], config: RunConfig | None = None) -> None:
         self.path = path
         self.overrides = {name.strip(): name for name in (o.partition("=")[0] for o in overrides)}
-        self.config = config
+        self.tree = config.model_dump() if config else {}
         self.lines = _lines_of(Path(path))
 
     def place(self, name: str) -> str:
@@ -40,9 +42,9 @@ class ConfigLines:
 
     def value(self, name: str) -> Any:
         """What `name` is now; None if the configuration could not be resolved."""
-        found: Any = self.config
+        found: Any = self.tree
         for part in name.split("."):
-            found = getattr(found, part, None)
+            found = found.get(part) if isinstance(found, dict) else None
         return found
 
     def show(self, remedy: Remedy) -> str:
@@ -56,6 +58,22 @@ class ConfigLines:
         said = remedy.words or "..." if remedy.value is None else _plain(remedy.value)
         after = f"; {remedy.words}" if remedy.words and remedy.value is not None else ""
         return f"{self.place(remedy.field)}: {remedy.field}: {said}{now_text}{after}"
+
+
+def named_field(message: str) -> str | None:
+    """The first field of the configuration that a message names, e.g. `data.max_pixels`."""
+    return next((name for name in re.findall(r"[a-z]\w*(?:\.\w+)+", message) if _is_field(name)), None)
+
+
+def _is_field(name: str) -> bool:
+    held: Any = RunConfig()
+    for part in name.split("."):
+        if held is None:  # a section that is left out
+            return True
+        if not isinstance(held, BaseModel) or part not in type(held).model_fields:
+            return False
+        held = getattr(held, part)
+    return True
 
 
 def _plain(value: Any) -> str:

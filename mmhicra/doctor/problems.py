@@ -9,6 +9,7 @@ from mmhicra.config import RunConfig
 from mmhicra.data.dataset import Loaded, load_problems, refuse_if_too_many
 from mmhicra.data.refused import RefusedRow, summarise_refused
 from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.lines import named_field
 from mmhicra.records import Problem
 from mmhicra.refusals import DataRefusal
 from mmhicra.rewards.golds import gold_problem
@@ -98,7 +99,9 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
         _blame_long(check, reader)
         if not check.faults:
             check.blame(
-                "unreadable data", str(refusal), Remedy(_field_in(str(refusal)), words="name data that can be read")
+                "unreadable data",
+                str(refusal),
+                Remedy(named_field(str(refusal)) or "data.source", words="name data that can be read"),
             )
         return check
     rows = len(loaded.train) + len(loaded.held_out) + len(loaded.refused)
@@ -201,9 +204,3 @@ def _ways_around(reader: Reader, where: str) -> list[Remedy]:
         Remedy(words=f"mend {where}"),
         Remedy("data.max_refused_share", smallest_share(reader), words="trains without them"),
     ]
-
-
-def _field_in(message: str) -> str:
-    """The field of `data` that a message starts with."""
-    named = message.split(":", 1)[0]
-    return named if named.startswith("data.") and " " not in named else "data.source"

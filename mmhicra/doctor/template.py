@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import GenerationConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Check, Remedy

@@ -37,7 +37,7 @@ def show_check(check: Check, console: Console) -> None:
     if check.summary:
         _say(console, check.summary)
     for grid in check.grids:
-        console.print(Padding(_table(grid), (0, 0, 0, INDENT)))
+        console.print(Padding(_table(grid), (0, 0, 0, INDENT), expand=False))
     for note in check.notes:
         _say(console, note, "dim")
     for fault in check.faults:
@@ -54,7 +54,7 @@ def verdict(report: Report, lines: ConfigLines) -> Panel:
     for number, fault in enumerate(report.faults, start=1):
         parts.append(Text.assemble((f"{number}. {fault.kind}", "bold red"), f": {fault.what}"))
         for place, remedy in enumerate(fault.remedies):
-            parts.append(Padding(Text(("change  " if place == 0 else "    or  ") + lines.show(remedy)), (0, 0, 0, 3)))
+            parts.append(Padding(Text(("change  " if place == 0 else "    or  ") + lines.show(remedy)), (0, 0, 0, 3), expand=False))
     unchecked = [check.title for check in report.checks if check.state == "not checked"]
     if unchecked:
         parts.append(Text(f"Not checked: {', '.join(unchecked)}. Mend the above and run the doctor again.", "yellow"))
@@ -108,4 +108,4 @@ def _table(grid: Grid) -> Table:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Padding(Text(text, style=style), (0, 0, 0, INDENT)))
+    console.print(Padding(Text(text, style=style), (0, 0, 0, INDENT), expand=False))

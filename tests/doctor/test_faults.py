@@ -236,12 +236,12 @@ def test_a_data_file_that_cannot_be_read(doctor, tmp_path):
     assert "train.parquet" in fault["what"]
     assert fault["change"][0]["field"] == "data.source"
     not_checked = {name for name, state in states(report).items() if state == "not checked"}
-    assert not_checked == {"golds", "images", "samples", "memory", "weights", "gap", "pace"}
+    assert not_checked == {"golds", "images", "samples", "memory", "weights", "engine", "gap", "pace"}
 
 
 def test_too_small_a_memory_for_the_micro_batch(doctor):
-    """Responses and a budget that no machine this runs on has the memory for."""
-    much = ("rollout.max_new_tokens=20000", "rollout.n=64", "train.prompts_per_step=64")
+    """A micro-batch of 33 million tokens, which takes two terabytes."""
+    much = ("rollout.max_new_tokens=2000", "rollout.n=256", "train.prompts_per_step=64")
     status, report = doctor(*much, "train.tokens_per_micro_batch=50000000", "eval.problems=0")
     fault = only_fault(status, report)
     assert (fault["kind"], fault["what"].split(":")[0]) == ("too small memory", "update")
@@ -252,7 +252,8 @@ def test_too_small_a_memory_for_the_micro_batch(doctor):
 
 def test_too_small_a_memory_for_the_model(doctor, tiny_copy):
     """A configuration of 70 000 M parameters; that its weights are not there does not matter yet."""
-    large = {"hidden_size": 9216, "intermediate_size": 32768, "num_hidden_layers": 64, "num_attention_heads": 288}
+    large = {"hidden_size": 9216, "intermediate_size": 32768, "num_attention_heads": 288, "num_hidden_layers": 64}
+    large |= {"layer_types": ["full_attention"] * 64}
     edit(tiny_copy / "config.json", lambda tree: tree["text_config"].update(large))
     status, report = doctor(f"model.path={tiny_copy}")
     assert status == 1
@@ -280,7 +281,7 @@ def test_vllm_missing(doctor, monkeypatch):
     fault = next(fault for fault in report["faults"] if fault["kind"] == "missing package")
     assert "rollout.engine is vllm, but the package vllm is not installed" in fault["what"]
     assert fault["change"][0]["command"] == "pip install mmhicra[vllm]"
-    assert states(report)["gap"] == "not checked"
+    assert states(report)["engine"] == states(report)["gap"] == "not checked"
 
 
 def test_a_configuration_that_cannot_be_read_leaves_all_else_unchecked(doctor):
