@@ -89,10 +89,20 @@ class Load:
         )
 
     @property
+    def whole(self) -> int:
+        """What an optimiser step takes of budgets: tokens, and patches while the vision side is trained."""
+        looked_at = 0 if self.sees_always_alike else self.patches
+        return self.groups * (self.prompt + looked_at + self.group * self.response)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one micro-batch is a whole optimiser step."""
+        return self.whole <= self.budget
+
+    @property
     def micro_batch(self) -> int:
         """L: what the largest micro-batch holds of the budget."""
-        looked_at = 0 if self.sees_always_alike else self.patches
-        return min(self.budget, self.groups * (self.prompt + looked_at + self.group * self.response))
+        return min(self.budget, self.whole)
 
     @property
     def micro_patches(self) -> int:
@@ -142,14 +152,13 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
         "buckets of data parallelism": FLOAT * shape.trained if copied else 0,
         "engine": 0 if load.embedded else load.engine,
     }
-    gradients = {"gradients": FLOAT * shape.trained // ranks}
+    gradients = FLOAT * shape.trained // ranks
     phases: dict[Phase, dict[str, int]] = {
-        "update": {
-            **gradients,
-            "activations": activations(shape, load),
-            **passing(shape, load),
+        "update": update(shape, load, gradients),
+        "optimiser step": {
+            "gradients": gradients,
+            "room of the step": FLOAT * shape.trained // ranks if load.cuda else 0,
         },
-        "optimiser step": {**gradients, "room of the step": FLOAT * shape.trained // ranks if load.cuda else 0},
         "rollout": rolling_out(shape, load),
     }
     if load.evaluation_group:
@@ -181,19 +190,29 @@ def activations(shape: ModelShape, load: Load) -> int:
     return shape.layers * layer + (2 + shape.deepstack) * stream + tower_activations(shape, load)
 
 
-def passing(shape: ModelShape, load: Load) -> dict[str, int]:
-    """What comes and goes beside that: a layer on its way back, or the logits, whichever takes more."""
-    stream = load.micro_tokens * FLOAT * shape.hidden
+def update(shape: ModelShape, load: Load, gradients: int) -> dict[str, int]:
+    """The fullest moment of a micro-batch: at the logits, or a layer on its way back.
+
+    Gradients of earlier micro-batches are there throughout. Those of a micro-batch that is alone come as its
+    activations go.
+    """
+    kept = {"activations": activations(shape, load)}
+    scoring = {"working set": scores(shape, load), "copies of weights": copies(shape, load, back=False)}
+    back = {"working set": layer_going_back(shape, load), "copies of weights": copies(shape, load, back=True)}
+    moments = [kept | scoring, kept | back]
+    if load.alone:
+        moments.append({"gradients": gradients, "working set": back["working set"]})
+    else:
+        moments = [{"gradients": gradients} | moment for moment in moments]
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def layer_going_back(shape: ModelShape, load: Load) -> int:
+    """What the backward pass of one decoder layer takes beside what was kept."""
     layer = load.micro_tokens * passing_in_a_layer(shape, load)
     if load.checkpointing:
         layer += load.micro_tokens * saved_by_a_layer(shape, load)
-    if load.dense:
-        layer += (FLOAT + 1) * load.micro_tokens**2
-    moments = (
-        {"working set": layer, "copies of weights": copies(shape, load, going_back=True)},
-        {"working set": 3 * stream + logits(shape, load), "copies of weights": copies(shape, load, going_back=False)},
-    )
-    return max(moments, key=lambda parts: sum(parts.values()))
+    return layer + (FLOAT + 1) * load.micro_tokens**2 * load.dense
 
 
 def saved_by_a_layer(shape: ModelShape, load: Load) -> int:
@@ -227,15 +246,16 @@ def tower_activations(shape: ModelShape, load: Load) -> int:
     return load.micro_patches * width * saved
 
 
-def logits(shape: ModelShape, load: Load) -> int:
-    """Of one chunk of response positions in the backward pass, and the gradient of the head."""
+def scores(shape: ModelShape, load: Load) -> int:
+    """The norm before the head, one chunk of logits in the backward pass, and the gradient of the head."""
     positions = min(load.chunk, load.micro_tokens)
-    copies = (5 if load.nucleus else 3) + (1 if load.half else 0)
+    floats = (5 if load.nucleus else 3) + (1 if load.half else 0)
     head = 0 if load.adapters else FLOAT * shape.vocabulary * shape.hidden
-    return positions * shape.vocabulary * FLOAT * copies + head
+    norm = 3 * load.micro_tokens * FLOAT * shape.hidden
+    return norm + positions * shape.vocabulary * FLOAT * floats + head
 
 
-def copies(shape: ModelShape, load: Load, *, going_back: bool) -> int:
+def copies(shape: ModelShape, load: Load, *, back: bool) -> int:
     """bfloat16 copies that autocast makes of weights, or the blocks that a sharded model makes whole.
 
     Autocast keeps its copies to the end of the forward pass, and longer if the backward pass needs them: with gradient
@@ -246,7 +266,7 @@ def copies(shape: ModelShape, load: Load, *, going_back: bool) -> int:
         return 2 * width * max(shape.block, shape.vocabulary * shape.hidden)
     if not load.half:
         return 0
-    return HALF * (shape.block if going_back and load.checkpointing else shape.linear)
+    return HALF * (shape.block if back and load.checkpointing else shape.linear)
 
 
 def kv_cache(shape: ModelShape, load: Load) -> int:
@@ -288,7 +308,7 @@ def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
     """
     looked_at = 0 if load.sees_always_alike else load.patches
     least = load.prompt + looked_at + load.response
-    most = load.groups * (load.prompt + looked_at + load.group * load.response)
+    most = load.whole
 
     def fits(budget: int) -> bool:
         return plan_memory(shape, replace(load, budget=budget)).total("update") <= room

@@ -78,8 +78,7 @@ def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list
         f"({plan.fullest}) of {size_text(room)} that can be used"
     )
     if budget is not None:
-        most = load.groups * (load.prompt + load.group * load.response)
-        whole = ", a whole optimiser step" if load.sees_always_alike and budget >= most else ""
+        whole = ", a whole optimiser step" if budget >= load.whole else ""
         check.notes.append(f"the largest train.tokens_per_micro_batch that fits is {budget:,}{whole}")
     for phase in plan.phases:
         if plan.total(phase) > room:

