@@ -294,11 +294,10 @@ class Examination:
         from mmhicra.train.assembly import make_policy
 
         check = Check("engine", "Rollout engine")
-        found = [
-            fault.what for name in ("versions", "devices") for fault in self.made[name].faults if fault.kind in STOPPING
-        ]
-        if found:
-            check.because, check.passable = f"of what is missing: {found[0]}", False
+        faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
+        stopping = [f for f in faults if any(remedy.field in STOPPING for remedy in f.remedies)]
+        if stopping:
+            check.because, check.passable = f"it cannot run: {stopping[0].what}", False
             return check
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.policy, _, self.engine = make_policy(self.config, self.model, self.sampling, accelerator)
@@ -325,5 +324,5 @@ class Examination:
         return check_pace(self.config, self.load, self.policy, self.engine, self.sampling, self.prompts)
 
 
-STOPPING = ("missing package", "attention that cannot run here")
-"""Kinds of faults without which there would be rollouts."""
+STOPPING = ("rollout.engine", "model.attention")
+"""Faults that are mended by one of these fields leave nothing to roll out with."""

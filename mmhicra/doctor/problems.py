@@ -16,7 +16,7 @@ from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.workers import Verifier
 from mmhicra.vlm.processing import PromptBuilder, PromptSize
 
-SHOWN = 20
+SHOWN = 8
 """Rows of a list on the terminal; `--json` has all of them."""
 
 Progress = Callable[[int, int], None]
