@@ -310,7 +310,9 @@ class Examination:
         from mmhicra.doctor.gap import check_gap
         from mmhicra.train.assembly import make_vision
 
-        vision = make_vision(self.config, self.model)
+        # Nothing is written here, to the cache of features neither.
+        unkept = self.config.model.model_copy(update={"vision_cache": None})
+        vision = make_vision(self.config.model_copy(update={"model": unkept}), self.model)
         if vision is not None:
             self.prompts = vision.look(self.prompts)
         tokenizer = self.model.tokenizer

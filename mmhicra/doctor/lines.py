@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class ConfigLines:
 
     def __init__(self, path: str, overrides: Sequence[str], config: RunConfig | None = None) -> None:
         self.path = path
+        self.flags = "".join(f" --set {shlex.quote(override)}" for override in overrides)
         self.overrides = {name.strip(): name for name in (o.partition("=")[0] for o in overrides)}
         self.tree = config.model_dump() if config else {}
         self.lines = _lines_of(Path(path))

@@ -48,7 +48,7 @@ def verdict(report: Report, lines: ConfigLines) -> Panel:
     """What stands in the way, and the line or the command to change for each."""
     if report.healthy:
         text = Text(f"Healthy: all {len(report.checks)} checks are well. Start with: ")
-        text.append(f"mmhicra train --config {report.config}", style="bold")
+        text.append(f"mmhicra train --config {report.config}{lines.flags}", style="bold")
         return Panel(text, title="verdict", border_style="green", title_align="left")
     parts: list[Any] = []
     for number, fault in enumerate(report.faults, start=1):

@@ -88,8 +88,9 @@ def remedied(fault):
     return f"{change['field']}={json.dumps(change['value'])}"
 
 
-def test_a_healthy_configuration(doctor):
-    status, report = doctor()
+def test_a_healthy_configuration(doctor, tmp_path):
+    status, report = doctor(f"run_folder={tmp_path / 'run'}", f"model.vision_cache={tmp_path / 'seen'}")
+    assert not list(tmp_path.iterdir())  # nothing is written
     assert (status, report["verdict"], report["faults"]) == (0, "healthy", [])
     assert set(states(report).values()) == {"well"}
     assert facts(report, "golds")["reward"] == {"lowest": 1.0, "mean": 1.0, "highest": 1.0}

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from mmhicra.bench.memory import ALLOCATOR
+from mmhicra.bench.shapes import REGIMES, model_config
 from mmhicra.config import ModelConfig
 from mmhicra.doctor.memory import ACTIVATION_FACTOR, Load, largest_budget, most_sequences, plan_memory, slots
 from mmhicra.rollout.cache import ResponseCache
+from mmhicra.vlm.factory import make_tokenizer
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.shape import ModelShape, empty_model, shape_of
@@ -112,6 +114,17 @@ def test_weights_are_what_the_process_holds(measured):
     """Resident memory that loading adds, give or take what the process held or holds for other reasons."""
     large = measured["40 M, bfloat16 and checkpointing"]
     assert large["resident"] == pytest.approx(large["planned"]["weights"], abs=8 * MIB)
+
+
+@pytest.mark.parametrize(("regime", "gib"), [("A", 28.5), ("B", 28.6)])
+def test_the_plan_of_seven_billion_parameters_beside_a_gpu(regime, gib):
+    """What one update took on an H200 above the weights, gradients included (docs/performance.md, `--model 7b`)."""
+    lengths, family = REGIMES[regime], FAMILIES["qwen2_5_vl"]
+    shape = shape_of(empty_model(model_config("7b", make_tokenizer("qwen2_5_vl")), family), family, ModelConfig())
+    load = replace(LOAD, prompt=lengths.prompt, patches=0, response=max(lengths.responses), groups=1)
+    assert load.alone
+    planned = sum(plan_memory(shape, load).phases["update"].values()) / 2**30
+    assert gib / ACTIVATION_FACTOR < planned < gib * ACTIVATION_FACTOR
 
 
 @pytest.mark.parametrize("family", FAMILIES)
