@@ -68,7 +68,7 @@ def check_pace(
         f"{total:.1f} s if all {responses} responses run to their limit of {load.response} tokens ({tokens:,} tokens "
         f"in all); {config.train.steps} such steps take {_hours(total * config.train.steps)}"
     )
-    rows = [[name, f"{value:.1f} s"] for name, value in seconds.items()]
+    rows = [[name, f"{value:.1f} s"] for name, value in seconds.items() if value]
     rows.append(["a token of every row", f"{1000 * pace.token:.1f} ms for {load.sequences} rows"])
     rows.append(["a micro-batch", f"{pace.micro_batch:.2f} s for {pace.tokens} tokens"])
     check.grids = [Grid("", ("phase", "time"), rows)]

@@ -168,10 +168,10 @@ def list_golds(reader: Reader) -> Grid:
 
 
 def _list_rows(title: str, rows: Sequence[RefusedRow]) -> Grid:
-    shown = [(row.where, row.reason, row.question) for row in rows[:SHOWN]]
+    shown = [(row.where, row.reason) for row in rows[:SHOWN]]
     if len(rows) > SHOWN:
-        shown.append(("...", f"and {len(rows) - SHOWN} more (--json lists them)", ""))
-    return Grid(title, ("row", "why", "question"), shown)
+        shown.append(("...", f"and {len(rows) - SHOWN} more (--json lists them)"))
+    return Grid(title, ("row", "why"), shown)
 
 
 def _blame_long(check: Check, reader: Reader) -> None:

@@ -146,7 +146,7 @@ def _blame_limits(check: Check, reader: Reader, loaded: LoadedProcessor, facts: 
         remedies.append(Remedy("data.min_pixels", least))
     remedies.append(
         Remedy(
-            words=f"or in the image processor's configuration in {loaded.path}: "
+            words=f"in the image processor's configuration in {loaded.path}: "
             f'"size": {{"shortest_edge": {data.min_pixels}, "longest_edge": {data.max_pixels}}}'
         )
     )
