@@ -174,10 +174,12 @@ def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
         return {"images": pixels}
     gathered = load.shard and load.processes > 1
     width = HALF if load.half else FLOAT
+    cast = HALF * shape.linear if load.half and not gathered else 0
+    packed = 0 if load.half or load.cuda else FLOAT * shape.linear  # see `rollout.packed`
     return {
         "images": pixels,
         "whole weights": width * shape.parameters if gathered else 0,
-        "copies of weights": HALF * shape.linear if load.half and not gathered else 0,
+        "copies of weights": cast + packed,
         "KV cache": kv_cache(shape, load),
         "prefill and sampling": max(prefill(shape, load), sampling(shape, load)),
     }
