@@ -70,7 +70,7 @@ class Run:
             self.state["before"] = self.evaluate("before training")
             self.write({"step": 0, **self.state["before"]["record"]})
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
-            trainer.progress = self.terminal.show_phase
+            trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
                 self.take_step()
                 self.terminal.advance(bar, trainer.step_number)
@@ -80,7 +80,7 @@ class Run:
 
     def stopping(self) -> bool:
         """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
-        return bool(self.parts.trainer.max_over_ranks(float(self.stop_requested)))
+        return bool(self.parts.trainer.ranks.max(float(self.stop_requested)))
 
     def take_step(self) -> None:
         """One step with its record, rollouts, evaluation and checkpoint."""
@@ -93,8 +93,10 @@ class Run:
                 self.spend(name.removeprefix("time/"), seconds)
         grams = self.parts.gram_library.content_hash[:12]
         record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "memory/peak_gib": peak_memory()}
+        if trainer.worst_problem is not None:
+            record["engine/worst_problem"] = trainer.worst_problem
         if self.due(self.config.log.rollouts_every):
-            records = trainer.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
             if self.is_main:
                 self.folder.write_rollouts(step, records)
         if (last or self.due(self.config.eval.every)) and self.config.eval.problems:
@@ -112,7 +114,7 @@ class Run:
     def evaluate(self, when: str) -> dict[str, Any]:
         """Held-out accuracy now, as JSON-able facts."""
         trainer, options = self.parts.trainer, self.config.eval
-        mine = trainer.share(self.parts.held_out)
+        mine = trainer.ranks.share(self.parts.held_out)
         started = time.perf_counter()
         # Ranks may have different numbers of problems: none may wait for another in between.
         with (
@@ -120,16 +122,17 @@ class Run:
             gathered(trainer.policy),
         ):
             outcomes = evaluate(
-                trainer.engine,
-                trainer.rewarder,
-                trainer.prepare,
+                trainer.collector.engine,
+                trainer.collector.rewarder,
+                trainer.collector.prepare,
                 mine,
                 self.parts.evaluation_sampling,
                 self.config.seed,
                 at_a_time=max(1, self.config.rollout.max_sequences // options.n),
                 on_finish=lambda done: self.terminal.advance(bar, done),
             )
-        result = summarise(trainer.gather_shares(outcomes))
+        trainer.collector.engine.rest()
+        result = summarise(trainer.ranks.gather_shares(outcomes))
         self.spend("evaluation", time.perf_counter() - started)
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
         return evaluation_facts(result)
@@ -179,7 +182,7 @@ class Run:
                 "completions_per_problem": self.config.eval.n,
             },
             "problems": {
-                "train": len(self.parts.trainer.stream.problems),
+                "train": len(self.parts.trainer.collector.stream.problems),
                 "held_out": len(self.parts.held_out),
                 "refused": self.parts.refused,
             },
