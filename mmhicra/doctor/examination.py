@@ -291,7 +291,7 @@ class Examination:
         import torch
         from accelerate import Accelerator
 
-        from mmhicra.train.assembly import make_policy
+        from mmhicra.train.assembly import make_engine, make_policy
 
         check = Check("engine", "Rollout engine")
         faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
@@ -300,7 +300,8 @@ class Examination:
             check.because, check.passable = f"it cannot run: {stopping[0].what}", False
             return check
         accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.policy, _, self.engine = make_policy(self.config, self.model, self.sampling, accelerator)
+        self.policy, _ = make_policy(self.config, self.model, self.sampling, accelerator)
+        self.engine = make_engine(self.config, self.model, self.policy, accelerator, self.stack)
         check.facts = {"engine": self.engine.name, "attention": self.policy.attention}
         check.summary = f"{self.engine.name} samples, attention of the trainer is {self.policy.attention}"
         return check
@@ -316,8 +317,7 @@ class Examination:
         if vision is not None:
             self.prompts = vision.look(self.prompts)
         tokenizer = self.model.tokenizer
-        check, _ = check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer)
-        return check
+        return check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer)
 
     def look_at_pace(self) -> Check:
         """Time the longest step."""

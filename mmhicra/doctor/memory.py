@@ -40,6 +40,7 @@ class Load:
         cuda: the optimiser updates all tensors at once, which takes room.
         embedded: rollouts use the trained model itself; else `engine` says what the engine takes.
         engine: bytes of an engine beside the model.
+        engine_rests: it gives them back while the model is trained.
         budget: `train.tokens_per_micro_batch`.
         prompt: tokens of the longest prompt.
         patches: of the images of that prompt.
@@ -65,6 +66,7 @@ class Load:
     cuda: bool
     embedded: bool
     engine: int
+    engine_rests: bool
     budget: int
     prompt: int
     patches: int
@@ -150,7 +152,7 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
         "optimiser": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
         "reference": 0 if not load.reference or load.adapters else FLOAT * shape.parameters // ranks,
         "buckets of data parallelism": FLOAT * shape.trained if copied else 0,
-        "engine": 0 if load.embedded else load.engine,
+        "engine": 0 if load.embedded or load.engine_rests else load.engine,
     }
     gradients = FLOAT * shape.trained // ranks
     phases: dict[Phase, dict[str, int]] = {
@@ -171,7 +173,7 @@ def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
     # On the CPU the pixels of all prompts share the memory; before a GPU they wait outside.
     pixels = 0 if load.cuda else FLOAT * load.step_prompts * load.patches * shape.patch_values
     if not load.embedded:
-        return {"images": pixels}
+        return {"images": pixels, "engine": load.engine if load.engine_rests else 0}
     gathered = load.shard and load.processes > 1
     width = HALF if load.half else FLOAT
     cast = HALF * shape.linear if load.half and not gathered else 0

@@ -94,11 +94,11 @@ def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, 
     prompts = [copy_of(prompt, number) for number in range(max(1, load.sequences // load.group))]
     # Without stop tokens every row runs to the end.
     endless = replace(sampling, stop_token_ids=())
-    seconds = {
-        length: _time(lambda n=length: engine.generate(prompts, replace(endless, max_new_tokens=n), seed=0, step=0))
+    short, long = (
+        _time(lambda n=length: engine.generate(prompts, replace(endless, max_new_tokens=n), seed=0, step=0))
         for length in (SHORT, LONG)
-    }
-    token = max(0.0, seconds[LONG] - seconds[SHORT]) / (LONG - SHORT)
+    )
+    token = max(0.0, long - short) / (LONG - SHORT)
     row = full_row(prompt, load, policy)
     cuda = policy.banned.device.type == "cuda"
     if cuda:
@@ -109,7 +109,7 @@ def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, 
     micro_batch = _time(lambda: update(policy, row))
     peak = torch.cuda.max_memory_allocated() - before if cuda else None
     tokens = sum(part.size for part in row)
-    return Pace(max(0.0, seconds[SHORT] - SHORT * token), token, micro_batch, tokens, peak)
+    return Pace(max(0.0, short - SHORT * token), token, micro_batch, tokens, peak)
 
 
 def full_row(prompt: Prompt, load: Load, policy: Policy) -> list[SubGroup]:

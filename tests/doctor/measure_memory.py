@@ -99,6 +99,7 @@ def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
         cuda=False,
         embedded=True,
         engine=0,
+        engine_rests=False,
         budget=len(group.prompt) + group.prompt.patches + GROUP * RESPONSE,
         prompt=len(group.prompt),
         patches=group.prompt.patches,

