@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from mmhicra.commands.train import add_overrides
+from mmhicra.refusals import Refusal
 
 FAULTY = 1
 """Exit status when the verdict is not clean."""
@@ -31,6 +32,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Examine, and print the report."""
+    if options.processes is not None and options.processes < 1:
+        raise Refusal(f"--processes is {options.processes}: training takes at least one")
     from rich.console import Console
 
     from mmhicra.doctor.examination import Examination

@@ -318,6 +318,20 @@ def test_a_reward_that_pays_for_anything(doctor, tmp_path, monkeypatch):
     assert fault["kind"] == "reward without signal"
 
 
+def test_more_processes_than_prompts(capsys):
+    sets = [part for override in SHORT for part in ("--set", override)]
+    assert main(["doctor", "--config", str(TINY), *sets, "--processes", "8", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    fault = only_fault(1, report)
+    assert (fault["kind"], remedied(fault)) == ("idle processes", "train.prompts_per_step=8")
+    assert facts(report, "memory")["held"]["buckets of data parallelism"] == 4 * facts(report, "memory")["trained"]
+
+
+def test_no_processes_at_all(capsys):
+    assert main(["doctor", "--config", str(TINY), "--processes", "0"]) == 2
+    assert "--processes is 0" in capsys.readouterr().err
+
+
 def test_a_custom_reward_that_raises(doctor, tmp_path, monkeypatch):
     (tmp_path / "sore_rewards.py").write_text("def fails(problem, completion, record):\n    return 1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
