@@ -20,8 +20,9 @@ from mmhicra.rollout.vllm_parallel import ALONE, Together
 from mmhicra.rollout.vllm_worker import QUALIFIED_NAME
 from mmhicra.vlm.loading import LoadedModel
 
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""Weights are handed over, not sent."""
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over, not sent
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are the trainer's
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -57,8 +58,7 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
     """
     refuse_without_vllm()
     arguments = arguments_of(config, loaded, processes)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ |= {**ENVIRONMENT, **os.environ, **IN_PROCESS}
     alone = not torch.distributed.is_initialized()
     with undisturbed():
         try:
@@ -116,7 +116,9 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
         "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from
         "generation_config": "vllm",  # nothing from the model's: sampling is the run's
         "limit_mm_per_prompt": {"video": 0},
-        "mm_processor_kwargs": {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels},
+        "mm_processor_kwargs": {
+            "size": {"shortest_edge": config.data.min_pixels, "longest_edge": config.data.max_pixels}
+        },
         "mm_processor_cache_gb": options.image_cache_gib,
         "worker_extension_cls": QUALIFIED_NAME,
         "use_tqdm_on_load": False,
