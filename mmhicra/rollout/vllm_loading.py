@@ -20,8 +20,9 @@ from mmhicra.rollout.vllm_parallel import ALONE, Together
 from mmhicra.rollout.vllm_worker import QUALIFIED_NAME
 from mmhicra.vlm.loading import LoadedModel
 
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""Weights are handed over, not sent."""
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over, not sent
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are the trainer's
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -57,8 +58,7 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
     """
     refuse_without_vllm()
     arguments = arguments_of(config, loaded, processes)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ |= {**ENVIRONMENT, **os.environ, **IN_PROCESS}
     alone = not torch.distributed.is_initialized()
     with undisturbed():
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
@@ -137,7 +138,7 @@ def _load_config(path: str) -> PreTrainedConfig:
         tree, _ = PreTrainedConfig.get_config_dict(path)
         if tree.get("model_type") in known:
             return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise Refusal(f"model.path {path} cannot be loaded: {_one_line(error)}") from None
     stranger: Any = PreTrainedConfig(architectures=tree.get("architectures"))
     stranger.model_type = tree.get("model_type") or ""
