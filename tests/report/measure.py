@@ -1,4 +1,4 @@
-"""Seconds and memory of a page of 1 000 steps of 64 rollouts of 200 tokens: `python tests/report/measure.py [STEPS]`."""
+"""Time and memory of a page of 1 000 steps of 64 rollouts of 200 tokens: `python tests/report/measure.py [STEPS]`."""
 
 import resource
 import sys
