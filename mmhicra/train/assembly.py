@@ -16,6 +16,7 @@ from torch import nn
 from mmhicra.config import OptimizerConfig, RunConfig
 from mmhicra.data.dataset import Loaded, ProblemStream, load_problems
 from mmhicra.data.refused import summarise_refused
+from mmhicra.evaluate.harness import make_asking
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.records import Problem
@@ -26,6 +27,7 @@ from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.attention import choose
 from mmhicra.train.balance import Work
+from mmhicra.train.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.policy import Policy
 from mmhicra.train.reference import Reference
@@ -47,6 +49,7 @@ class Assembly:
     gram_library: GramLibrary
     held_out: list[Problem]
     evaluation_sampling: Sampling
+    benchmarks: Benchmarks
     refused: int
     parameters: dict[str, int]
 
@@ -74,6 +77,7 @@ def assemble(
     problems = load_checked_problems(
         config, prompts, rewarder, terminal, folder.refused if accelerator.is_main_process else None
     )
+    question_sets = load_benchmarks(config, processor, terminal)
     model = load_policy(config.model, config.seed)
     parameters = count_parameters(model.model)
     terminal.say(
@@ -107,6 +111,7 @@ def assemble(
         gram_library=library,
         held_out=problems.held_out,
         evaluation_sampling=evaluation_sampling(config, model),
+        benchmarks=Benchmarks(question_sets, make_asking(config, model, engine)),
         refused=len(problems.refused),
         parameters=parameters,
     )

@@ -31,7 +31,9 @@ INSIDE_POLICY = "model."
 """Where `Policy` keeps the model: the prefix of its parameters' names."""
 
 
-def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: dict[str, Any], keep: int) -> None:
+def save_checkpoint(
+    folder: RunFolder, trainer: Trainer, processor: Any, state: dict[str, Any], keep: int, best: int | None = None
+) -> None:
     """Write the checkpoint of the trainer's step and drop all but the newest `keep`. Every rank must call it.
 
     Args:
@@ -40,6 +42,7 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
         processor: saved beside the model.
         state: JSON-able facts of the run that a resume needs, kept in `state.json`.
         keep: how many checkpoints stay.
+        best: the step of one that stays beside them.
 
     Raises:
         RunFolderRefusal: the disk is full or cannot be written.
@@ -73,7 +76,8 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
             shutil.rmtree(final)
         partial.rename(final)
     for old in sorted(folder.checkpoints.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+        if best is None or old != folder.checkpoint(best):
+            shutil.rmtree(old)
 
 
 def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
