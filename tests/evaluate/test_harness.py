@@ -14,6 +14,7 @@ import pytest
 from evaluate.made_questions import image_files, mathvision_row, write_questions
 
 from mmhicra.cli import main
+from mmhicra.evaluate.records import SCORER_VERSION
 
 COUNT = 12
 SMALL = [
@@ -87,7 +88,7 @@ def test_three_benchmarks_to_a_leaderboard_killed_twice_with_the_same_result(tmp
     assert generation["limits"]["max_pixels"] == 7056
     assert generation["decoding"]["max_new_tokens"] == 12
     assert len(generation["model"]["sha256"]) == 64
-    assert (result["scorer_version"], generation["seed"], generation["prompt"]) == ("1", 0, "cot")
+    assert (result["scorer_version"], generation["seed"], generation["prompt"]) == (SCORER_VERSION, 0, "cot")
 
 
 @pytest.fixture

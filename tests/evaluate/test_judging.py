@@ -97,7 +97,7 @@ def lmms_eval(tmp_path, monkeypatch):
     files = {
         "__init__.py": "raise ImportError('not to be imported')",
         "tasks/mathvista/mathvista_evals.py": "import nothing_of_that_name\nDEMO_PROMPT = 'Read it out.'\n",
-        "llm_judge/prompt.py": "BINARY_JUDGE_PROMPT = 'Q {question} A {answer} P {prediction}: {positive} or {negative}'",
+        "llm_judge/prompt.py": "BINARY_JUDGE_PROMPT = 'Q {question} A {answer} P {prediction}: {positive}, {negative}'",
     }
     for name, text in files.items():
         (tmp_path / "site/lmms_eval" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_official_prompts_come_from_lmms_eval(score, lmms_eval, tmp_path):
     with JudgeServer([Scripted("1"), Scripted("0")]) as server:
         result = score(server.url, "--judge-mode", "official", "--judge-concurrency", "1")
     assert result["judge"]["overturned"] == 1
-    assert server.requests[0]["messages"][0]["content"] == f"Q How many (1)? A 7 P {SAID['1']}: 1 or 0"
+    assert server.requests[0]["messages"][0]["content"] == f"Q How many (1)? A 7 P {SAID['1']}: 1, 0"
     file = tmp_path / "output.json"
     file.write_text(json.dumps(VISTA))
     with JudgeServer([Scripted("(B) No")]) as server:
