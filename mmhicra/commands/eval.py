@@ -65,7 +65,9 @@ def add(commands: Any) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PATH", help="a model folder, a checkpoint or a hub id")
-    parser.add_argument("--benchmarks", metavar="NAME[:SPLIT],...", help="default: those of --config")
+    parser.add_argument("--run-folder", type=Path, metavar="RUN", help="instead: a run, at the step of its best.json")
+    parser.add_argument("--step", type=int, metavar="N", help="of --run-folder: another checkpoint")
+    parser.add_argument("--benchmarks", metavar="NAME[:SPLIT],...", help="default: those of the configuration")
     parser.add_argument("--config", metavar="FILE", help="a run's configuration: its limits, decoding and benchmarks")
     add_overrides(parser)
     for name, what in (
@@ -133,7 +135,8 @@ def run_model(options: argparse.Namespace) -> int:
     """`mmhicra eval --model`: answer, score, write results and the leaderboard, print."""
     import json
 
-    config = model_config(options)  # before torch is imported: mistakes show at once
+    checkpoint = chosen_checkpoint(options)
+    config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
 
     import torch
     import transformers
@@ -146,9 +149,10 @@ def run_model(options: argparse.Namespace) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     terminal = Terminal(quiet=options.json)
-    folder = options.out or Path("eval_runs") / (options.name or Path(config.model.path).name)
+    name = options.name or (f"{options.run_folder.name}-{checkpoint.name}" if checkpoint else None)
+    folder = options.out or Path("runs/eval") / (name or Path(config.model.path).name)
     done = evaluate_model(
-        config, folder, terminal, name=options.name, overwrite=options.overwrite, judge=_judge(options)
+        config, folder, terminal, name=name, overwrite=options.overwrite, checkpoint=checkpoint, judge=_judge(options)
     )
     if options.json:
         print(json.dumps([evaluated.scores.result for evaluated in done], indent=1, ensure_ascii=False))
@@ -159,7 +163,31 @@ def run_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def model_config(options: argparse.Namespace) -> RunConfig:
+def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
+    """The checkpoint of `--run-folder` to evaluate: of `--step`, else the best, else the newest; None without a run.
+
+    Raises:
+        ConfigRefusal: there is a model as well, or no such checkpoint.
+    """
+    import json
+
+    from mmhicra.refusals import ConfigRefusal
+
+    if options.run_folder is None:
+        return None
+    if options.model or options.config:
+        raise ConfigRefusal("--run-folder brings its model and configuration: drop --model and --config")
+    checkpoints = options.run_folder / "checkpoints"
+    best = checkpoints / "best.json"
+    newest = max((path.name for path in checkpoints.glob("step_*") if not path.suffix), default="step_*")
+    noted = json.loads(best.read_text(encoding="utf-8"))["checkpoint"] if best.is_file() else newest
+    chosen = checkpoints / (noted if options.step is None else f"step_{options.step:06d}")
+    if not chosen.is_dir():
+        raise ConfigRefusal(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
+    return chosen
+
+
+def model_config(options: argparse.Namespace, checkpoint: Path | None = None) -> RunConfig:
     """The configuration that the options describe.
 
     Raises:
@@ -168,10 +196,14 @@ def model_config(options: argparse.Namespace) -> RunConfig:
     from mmhicra.config_loading import apply_override, build_config, read_yaml
     from mmhicra.refusals import ConfigRefusal
 
-    if not options.model:
-        raise ConfigRefusal("eval needs --model with a folder or hub id, or `eval score` for stored responses")
-    tree = read_yaml(Path(options.config)) if options.config else {name: dict(part) for name, part in ALONE.items()}
-    tree.setdefault("model", {}).update({"path": options.model, "lora": None, "shard": False, "vision_cache": None})
+    if not options.model and not checkpoint:
+        raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
+    path = options.run_folder / "config.yaml" if checkpoint else options.config
+    tree = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
+    changes: dict[str, Any] = {"shard": False, "vision_cache": None}
+    if not checkpoint:
+        changes |= {"path": options.model, "lora": None}
+    tree.setdefault("model", {}).update(changes)
     # Of training alone: a limit that evaluation has no use for.
     tree.setdefault("train", {})["tokens_per_micro_batch"] = 2**31
     for option, name in SETTINGS.items():

@@ -16,7 +16,7 @@ from mmhicra.config import RunConfig
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rollout.engine import Engine
 from mmhicra.rollout.hf import HFEngine
-from mmhicra.vlm.loading import LoadedModel, LoadedProcessor
+from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What decides what a model folder says: weights, configurations, tokenizer, processor, chat template."""
@@ -42,13 +42,21 @@ def open_engine(config: RunConfig, model: LoadedModel) -> Engine:
 
 
 def model_facts(path: str, loaded: LoadedProcessor) -> dict[str, Any]:
-    """Which model this is: the hub's commit, or a SHA-256 over the names and contents of a folder's files."""
-    folder = Path(loaded.path)
+    """Which model this is: the hub's commit, or a SHA-256 over the names and contents of a folder's files.
+
+    Args:
+        path: the model folder, checkpoint, hub id or name that was evaluated.
+        loaded: the model.
+    """
+    shipped = Path(loaded.path)
+    folder = Path(path) if Path(path).is_dir() else shipped
     facts: dict[str, Any] = {"path": path, "family": loaded.family.name}
     if not folder.is_dir():
         return facts | {"commit": getattr(loaded.config, "_commit_hash", None)}
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in _HASHED for file in folder.glob(pattern)}):
+    trained = folder / TRAINED_WEIGHTS
+    files = sorted({file for pattern in _HASHED for file in folder.glob(pattern)})
+    for file in [*files, trained] if trained.is_file() else files:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as content:
             while block := content.read(1 << 24):

@@ -27,7 +27,7 @@ from mmhicra.evaluate.scoring import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.workers import Verifier
-from mmhicra.vlm.loading import LoadedModel, load_policy
+from mmhicra.vlm.loading import LoadedModel, load_policy, load_trained
 
 
 class Watcher(Protocol):
@@ -61,6 +61,7 @@ def evaluate_model(
     *,
     name: str | None = None,
     overwrite: bool = False,
+    checkpoint: Path | None = None,
     judge: AnswerJudge | None = None,
 ) -> list[Evaluated]:
     """Answer and score the benchmarks of `config.eval`, then write the leaderboard.
@@ -71,6 +72,7 @@ def evaluate_model(
         watcher: shows progress.
         name: of the model on the leaderboard; the last part of its path if None.
         overwrite: generate anew.
+        checkpoint: of a run whose configuration `config` is: its trained weights are evaluated.
         judge: decides what the rules could not.
 
     Raises:
@@ -81,10 +83,13 @@ def evaluate_model(
     sets = [load_question_set(options) for options in config.eval.benchmarks]
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")
-    model = load_policy(config.model, config.seed)
+    model = (
+        load_trained(config.model, checkpoint, config.seed) if checkpoint else load_policy(config.model, config.seed)
+    )
+    path = str(checkpoint or config.model.path)
     asking = make_asking(config, model, open_engine(config, model))
     check_all(config, sets, model, watcher)
-    generation = generation_facts(config, model, asking, name)
+    generation = generation_facts(config, model, asking, path, name)
     done: list[Evaluated] = []
     with Verifier(time_limit=TIME_LIMIT) as verifier:
         for questions in sets:
@@ -128,9 +133,10 @@ def generate(
     return store
 
 
-def generation_facts(config: RunConfig, model: LoadedModel, asking: Asking, name: str | None) -> dict[str, Any]:
+def generation_facts(
+    config: RunConfig, model: LoadedModel, asking: Asking, path: str, name: str | None
+) -> dict[str, Any]:
     """How responses come about; a folder with responses that came about otherwise is refused."""
-    path = config.model.path
     return {
         "model": {
             "name": name or Path(path).name,

@@ -25,10 +25,7 @@ from mmhicra.refusals import RunFolderRefusal
 from mmhicra.train.run_folder import PARTIAL, RunFolder, jsonable, writing
 from mmhicra.train.sharding import restore_states, whole_optimizer_state, whole_state
 from mmhicra.train.trainer import Trainer
-
-STATE = "trainer_state"
-INSIDE_POLICY = "model."
-"""Where `Policy` keeps the model: the prefix of its parameters' names."""
+from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
 
 
 def save_checkpoint(
@@ -68,7 +65,7 @@ def save_checkpoint(
             shutil.rmtree(leftover)
         (partial / STATE).mkdir(parents=True)
         save_model(policy.model, model_weights, processor, partial, trainer.config.model)
-        save_file(trained, partial / STATE / "trainable.safetensors")
+        save_file(trained, partial / TRAINED_WEIGHTS)
         torch.save(moments, partial / STATE / "optimizer.pt")
         torch.save(random_states(), partial / STATE / "random.pt")
         (partial / STATE / "state.json").write_text(json.dumps(jsonable(whole), indent=1), encoding="utf-8")
@@ -87,7 +84,7 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
         RunFolderRefusal: the checkpoint does not fit the configured model.
     """
     state = json.loads((path / STATE / "state.json").read_text(encoding="utf-8"))
-    weights = load_file(path / STATE / "trainable.safetensors")
+    weights = load_file(path / TRAINED_WEIGHTS)
     policy = trainer.unwrapped
     own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     if own != weights.keys():

@@ -26,6 +26,13 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def assert_same(live, offline, names):
+    """Responses and verdicts of two folders, line by line."""
+    for name in names:
+        for kind in ("responses.jsonl", "official.samples.jsonl", "robust.samples.jsonl"):
+            assert lines(live / f"{name}.{kind}") == lines(offline / f"{name}.{kind}"), (name, kind)
+
+
 def test_in_the_loop_equals_offline_on_the_saved_checkpoint(tmp_path, capsys):
     files = write_questions(tmp_path, 6)
     folder = tmp_path / "run"
@@ -34,10 +41,8 @@ def test_in_the_loop_equals_offline_on_the_saved_checkpoint(tmp_path, capsys):
     model = ["--model", str(folder / "checkpoints" / "step_000003"), "--config", str(folder / "config.yaml")]
     assert main(["eval", *model, "--out", str(tmp_path / "offline"), "--json"]) == 0
     offline = {(r["benchmark"], r["mode"]): r for r in json.loads(capsys.readouterr().out)}
+    assert_same(folder / "evaluations" / "step_000003", tmp_path / "offline", files)
     for name in files:
-        live = folder / "evaluations" / "step_000003"
-        for kind in ("responses.jsonl", "official.samples.jsonl", "robust.samples.jsonl"):
-            assert lines(live / f"{name}.{kind}") == lines(tmp_path / "offline" / f"{name}.{kind}"), (name, kind)
         assert record[f"eval/{name}"] == offline[name, "robust"]["score"]["accuracy"]
         assert record[f"eval/{name}_official"] == offline[name, "official"]["score"]["accuracy"]
         assert record[f"eval/{name}_pass_at_2"] == offline[name, "robust"]["samples"]["pass"]["2"]["accuracy"]
@@ -45,6 +50,21 @@ def test_in_the_loop_equals_offline_on_the_saved_checkpoint(tmp_path, capsys):
     texts = [line["response"] for line in lines(tmp_path / "offline" / "mathvision.responses.jsonl")]
     first = folder / "evaluations" / "step_000000" / "mathvision.responses.jsonl"
     assert texts != [line["response"] for line in lines(first)]  # three steps have changed the model
+
+
+@pytest.mark.parametrize(
+    "training",
+    [("model.precision=bf16",), ("model.lora={rank: 4, alpha: 64}", "train.optimizer.learning_rate=0.01")],
+    ids=["bf16", "lora"],
+)
+def test_a_run_folder_has_the_very_weights_that_the_loop_evaluated(tmp_path, training):
+    files = write_questions(tmp_path, 4)
+    folder = tmp_path / "run"
+    run(folder, *configured(files, "mathvision"), *training)
+    assert main(["eval", "--run-folder", str(folder), "--step", "2", "--out", str(tmp_path / "offline")]) == 0
+    assert_same(folder / "evaluations" / "step_000002", tmp_path / "offline", ["mathvision"])
+    result = json.loads((tmp_path / "offline" / "mathvision.robust.json").read_text())
+    assert result["generation"]["model"]["name"] == "run-step_000002"
 
 
 def test_the_best_checkpoint_stays_and_a_resumed_run_remembers_it(tmp_path):
