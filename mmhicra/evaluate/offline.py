@@ -27,7 +27,7 @@ from mmhicra.evaluate.scoring import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.workers import Verifier
-from mmhicra.vlm.loading import LoadedModel, load_policy, load_trained
+from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor, load_trained
 
 
 class Watcher(Protocol):
@@ -83,13 +83,11 @@ def evaluate_model(
     sets = [load_question_set(options) for options in config.eval.benchmarks]
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")
-    model = (
-        load_trained(config.model, checkpoint, config.seed) if checkpoint else load_policy(config.model, config.seed)
-    )
-    path = str(checkpoint or config.model.path)
+    check_all(config, sets, load_processor(config.model), watcher)
+    seed = config.seed
+    model = load_trained(config.model, checkpoint, seed) if checkpoint else load_policy(config.model, seed)
     asking = make_asking(config, model, open_engine(config, model))
-    check_all(config, sets, model, watcher)
-    generation = generation_facts(config, model, asking, path, name)
+    generation = generation_facts(config, model, asking, str(checkpoint or config.model.path), name)
     done: list[Evaluated] = []
     with Verifier(time_limit=TIME_LIMIT) as verifier:
         for questions in sets:
@@ -108,8 +106,8 @@ def evaluate_model(
     return done
 
 
-def check_all(config: RunConfig, sets: list[QuestionSet], model: LoadedModel, watcher: Watcher) -> None:
-    """Refuse what cannot be asked before anything is generated."""
+def check_all(config: RunConfig, sets: list[QuestionSet], model: LoadedProcessor, watcher: Watcher) -> None:
+    """Refuse what cannot be asked before the weights are loaded."""
     prompts = benchmark_prompts(config, model)
     for questions in sets:
         with watcher.watch(f"checking {questions.name}", len(questions.items)) as bar:
