@@ -26,6 +26,7 @@ from mmhicra.evaluate.records import Response
 from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.scoring import Scores
 from mmhicra.evaluate.store import write_responses
+from mmhicra.rewards.workers import Verifier
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import gathered
 from mmhicra.train.terminal import Terminal
@@ -35,10 +36,11 @@ from mmhicra.vlm.loading import LoadedProcessor
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """The configured question sets and how they are asked; empty if there are none."""
+    """The configured question sets, how they are asked, and what works out algebra; empty if there are none."""
 
     sets: Sequence[QuestionSet]
     asking: Asking
+    verifier: Verifier
 
     def evaluate(self, trainer: Trainer, folder: RunFolder, terminal: Terminal, when: str) -> dict[str, float]:
         """Answer and score every set now; returns the fields of a `metrics.jsonl` line. Every rank must call it.
@@ -50,7 +52,7 @@ class Benchmarks:
             responses = self._answer(questions, trainer, terminal, when)
             if trainer.accelerator.is_main_process:
                 facts = generation_facts(trainer.config, self.asking, trainer.step_number)
-                scores = score_responses(questions, responses, trainer.rewarder.verifier, facts)
+                scores = score_responses(questions, responses, self.verifier, facts)
                 record |= metrics_of(questions.name, scores)
                 write_evaluation(folder, trainer.step_number, questions, responses, scores)
                 said = ", ".join(f"{mode} {_said(scored.result)}" for mode, scored in scores.items())
