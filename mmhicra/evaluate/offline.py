@@ -27,7 +27,7 @@ from mmhicra.evaluate.scoring import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.workers import Verifier
-from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor, load_trained
+from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 
 
 class Watcher(Protocol):
@@ -84,12 +84,11 @@ def evaluate_model(
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")
     check_all(config, sets, load_processor(config.model), watcher)
-    seed = config.seed
-    model = load_trained(config.model, checkpoint, seed) if checkpoint else load_policy(config.model, seed)
-    asking = make_asking(config, model, open_engine(config, model))
-    generation = generation_facts(config, model, asking, str(checkpoint or config.model.path), name)
+    model = load_policy(config.model, config.seed)
     done: list[Evaluated] = []
-    with Verifier(time_limit=TIME_LIMIT) as verifier:
+    with open_engine(config, model, checkpoint) as engine, Verifier(time_limit=TIME_LIMIT) as verifier:
+        asking = make_asking(config, model, engine)
+        generation = generation_facts(config, model, asking, str(checkpoint or config.model.path), name)
         for questions in sets:
             if overwrite:
                 remove_stored(folder, questions.name)

@@ -15,11 +15,14 @@ from torch import nn
 
 from mmhicra.config import RolloutConfig
 from mmhicra.records import Group, Prompt
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.vlm.loading import LoadedModel
 
 Progress = Callable[[int], None]
 """Told how many completions have come in so far."""
+
+Arrival = Callable[[Group], None]
+"""Given each group as soon as it is whole, in any order."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Engine(Protocol):
         seed: int,
         step: int,
         on_finish: Progress | None = None,
+        on_group: Arrival | None = None,
     ) -> list[Group]:
         """`sampling.n` completions for each prompt, in the order of `prompts`.
 
@@ -69,12 +73,32 @@ class Engine(Protocol):
             seed: of the run.
             step: of the run; with the problem's id it makes the request's seed.
             on_finish: told how many completions have come in whenever there are more.
+            on_group: given each group while others are still generated.
+
+        Raises:
+            PromptMismatch: the engine reads a prompt as other tokens than the trainer.
         """
         ...
 
-    def sync(self, model: nn.Module) -> None:
-        """Sample from the weights of `model` from now on."""
+    def sync(self, model: nn.Module) -> dict[str, float]:
+        """Sample from the weights of `model` from now on; returns numbers about it for `metrics.jsonl`.
+
+        Raises:
+            StaleEngine: the engine does not hold those weights afterwards.
+        """
         ...
+
+    def rest(self) -> None:
+        """Give back what only generating needs, until the next call."""
+        ...
+
+
+class PromptMismatch(Refusal):
+    """Engine and trainer would not see the same prompt."""
+
+
+class StaleEngine(Refusal):
+    """The engine would sample from other weights than those that are trained."""
 
 
 def request_seed(run_seed: int, step: int, problem_id: str) -> int:

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.rollout.cache import ResponseCache, decoding_attention
-from mmhicra.rollout.engine import Progress, Sampling, request_seed
+from mmhicra.rollout.engine import Arrival, Progress, Sampling, request_seed
 from mmhicra.rollout.packed import packed_linears
 from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import Embedded, Family
@@ -65,9 +65,13 @@ class HFEngine:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def sync(self, model: nn.Module) -> None:
+    def sync(self, model: nn.Module) -> dict[str, float]:
         """Sample from `model` from now on; nothing is copied."""
         self.model = model
+        return {}
+
+    def rest(self) -> None:
+        """Nothing is held between calls."""
 
     def generate(
         self,
@@ -76,6 +80,7 @@ class HFEngine:
         seed: int,
         step: int,
         on_finish: Progress | None = None,
+        on_group: Arrival | None = None,
     ) -> list[Group]:
         """See `Engine.generate`. The model is left in the mode it was in.
 
@@ -103,6 +108,8 @@ class HFEngine:
                 for row, index in enumerate(chosen):
                     group = completions[row * sampling.n : (row + 1) * sampling.n]
                     groups[index] = Group(prompts[index], group)
+                    if on_group is not None:
+                        on_group(groups[index])
         return [groups[index] for index in range(len(prompts))]
 
     @contextmanager

@@ -27,11 +27,15 @@ from mmhicra.rewards.reward import Rewarder
 from mmhicra.rewards.workers import Verifier
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
+from mmhicra.rollout.vllm_loading import load_vllm, refuse_without_vllm
 from mmhicra.train.attention import choose
 from mmhicra.train.balance import Work
 from mmhicra.train.benchmarks import Benchmarks, load_benchmarks
+from mmhicra.train.collecting import Collector
 from mmhicra.train.crediting import Crediting
+from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.policy import Policy
+from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import GatheringEngine, shard
@@ -72,6 +76,8 @@ def assemble(
         Refusal: the grams, the data or the model cannot be used.
     """
     refuse_idle_processes(config, accelerator)
+    if config.rollout.engine == "vllm":
+        refuse_without_vllm()
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
@@ -89,23 +95,34 @@ def assemble(
     )
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
     vision, work = make_vision(config, model), Work.of(model.model, model.family)
-    policy, reference, engine = make_policy(config, model, sampling, accelerator)
+    policy, reference = make_policy(config, model, sampling, accelerator)
+    engine = make_engine(config, model, policy, accelerator, stack)
+    terminal.say(f"engine: {engine.name}")
     terminal.say(f"attention: {policy.attention}")
     optimizer = make_optimizer(policy, config.train.optimizer)
+    prepared = policy if sharded(config, accelerator) else accelerator.prepare_model(policy)
+    ranks = Ranks(accelerator)
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
-        policy=policy if sharded(config, accelerator) else accelerator.prepare_model(policy),
+        policy=prepared,
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
         reference=reference,
-        engine=engine,
-        sampling=sampling,
-        rewarder=rewarder,
+        collector=Collector(
+            config=config,
+            engine=engine,
+            sampling=sampling,
+            rewarder=rewarder,
+            stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
+            prompts=prompts,
+            vision=vision,
+            policy=prepared,
+            ranks=ranks,
+        ),
         crediting=Crediting(config, make_matcher(config, library, model, sampling), model.tokenizer),
-        stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
-        prompts=prompts,
-        vision=vision,
+        guard=make_guard(config, terminal),
+        ranks=ranks,
         work=work,
     )
     return Assembly(
@@ -149,8 +166,8 @@ def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
 
 def make_policy(
     config: RunConfig, model: LoadedModel, sampling: Sampling, accelerator: Accelerator
-) -> tuple[Policy, Reference | None, Engine]:
-    """The policy on its device, its reference if the loss has a KL term, and the engine that samples from it."""
+) -> tuple[Policy, Reference | None]:
+    """The policy on its device, and its reference if the loss has a KL term."""
     policy = Policy(
         model.model,
         model.family,
@@ -163,7 +180,25 @@ def make_policy(
         looks_always=accelerator.num_processes > 1 and not config.model.sees_always_alike,
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
-    engine: Engine = HFEngine(
+    if sharded(config, accelerator):
+        for part in (policy, *([reference.policy] if reference else [])):
+            shard(part, config.model.precision)
+    return policy, reference
+
+
+def make_engine(
+    config: RunConfig, model: LoadedModel, policy: Policy, accelerator: Accelerator, stack: ExitStack
+) -> Engine:
+    """The configured engine, sampling from the model as it is; `stack` closes it.
+
+    Raises:
+        Refusal: it cannot run here.
+    """
+    if config.rollout.engine == "vllm":
+        engine = load_vllm(config, model, accelerator.num_processes)
+        stack.callback(engine.close)
+        return engine
+    embedded = HFEngine(
         model.model,
         model.family,
         model.tokenizer,
@@ -171,11 +206,15 @@ def make_policy(
         max_sequences=config.rollout.max_sequences,
         precision=config.model.precision,
     )
-    if sharded(config, accelerator):
-        for part in (policy, *([reference.policy] if reference else [])):
-            shard(part, config.model.precision)
-        engine = GatheringEngine(engine, policy)
-    return policy, reference, engine
+    return GatheringEngine(embedded, policy) if sharded(config, accelerator) else embedded
+
+
+def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
+    """The alignment guard; says so if the run goes without."""
+    guard = AlignmentGuard(config, terminal.say)
+    if config.rollout.cuts and config.rollout.guard.every:
+        terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
+    return guard
 
 
 def sharded(config: RunConfig, accelerator: Accelerator) -> bool:

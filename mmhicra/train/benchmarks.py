@@ -62,7 +62,7 @@ class Benchmarks:
         return record
 
     def _answer(self, questions: QuestionSet, trainer: Trainer, terminal: Terminal, when: str) -> list[list[Response]]:
-        mine = trainer.share(range(len(questions.items)))
+        mine = trainer.ranks.share(range(len(questions.items)))
         answered: list[list[Response]] = []
         n = self.asking.sampling.n
         with (
@@ -73,7 +73,8 @@ class Benchmarks:
             for groups in self.asking.answer(problems, lambda done: terminal.advance(bar, done)):
                 items = [questions.items[place] for place in mine[len(answered) : len(answered) + len(groups)]]
                 answered += responses_of(items, groups)
-        return trainer.gather_shares(answered)
+        self.asking.engine.rest()
+        return trainer.ranks.gather_shares(answered)
 
 
 def load_benchmarks(config: RunConfig, processor: LoadedProcessor, terminal: Terminal) -> list[QuestionSet]:

@@ -47,6 +47,7 @@ def save_checkpoint(
     policy = trainer.unwrapped
     weights = whole_state(policy)
     moments = whole_optimizer_state(policy, trainer.optimizer)
+    collected = trainer.collector.state()
     if not trainer.accelerator.is_main_process:
         return
     trained = {name: weights[name] for name, parameter in policy.named_parameters() if parameter.requires_grad}
@@ -55,7 +56,7 @@ def save_checkpoint(
         **state,
         "step": trainer.step_number,
         "schedule": trainer.schedule.state_dict(),
-        "stream": trainer.stream.state(),
+        "collector": collected,
         "method": method_state(trainer),
     }
     final = folder.checkpoint(trainer.step_number)
@@ -94,10 +95,10 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     restore_states(policy, trainer.optimizer, weights, moments)
     restore_random(torch.load(path / STATE / "random.pt", weights_only=True))
     trainer.schedule.load_state_dict(state["schedule"])
-    trainer.stream.restore(state["stream"])
+    trainer.collector.restore(state["collector"])
     trainer.step_number = state["step"]
     restore_method(trainer, state["method"], path)
-    trainer.engine.sync(policy.model)
+    trainer.collector.engine.sync(policy.model)
     return state
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 RatioLevel = Literal["token", "sequence"]
+CorrectionKind = Literal["truncated", "masked"]
 Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
 
 
@@ -80,6 +81,31 @@ def clipped_policy_loss(
         clipped_low=(ratio < 1.0 - clip_low) & (advantages < 0),
         clipped_high=(ratio > 1.0 + clip_high) & (advantages > 0),
     )
+
+
+def importance_weights(
+    logprobs: Tensor,
+    engine_logprobs: Tensor,
+    sequence: Tensor,
+    *,
+    kind: CorrectionKind,
+    level: RatioLevel,
+    limit: float,
+) -> Tensor:
+    """What each token's policy loss is multiplied by (T,) because another distribution sampled it; no gradient.
+
+    The weight is pi / pi_engine of the token, or of the whole response (the product over its tokens). `truncated` cuts
+    it at `limit` from above (TIS, https://fengyao.notion.site/off-policy-rl); `masked` leaves out what is not between
+    1 / limit and limit.
+    """
+    gap = (logprobs - engine_logprobs).detach()
+    if level == "sequence":
+        count = int(sequence.max()) + 1 if sequence.numel() else 0
+        gap = gap.new_zeros(count).index_add(0, sequence, gap)[sequence]
+    weights = gap.exp()
+    if kind == "truncated":
+        return weights.clamp(max=limit)
+    return torch.where((weights >= 1.0 / limit) & (weights <= limit), weights, torch.zeros_like(weights))
 
 
 def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -75,7 +73,7 @@ class Run:
             value_of(self.config.eval, self.state["before"]["record"])  # a wrong eval.best_by is refused here
             self.write({"step": 0, **self.state["before"]["record"]})
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
-            trainer.progress = self.terminal.show_phase
+            trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
                 self.take_step()
                 self.terminal.advance(bar, trainer.step_number)
@@ -85,7 +83,7 @@ class Run:
 
     def stopping(self) -> bool:
         """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
-        return bool(self.parts.trainer.max_over_ranks(float(self.stop_requested)))
+        return bool(self.parts.trainer.ranks.max(float(self.stop_requested)))
 
     def take_step(self) -> None:
         """One step with its record, rollouts, evaluation and checkpoint."""
@@ -97,9 +95,11 @@ class Run:
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
         grams = self.parts.gram_library.content_hash[:12]
-        record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "memory/peak_gib": peak_memory()}
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
+        if trainer.worst_problem is not None:
+            record["engine/worst_problem"] = trainer.worst_problem
         if self.due(self.config.log.rollouts_every):
-            records = trainer.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
             if self.is_main:
                 self.folder.write_rollouts(step, records)
         improved = False
@@ -133,34 +133,34 @@ class Run:
 
     def evaluate(self, when: str) -> dict[str, Any]:
         """Held-out problems and benchmarks now, as JSON-able facts that a checkpoint can carry."""
-        facts = NOTHING_HELD_OUT if not self.config.eval.problems else self.evaluate_held_out(when)
-        started = time.perf_counter()
-        record = self.parts.benchmarks.evaluate(self.parts.trainer, self.folder, self.terminal, when)
-        self.spend("evaluation", time.perf_counter() - started)
+        trainer = self.parts.trainer
+        with trainer.time("evaluation"):
+            facts = NOTHING_HELD_OUT if not self.config.eval.problems else self.evaluate_held_out(when)
+            record = self.parts.benchmarks.evaluate(trainer, self.folder, self.terminal, when)
+        self.spend("evaluation", trainer.time.seconds["evaluation"])
         return {**facts, "record": {**facts["record"], **record}}
 
     def evaluate_held_out(self, when: str) -> dict[str, Any]:
         """Held-out accuracy now, as JSON-able facts."""
         trainer, options = self.parts.trainer, self.config.eval
-        mine = trainer.share(self.parts.held_out)
-        started = time.perf_counter()
+        mine = trainer.ranks.share(self.parts.held_out)
         # Ranks may have different numbers of problems: none may wait for another in between.
         with (
             self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
             gathered(trainer.policy),
         ):
             outcomes = evaluate(
-                trainer.engine,
-                trainer.rewarder,
-                trainer.prepare,
+                trainer.collector.engine,
+                trainer.collector.rewarder,
+                trainer.collector.prepare,
                 mine,
                 self.parts.evaluation_sampling,
                 self.config.seed,
                 at_a_time=max(1, self.config.rollout.max_sequences // options.n),
                 on_finish=lambda done: self.terminal.advance(bar, done),
             )
-        result = summarise(trainer.gather_shares(outcomes))
-        self.spend("evaluation", time.perf_counter() - started)
+        trainer.collector.engine.rest()
+        result = summarise(trainer.ranks.gather_shares(outcomes))
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
         return evaluation_facts(result)
 
@@ -174,9 +174,12 @@ class Run:
         return self.parts.trainer.accelerator.is_main_process
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append to `metrics.jsonl` and show it wherever the configuration says."""
+        """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""
         if not self.is_main:
             return
+        trainer = self.parts.trainer
+        by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
+        record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
         self.folder.append_metrics(record)
         for sink in self.sinks:
             sink.log(record["step"], record)
@@ -215,7 +218,7 @@ class Run:
             },
             "best": self.state["best"],
             "problems": {
-                "train": len(self.parts.trainer.stream.problems),
+                "train": len(self.parts.trainer.collector.stream.problems),
                 "held_out": len(self.parts.held_out),
                 "refused": self.parts.refused,
             },
@@ -370,14 +373,6 @@ def stopping_softly(run: Run) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def peak_memory() -> float:
-    """The most memory this process has held, in GiB: on the GPU if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmhicra.records import Group, Prompt
-from mmhicra.rollout.engine import Engine, Progress, Sampling
+from mmhicra.rollout.engine import Arrival, Engine, Progress, Sampling
 from mmhicra.train.policy import Policy
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -82,15 +82,25 @@ class GatheringEngine:
         return self.engine.name
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int, on_finish: Progress | None = None
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        step: int,
+        on_finish: Progress | None = None,
+        on_group: Arrival | None = None,
     ) -> list[Group]:
         """See `Engine.generate`."""
         with gathered(self.policy):
-            return self.engine.generate(prompts, sampling, seed, step, on_finish)
+            return self.engine.generate(prompts, sampling, seed, step, on_finish, on_group)
 
-    def sync(self, model: nn.Module) -> None:
+    def sync(self, model: nn.Module) -> dict[str, float]:
         """See `Engine.sync`."""
-        self.engine.sync(model)
+        return self.engine.sync(model)
+
+    def rest(self) -> None:
+        """See `Engine.rest`."""
+        self.engine.rest()
 
 
 @contextmanager

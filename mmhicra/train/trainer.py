@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from mmhicra.config import RunConfig
-from mmhicra.data.dataset import ProblemStream
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
-from mmhicra.records import Completion, Group, Problem, Prompt
-from mmhicra.rewards.reward import Rewarder
-from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.records import Completion, Group
 from mmhicra.train.balance import Work, balance
+from mmhicra.train.collecting import Collector
 from mmhicra.train.crediting import Crediting
-from mmhicra.train.losses import Totals, anchored_entropy_slope, clipped_policy_loss, k3, peak_entropy, token_weights
+from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
+from mmhicra.train.losses import (
+    Totals,
+    anchored_entropy_slope,
+    clipped_policy_loss,
+    importance_weights,
+    k3,
+    peak_entropy,
+    token_weights,
+)
+from mmhicra.train.memory import MemoryGauge
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import MicroBatch, SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
+from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
-from mmhicra.train.sharding import accumulating, clip_gradients, gathered
-from mmhicra.vlm.features import FrozenVision
-from mmhicra.vlm.processing import PromptBuilder
-
-Progress = Callable[[str, int, int], None]
-"""Told (phase, done, total) while a step works."""
+from mmhicra.train.sharding import accumulating, clip_gradients
 
 
 @dataclass(frozen=True)
@@ -57,36 +59,43 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     reference: Reference | None
-    engine: Engine
-    sampling: Sampling
-    rewarder: Rewarder
+    collector: Collector
     crediting: Crediting
-    stream: ProblemStream
-    prompts: PromptBuilder
-    vision: FrozenVision | None
-    """Looks at images ahead of everyone; None if the vision tower is trained, and every forward pass has to look."""
+    guard: AlignmentGuard
+    ranks: Ranks
     work: Work
     """What a group costs, by which groups are spread over ranks."""
-    progress: Progress = lambda phase, done, total: None
     step_number: int = 0
+    on_policy: bool = True
+    """Whether this step's completions come from the policy as it is, and not from the one before."""
+    judges: bool = False
+    """Whether the guard judges this step."""
     anchor: float | None = None
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
     first: dict[str, float] = field(default_factory=dict)
     """The first values of what telemetry reports as a ratio."""
-    time: Timers = field(default_factory=Timers)
+    worst_problem: str | None = None
+    """On which engine and trainer disagreed most in the last step, if by more than the guard's warning."""
+    memory: MemoryGauge = field(default_factory=MemoryGauge)
+
+    def __post_init__(self) -> None:
+        self.time = self.collector.time = Timers(self.memory)
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
         self.step_number += 1
-        self.tally, self.time = Tally(), Timers()
+        self.tally, self.time = Tally(), Timers(self.memory)
+        self.collector.time = self.time
+        self.on_policy = self.collector.ahead is None
+        self.judges = self.on_policy and self.guard.due(self.step_number)
         rollouts = self.collect()
+        self.look_ahead()
         self.mark(rollouts)
         self.look_back(rollouts)
         self.assign_credit(rollouts)
         self.update(rollouts)
         self.adapt(rollouts)
-        with self.time("sync"):
-            self.engine.sync(self.unwrapped.model)
+        self.sync()
         return self.numbers(rollouts), rollouts
 
     def collect(self) -> Rollouts:
@@ -94,48 +103,33 @@ class Trainer:
 
         A group whose rewards are all alike has zero advantage everywhere: it leaves before any forward pass.
         """
-        share = len(self.share(range(self.config.train.prompts_per_step)))
+        share = len(self.ranks.share(range(self.config.train.prompts_per_step)))
         kept: list[Group] = []
         dropped: list[Group] = []
         for _ in range(self.config.train.dynamic_sampling.max_rounds):
-            groups = self.roll_out()
-            with self.time("reward"):
-                self.rewarder.score(groups)
-            for group in groups:
+            for group in self.collector.roll_out(self.step_number):
                 (kept if has_signal(group.rewards()) and len(kept) < share else dropped).append(group)
-            if not self.sum_over_ranks(float(share - len(kept))):
+            if not self.ranks.sum(float(share - len(kept))):
                 break
         with self.time("balance"):
             kept, self.imbalance = balance(kept, self.work, self.accelerator)
         return Rollouts(kept, dropped)
 
-    def roll_out(self) -> list[Group]:
-        """This rank's share of the next prompts, with G completions each."""
-        problems = self.share(self.stream.take(self.config.train.prompts_per_step))
-        total = len(problems) * self.sampling.n
-        prompts = self.prepare(problems)
-        with self.time("rollout"):
-            return self.engine.generate(
-                prompts,
-                self.sampling,
-                seed=self.config.seed,
-                step=self.step_number,
-                on_finish=lambda done: self.progress("rollout", done, total),
-            )
+    def look_ahead(self) -> None:
+        """Begin with the next step's completions, or let the engine rest while this step trains.
 
-    def prepare(self, problems: Sequence[Problem]) -> list[Prompt]:
-        """Process each problem once, and look at its images if what is seen stays the same for the whole run."""
-        with self.time("prompts"):
-            prompts = [self.prompts.build(problem) for problem in problems]
-        if self.vision is None:
-            return prompts
-        with self.time("vision"), gathered(self.policy):
-            return self.vision.look(prompts)
+        At a step at which the guard judges they have to come from the policy as it is then.
+        """
+        upcoming, last = self.step_number + 1, self.step_number == self.config.train.steps
+        if self.config.rollout.prefetch and not last and not self.guard.scheduled(upcoming):
+            self.collector.start_ahead(upcoming)
+        else:
+            self.collector.engine.rest()
 
     def mark(self, rollouts: Rollouts) -> None:
         """Find the planning tokens, and for the placebo its random n-grams."""
         if self.crediting.lacks_placebo:
-            samples = self.gather(self.crediting.samples(rollouts.all))
+            samples = self.ranks.gather(self.crediting.samples(rollouts.all))
             with self.time("credit"):
                 self.crediting.draw_placebo(samples)
         with self.time("credit"):
@@ -143,10 +137,14 @@ class Trainer:
 
     def look_back(self, rollouts: Rollouts) -> None:
         """Score the kept groups before the update, if the loss or the credit method needs it."""
-        self.trains = bool(self.sum_over_ranks(float(len(rollouts.kept))))
-        if not self.trains:
-            return
+        self.trains = bool(self.ranks.sum(float(len(rollouts.kept))))
         self.spare = rollouts.all[0]
+        if not self.trains:
+            if self.judges:  # nothing is trained, but the engine may be wrong all the same
+                scored = self.score(lambda batch: self.policy(batch).logprobs, [self.spare])
+                self.guard.look_at_scored(scored, self.spare.prompt)
+                self.guard.judge(self.ranks.gather(self.guard.looks))
+            return
         if self.config.train.updates_per_step > 1 or self.crediting.needs_entropy or self.crediting.follows_drift:
             with self.time("old_logprobs"):
                 for completion, values in self.score(self.logprobs_and_entropy, rollouts.kept):
@@ -186,7 +184,7 @@ class Trainer:
         if not self.trains or controller.signal is None:
             return
         part, whole = self.drift(rollouts.kept) if controller.signal == "kl" else positive_mass(rollouts.kept)
-        part, whole = self.sum_over_ranks(part), self.sum_over_ranks(whole)
+        part, whole = self.ranks.sum(part), self.ranks.sum(whole)
         if whole:
             controller.observe(part / whole)
             self.tally.mean(f"hicra/{controller.signal}", torch.tensor([part / whole]))
@@ -205,10 +203,12 @@ class Trainer:
         for number, (row, live) in enumerate(rows, start=1):
             with accumulating(self.accelerator, self.policy, last=number == len(rows)):
                 with self.time("forward"):
-                    loss = self.loss(pack(row).to(self.accelerator.device), totals, slope, live)
+                    loss = self.loss(row, totals, slope, live)
                 with self.time("backward"):
                     self.accelerator.backward(loss)
-            self.progress("update", number, len(rows))
+            self.collector.progress("update", number, len(rows))
+        if self.judges:
+            self.guard.judge(self.ranks.gather(self.guard.looks))
         with self.time("optimiser"):
             parameters = [p for p in self.policy.parameters() if p.requires_grad]
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm)
@@ -218,13 +218,14 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
 
-    def loss(self, batch: MicroBatch, totals: Totals, slope: float, live: bool) -> Tensor:
-        """The weighted sum of this micro-batch; over all micro-batches and ranks these add up to the loss.
+    def loss(self, row: Sequence[SubGroup], totals: Totals, slope: float, live: bool) -> Tensor:
+        """The weighted sum of this row, a micro-batch; over all micro-batches and ranks these add up to the loss.
 
         `slope` is what SIREN weighs the mean peak entropy with; 0 without it.
-        A batch that is not `live` only keeps this rank in step: its loss weighs nothing.
+        A row that is not `live` only keeps this rank in step: its loss weighs nothing.
         """
         options = self.config.train.loss
+        batch = pack(row).to(self.accelerator.device)
         stats = self.policy(batch)
         old = stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         policy = clipped_policy_loss(
@@ -237,6 +238,10 @@ class Trainer:
             level=options.ratio,
         )
         per_token, kl = policy.loss, None
+        weights, correction = None, options.correction
+        if correction:
+            weights = importance_weights(old, batch.engine_logprobs, batch.sequence, **correction.model_dump())
+            per_token = per_token * weights
         if batch.reference_logprobs is not None:
             kl = k3(stats.logprobs, batch.reference_logprobs)
             per_token = per_token + options.kl_coefficient * kl
@@ -249,6 +254,11 @@ class Trainer:
             loss = loss + slope * peaks.sum() / totals.sequences
         if not live:
             return loss * 0.0
+        if self.on_policy and self.guard.on:
+            self.guard.look(row, old)
+        if correction and weights is not None:
+            self.tally.mean("loss/correction", weights)
+            self.tally.mean("loss/correction_limited", ((weights == 0) | (weights >= correction.limit)).float())
         if kl is not None:
             self.tally.mean("loss/kl", kl.detach())
         self.tally.mean("loss/ratio", policy.ratio)
@@ -257,6 +267,8 @@ class Trainer:
         self.tally.mean("loss/clipped_high", policy.clipped_high.float())
         self.tally.mean("loss/per_token", per_token.detach())
         self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach(), old)
+        if batch.old_logprobs is None:  # on-policy: this pass is the look back, for the record
+            self.remember(row, old, stats.entropy.detach())
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
         return loss * self.accelerator.num_processes
 
@@ -267,10 +279,15 @@ class Trainer:
         self.tally.mean("entropy/execution", entropy[~batch.planning])
         self.tally.mean("logprob/planning", logprobs[batch.planning])
         self.tally.mean("logprob/execution", logprobs[~batch.planning])
-        gap = (old - batch.engine_logprobs).abs()  # both under the weights that the engine sampled with
+        gap = (old - batch.engine_logprobs).abs()  # under the weights that the engine sampled with, if on-policy
         self.tally.mean("engine/logprob_gap", gap)
         self.tally.maximum("engine/logprob_gap_max", gap)
         self.tally.mean("engine/probability_error", gap.exp())
+
+    def remember(self, row: Sequence[SubGroup], logprobs: Tensor, entropy: Tensor) -> None:
+        """Leave its (T,) log-probs and entropies under the policy that sampled with every completion of `row`."""
+        for completion, values in by_completion(row, torch.stack([logprobs, entropy], dim=-1).cpu()):
+            completion.old_logprobs, completion.entropy = values.unbind(-1)
 
     def siren_slope(self, groups: Sequence[Group]) -> float:
         """What SIREN weighs the mean peak entropy of `groups` with in this optimiser step; 0 without it."""
@@ -290,8 +307,8 @@ class Trainer:
             scored = self.score(lambda batch: self.policy(batch).nucleus_entropy, groups)
             one = [torch.zeros(len(values), dtype=torch.int64) for _, values in scored]
             peaks = [peak_entropy(v, s, siren.quantile, 1) for (_, v), s in zip(scored, one, strict=True)]
-            count = self.sum_over_ranks(float(len(peaks)))
-            return self.sum_over_ranks(float(sum(p.sum() for p in peaks))) / max(count, 1.0)
+            count = self.ranks.sum(float(len(peaks)))
+            return self.ranks.sum(float(sum(p.sum() for p in peaks))) / max(count, 1.0)
 
     def logprobs_and_entropy(self, batch: MicroBatch) -> Tensor:
         """(T, 2): of each response token, under the policy as it is."""
@@ -307,8 +324,7 @@ class Trainer:
         for row, live in self.rows(groups):
             values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if live:
-                completions = [completion for part in row for completion in part.completions]
-                scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
+                scored += by_completion(row, values)
         return scored
 
     def rows(self, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:
@@ -318,7 +334,7 @@ class Trainer:
         """
         budget = self.config.train.tokens_per_micro_batch
         parts = split_groups(groups, budget)
-        count = int(self.max_over_ranks(float(len(fill_rows(parts, budget)))))
+        count = int(self.ranks.max(float(len(fill_rows(parts, budget)))))
         rows = fill_rows(parts, budget, at_least=count)
         spare = split_groups([self.spare], budget)[:1]
         return [(row, True) for row in rows] + [(spare, False)] * (count - len(rows))
@@ -333,22 +349,34 @@ class Trainer:
         """Tokens and responses of one optimiser step, over all ranks."""
         completions = [completion for group in groups for completion in group.completions]
         return Totals(
-            tokens=int(self.sum_over_ranks(float(sum(len(c) for c in completions)))),
-            sequences=int(self.sum_over_ranks(float(len(completions)))),
-            max_new_tokens=self.sampling.max_new_tokens,
+            tokens=int(self.ranks.sum(float(sum(len(c) for c in completions)))),
+            sequences=int(self.ranks.sum(float(len(completions)))),
+            max_new_tokens=self.collector.sampling.max_new_tokens,
         )
+
+    def sync(self) -> None:
+        """Give the engine the weights as they are now."""
+        self.collector.land()
+        if self.trains:
+            with self.time("sync"):
+                for name, value in self.collector.engine.sync(self.unwrapped.model).items():
+                    self.tally.mean(name, torch.tensor([value]))
 
     def numbers(self, rollouts: Rollouts) -> dict[str, float]:
         """This step's metrics over all ranks."""
-        (tally, *tallies), (telemetry, *others) = self.gather([self.tally]), self.gather([self.telemetry])
+        (tally, *tallies), (telemetry, *others) = self.ranks.gather([self.tally]), self.ranks.gather([self.telemetry])
         with self.time("telemetry"):
             seen = {**tally.merge(tallies).result(), **telemetry.merge(others).result()}
             self.first = first_values(seen, self.first)
             seen |= relative(seen, self.first)
+        if looks := self.ranks.gather(self.guard.take()):
+            worst = worst_prompt(looks)
+            seen["engine/probability_error_worst"] = mean_error(worst)
+            self.worst_problem = worst[0].problem if mean_error(worst) > self.guard.limits.warn else None
         return {
             **seen,
-            "group/kept": self.sum_over_ranks(float(len(rollouts.kept))),
-            "group/dropped": self.sum_over_ranks(float(len(rollouts.dropped))),
+            "group/kept": self.ranks.sum(float(len(rollouts.kept))),
+            "group/dropped": self.ranks.sum(float(len(rollouts.dropped))),
             "speed/imbalance": self.imbalance,
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
         }
@@ -357,32 +385,3 @@ class Trainer:
     def unwrapped(self) -> Policy:
         """The policy without its data-parallel wrapper."""
         return self.accelerator.unwrap_model(self.policy)
-
-    def share(self, items: Sequence[Any]) -> list[Any]:
-        """This rank's part of `items`."""
-        return list(items[self.accelerator.process_index :: self.accelerator.num_processes])
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """The `items` of all ranks."""
-        return gather_object(items) if self.accelerator.num_processes > 1 else items
-
-    def gather_shares(self, items: Sequence[Any]) -> list[Any]:
-        """Every rank's `items` back in the order that `share` took them from."""
-        ranks = self.accelerator.num_processes
-        if ranks == 1:
-            return list(items)
-        shares = gather_object([list(items)])
-        return [shares[i % ranks][i // ranks] for i in range(sum(len(part) for part in shares))]
-
-    def sum_over_ranks(self, value: float) -> float:
-        """Sum of `value` over all ranks."""
-        return float(self._over_ranks(value).sum())
-
-    def max_over_ranks(self, value: float) -> float:
-        """Maximum of `value` over all ranks."""
-        return float(self._over_ranks(value).max())
-
-    def _over_ranks(self, value: float) -> Tensor:
-        return torch.as_tensor(
-            self.accelerator.gather(torch.tensor([value], dtype=torch.float64, device=self.accelerator.device))
-        )

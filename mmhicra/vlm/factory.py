@@ -40,7 +40,8 @@ MERGES = (
     *("Ġ t", "h e", "i n", "Ġt he", "a n", "o r", "e r", "Ġ a", "o u", "Ġ s", "Ġ c", "e s", "i s", "r e", "o n"),
     *("Ġ o", "a t", "e n", "in g", "Ġ m", "Ġ b", "Ġ w", "i t", "a l", "l e", "Ġ f", "Ġ p", "an d", "Ġ and"),
 )
-HIDDEN = 64
+HIDDEN = 128
+"""Four heads of 32, the smallest that vLLM takes on CPU."""
 MIN_PIXELS, MAX_PIXELS = 3136, 1003520
 
 _MESSAGES = (
@@ -144,7 +145,7 @@ def _config(model_type: str, tokenizer: Qwen2Tokenizer) -> PreTrainedConfig:
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "initializer_range": 0.15,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": ids[END],
         "eos_token_id": ids[TURN_END],
         "pad_token_id": ids[END],
@@ -165,7 +166,7 @@ def _config(model_type: str, tokenizer: Qwen2Tokenizer) -> PreTrainedConfig:
         # Windows of 2x2 image tokens, so that images of a few tokens have several.
         vision |= {"window_size": 56, "fullatt_block_indexes": [1]}
         return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **common)
-    text |= {"head_dim": 16}
-    text["rope_parameters"] |= {"mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    text |= {"head_dim": 32}
+    text["rope_parameters"] |= {"mrope_section": [8, 4, 4], "mrope_interleaved": True}
     vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
     return Qwen3VLConfig(text_config=text, vision_config=vision, **common)

@@ -123,31 +123,27 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
 
 
-def load_trained(model: ModelConfig, checkpoint: Path, seed: int = 0) -> LoadedModel:
-    """The policy as a run had it at a checkpoint: the model it began with, and the float32 weights that were trained.
+def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
+    """Give a model the float32 weights that a run trained, so that it computes what the run computed.
 
-    The checkpoint's own Hugging Face folder is rounded where `model.precision` is bf16, and merged with LoRA; this is
-    neither, so it computes what the run computed.
+    The checkpoint's own Hugging Face folder is rounded where `model.precision` is bf16, and merged with LoRA.
 
     Args:
-        model: the `model` section of the run.
+        loaded: what the run began with, loaded by its configuration.
         checkpoint: `checkpoints/step_*` of the run.
-        seed: of the run.
 
     Raises:
-        Refusal: like `load_policy`, or the checkpoint has no such weights, or those of another model.
+        Refusal: the checkpoint has no such weights, or those of another model.
     """
     try:
         weights = load_file(checkpoint / TRAINED_WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise Refusal(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
-    loaded = load_policy(model, seed)
     own = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
     trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
     if odd := sorted(own.keys() ^ trained):
         raise Refusal(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
     loaded.model.load_state_dict(own, strict=False)
-    return loaded
 
 
 def _resolve(path: str) -> str:

@@ -12,6 +12,7 @@ from mmhicra.train.losses import (
     anchored_entropy_slope,
     clipped_policy_loss,
     importance_ratio,
+    importance_weights,
     k3,
     peak_entropy,
     peak_mask,
@@ -47,6 +48,35 @@ def test_on_policy_gradient_is_the_policy_gradient():
         loss = clipped_policy_loss(new, new.detach(), advantages, sequence, clip_low=0.2, clip_high=0.28, level=level)
         (gradient,) = torch.autograd.grad(loss.loss.sum(), new)
         assert torch.allclose(gradient, -advantages)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "masked"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_importance_weights_equal_a_loop(kind, level):
+    trainer, engine, _, sequence = make_tokens(lengths=[3, 1, 5, 40])
+    trainer.requires_grad_()
+    weights = importance_weights(trainer, engine, sequence, kind=kind, level=level, limit=3.0)
+    assert not weights.requires_grad
+    for t in range(len(sequence)):
+        own = [i for i in range(len(sequence)) if sequence[i] == sequence[t]]
+        weight = math.exp(sum(float(trainer[i] - engine[i]) for i in (own if level == "sequence" else [t])))
+        cut = min(weight, 3.0) if kind == "truncated" else weight * (1 / 3 <= weight <= 3)
+        assert float(weights[t]) == pytest.approx(cut, rel=1e-4)
+    assert len({float(weight) for weight in weights}) > 1, "all are cut alike"
+    same = importance_weights(engine, engine, sequence, kind=kind, level=level, limit=3.0)
+    assert torch.equal(same, torch.ones_like(same))
+
+
+def test_correction_makes_the_gradient_that_of_the_trainers_distribution():
+    """The expectation over what another distribution sampled equals the policy gradient."""
+    logits = torch.tensor([0.3, -1.0, 0.7, 0.1], requires_grad=True)
+    engine = torch.tensor([0.1, -0.7, 0.9, 0.0]).log_softmax(-1)
+    rewards = torch.tensor([1.0, -2.0, 0.5, 0.0])
+    own, actions = logits.log_softmax(-1), torch.arange(4)
+    weights = importance_weights(own, engine, actions, kind="truncated", level="token", limit=10.0)
+    corrected = torch.autograd.grad((engine.exp() * weights * rewards * own).sum(), logits, retain_graph=True)
+    exact = torch.autograd.grad((own.exp() * rewards).sum(), logits)
+    torch.testing.assert_close(corrected, exact)
 
 
 def test_sequence_ratio_is_the_geometric_mean_with_its_own_tokens_gradient():

@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmhicra.config import DataConfig
 from mmhicra.records import Problem, ProblemImage
@@ -151,6 +152,24 @@ def test_unreadable_images_are_refused_by_name(tiny_model, tmp_path):
         problem = Problem("p", "<image>", (ProblemImage(payload, name),), "1", source="set.jsonl:3")
         with pytest.raises(DataRefusal, match=rf"^problem p \(set.jsonl:3\): image {name} cannot be read: {reason}"):
             build(problem)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("held", ["file", "bytes", "image"])
+def test_images_are_turned_as_their_metadata_says(orientation, held, tmp_path):
+    """Pillow's own `exif_transpose` is the reference; nothing of the metadata is left for another to read."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    path = tmp_path / "photo.png"
+    picture.save(path, exif=exif)
+    payload = {"file": path, "bytes": path.read_bytes(), "image": Image.open(path)}[held]
+    image = ProblemImage(payload, "photo.png")
+    opened = image.open()
+    assert opened.tobytes() == ImageOps.exif_transpose(Image.open(path)).tobytes()
+    assert image.size() == opened.size == ((90, 40) if orientation < 5 else (40, 90))
+    assert not opened.getexif()
+    assert not opened.info
 
 
 def test_special_token_in_the_instruction_is_refused(tiny_model):

