@@ -1,0 +1,156 @@
+"""Runs a task of lmms-eval as it is, on given responses or a model's; in a process of its own, and nothing of mmhicra
+needed but for the model.
+
+    python lmms_builtin.py JOB ANSWER
+
+Own process: lmms-eval reads its judge from the environment at import, patches file locks and reseeds everything.
+`lmms_parity.py` writes the job and reads the answer; both are JSON.
+
+Job: `task` and `folder` (of lmms_eval/tasks), `data` (of `load_from_disk`), `responses` (row by row) or `model`
+(arguments of `EngineModel.load`), `extractions` (row by row, what a judge that is asked for an extraction says; null
+leaves lmms-eval's own judge) and `runs`: which defects are mended in each.
+Answer: `responses`, and per run `labels` (row by row), `metrics` and `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+REASONING_TAGS = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
+"""What `lmms-eval eval` cuts out of responses unless told otherwise."""
+THREADS = 4
+"""`--process-docs-parallel`, by default."""
+
+
+def main(job_path: str, answer_path: str) -> None:
+    """Do the job."""
+    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
+    answer = perform(job)
+    Path(answer_path).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def perform(job: dict[str, Any]) -> dict[str, Any]:
+    """All runs of a job, on the same responses. What a task raises is the run's `error`; nothing is caught quietly."""
+    responses, runs = job["responses"], []
+    for mended in job["runs"]:
+        try:
+            task = load_task(job)
+            if job["extractions"] is not None:
+                answer_extractions(job, task, responses)
+            model = replay(responses) if responses is not None else load_model(job["model"])
+            runs.append({"mended": mended, "error": None} | run(model, task, mended))
+            responses = responses or model.responses
+        except Exception as error:  # noqa: BLE001 - a built-in task may raise anything, and that is what is reported
+            message = " ".join(str(error).split())[:300]
+            runs.append({"mended": mended, "error": f"{type(error).__name__}: {message}", "labels": [], "metrics": {}})
+    return {"responses": responses, "runs": runs}
+
+
+def load_task(job: dict[str, Any]) -> Any:
+    """The task as its own file says, but for where its data lie."""
+    import lmms_eval
+    from lmms_eval.api.task import ConfigurableMessagesTask
+    from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import load_yaml_config
+
+    folder = Path(lmms_eval.__file__).parent / "tasks" / job["folder"]
+    manager = TaskManager("ERROR", include_path=str(folder), include_defaults=False)
+    config = load_yaml_config(manager.task_index[job["task"]]["yaml_path"], mode="full")
+    data = {"dataset_path": job["data"], "dataset_name": None, "dataset_kwargs": {"load_from_disk": True}}
+    return ConfigurableMessagesTask(config={**config, **data})
+
+
+def run(model: Any, task: Any, mended: list[str]) -> dict[str, Any]:
+    """The labels of one run, with these defects mended."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    if "D1" in mended:
+        whole = [None if value is None else int(value) for value in task.eval_docs["precision"]]
+        for rows in (task.dataset, task.dataset_no_image):
+            (split,) = rows
+            rows[split] = rows[split].remove_columns("precision").add_column("precision", whole)
+    if "D2" in mended:
+        from lmms_eval.tasks.mathvision import eval_utils
+
+        vars(eval_utils).update({name: getattr(math, name) for name in dir(math) if not name.startswith("_")})
+    result = simple_evaluate(
+        model=model,
+        tasks=[task],
+        task_manager=TaskManager("ERROR", include_path=str(Path(__file__).parent), include_defaults=False),
+        bootstrap_iters=0,
+        process_docs_parallel=1 if "D3" in mended else THREADS,
+        cli_args=argparse.Namespace(reasoning_tags=REASONING_TAGS, process_with_media=False),
+    )
+    assert result is not None  # only other ranks get nothing
+    name = task.config.task
+    metric = task.config.metric_list[0]["metric"]
+    metrics = {key: value for key, value in result["results"][name].items() if isinstance(value, int | float)}
+    return {"labels": [read_label(sample[metric]) for sample in result["samples"][name]], "metrics": metrics}
+
+
+def read_label(value: Any) -> bool:
+    """The verdict in what `process_results` returned for a sample: each task has its own form."""
+    if isinstance(value, dict):
+        value = value["true_false"] if "true_false" in value else value["scores"][0]
+    return bool(value)
+
+
+def answer_extractions(job: dict[str, Any], task: Any, responses: list[str]) -> None:
+    """Put a judge in MathVista's slot that answers each row's extraction prompt with what the job says."""
+    from lmms_eval.tasks.mathvista.mathvista_evals import DEMO_PROMPT, MathVistaEvaluator
+
+    evaluator = MathVistaEvaluator()
+    said = {
+        evaluator.create_test_prompt(DEMO_PROMPT, query, response.strip()): extraction
+        for query, response, extraction in zip(task.eval_docs["query"], responses, job["extractions"], strict=True)
+    }
+
+    def evaluate(request: Any) -> SimpleNamespace:
+        return SimpleNamespace(success=True, content=said[request.messages[0]["content"]])
+
+    MathVistaEvaluator.server = SimpleNamespace(evaluate=evaluate)
+
+
+def replay(responses: list[str]) -> Any:
+    """A model object that answers row n with `responses[n]`."""
+    from lmms_eval.api.model import lmms
+
+    class Replay(lmms):
+        is_simple = False
+
+        def generate_until(self, requests: Any) -> list[str]:
+            return [responses[request.args[3]] for request in requests]
+
+        def generate_until_multi_round(self, requests: Any) -> list[str]:
+            raise NotImplementedError
+
+        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
+            raise NotImplementedError
+
+    return Replay()
+
+
+def load_model(arguments: dict[str, Any]) -> Any:
+    """Our engine, which keeps what it said in `responses`."""
+    from mmhicra.evaluate.lmms_model import EngineModel
+
+    class Recorder(EngineModel):
+        responses: list[str]
+
+        def generate_until(self, requests: Any) -> Any:
+            results = super().generate_until(requests)
+            self.responses = [result.text for result in results]
+            return results
+
+    return Recorder.load(**arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
