@@ -110,9 +110,7 @@ def _driven(
     cut_off = [bool(ours) and ours[0].finish_reason == "length" for ours in said]
     scores: dict[Mode, Scores] = {}
     for mode in MODES:
-        records = [
-            _with_end(read_record(sample[mode]), cut) for sample, cut in zip(samples, cut_off, strict=True)
-        ]
+        records = [_with_end(read_record(sample[mode]), cut) for sample, cut in zip(samples, cut_off, strict=True)]
         summary = summarise(benchmark, records, mode, "response")
         summary["driver"] = {
             "name": "lmms-eval",

@@ -9,7 +9,7 @@ Own process: lmms-eval reads its judge from the environment at import, patches f
 Job: `task` and `folder` (of lmms_eval/tasks), `data` (of `load_from_disk`), `responses` (row by row) or `model`
 (arguments of `EngineModel.load`), `extractions` (row by row, what a judge that is asked for an extraction says; null
 leaves lmms-eval's own judge) and `runs`: which defects are mended in each.
-Answer: `responses`, and per run `labels` (row by row), `metrics` and `error`.
+Answer: `responses`, and per run `mended`, `labels` (row by row) and `error`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ def main(job_path: str, answer_path: str) -> None:
 
 
 def perform(job: dict[str, Any]) -> dict[str, Any]:
-    """All runs of a job, on the same responses. What a task raises is the run's `error`; nothing is caught quietly."""
-    responses, runs = job["responses"], []
+    """All runs of a job, on the same responses. What a task raises is the run's `error`."""
+    responses = job["responses"]
+    if responses is None:
+        responses = generate(job)
+    runs: list[dict[str, Any]] = []
     for mended in job["runs"]:
         try:
             task = load_task(job)
             if job["extractions"] is not None:
                 answer_extractions(job, task, responses)
-            model = replay(responses) if responses is not None else load_model(job["model"])
-            runs.append({"mended": mended, "error": None} | run(model, task, mended))
-            responses = responses or model.responses
+            found = run(replay(responses), task, mended)
         except Exception as error:  # noqa: BLE001 - a built-in task may raise anything, and that is what is reported
-            message = " ".join(str(error).split())[:300]
-            runs.append({"mended": mended, "error": f"{type(error).__name__}: {message}", "labels": [], "metrics": {}})
+            found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "labels": []}
+        runs.append({"mended": mended} | found)
     return {"responses": responses, "runs": runs}
 
 
@@ -89,10 +90,9 @@ def run(model: Any, task: Any, mended: list[str]) -> dict[str, Any]:
         cli_args=argparse.Namespace(reasoning_tags=REASONING_TAGS, process_with_media=False),
     )
     assert result is not None  # only other ranks get nothing
-    name = task.config.task
     metric = task.config.metric_list[0]["metric"]
-    metrics = {key: value for key, value in result["results"][name].items() if isinstance(value, int | float)}
-    return {"labels": [read_label(sample[metric]) for sample in result["samples"][name]], "metrics": metrics}
+    samples = result["samples"][task.config.task]
+    return {"error": None, "labels": [read_label(sample[metric]) for sample in samples]}
 
 
 def read_label(value: Any) -> bool:
@@ -137,19 +137,14 @@ def replay(responses: list[str]) -> Any:
     return Replay()
 
 
-def load_model(arguments: dict[str, Any]) -> Any:
-    """Our engine, which keeps what it said in `responses`."""
+def generate(job: dict[str, Any]) -> list[str]:
+    """What our engine says to the task's own prompts, row by row."""
     from mmhicra.evaluate.lmms_model import EngineModel
 
-    class Recorder(EngineModel):
-        responses: list[str]
-
-        def generate_until(self, requests: Any) -> Any:
-            results = super().generate_until(requests)
-            self.responses = [result.text for result in results]
-            return results
-
-    return Recorder.load(**arguments)
+    task, model = load_task(job), EngineModel.load(**job["model"])
+    task.build_all_requests()
+    model.task_dict[task.config.task] = task.dataset
+    return [result.text for result in model.generate_until(task.instances)]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Imports lmms-eval; `lmms.require_lmms_eval` says how to get it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -91,11 +91,10 @@ class EngineModel(lmms):
             Refusal: the model cannot be loaded.
             ConfigRefusal: an argument is unknown.
         """
-        known = set(Limits.__dataclass_fields__)
-        if unknown := sorted(set(limits) - known):
-            raise ConfigRefusal(
-                f"model argument {unknown[0]!r} is not known: choose from {', '.join(['path', 'precision', *sorted(known)])}"
-            )
+        known = [field.name for field in fields(Limits)]
+        if unknown := [name for name in limits if name not in known]:
+            said = ", ".join(["path", "precision", "device", *known])
+            raise ConfigRefusal(f"model argument {unknown[0]} is not known: choose from {said}")
         config = ModelConfig.model_validate({"path": path, "precision": precision})
         bounds = Limits(**limits)
         loaded = load_policy(config)
@@ -169,7 +168,7 @@ class EngineModel(lmms):
         Raises:
             ConfigRefusal: always.
         """
-        raise ConfigRefusal("mmhicra generates, and scores no given answers: choose tasks of output_type generate_until")
+        raise ConfigRefusal("mmhicra scores no given answers: choose tasks of output_type generate_until")
 
     def _by_sampling(self, asked: Sequence[_Asked]) -> Iterator[tuple[Sampling, list[int]]]:
         """Questions that are answered alike go to the engine together."""

@@ -141,5 +141,7 @@ def _image(cell: Any, folder: Path | None, where: str) -> dict[str, Any] | None:
         try:
             payload = payload.read_bytes()
         except OSError as error:
-            raise DataRefusal(f"{where}: image {images[0].reference} cannot be read ({error.strerror}): name its folder with --images") from None
+            raise DataRefusal(
+                f"{where}: image {images[0].reference} cannot be read ({error.strerror}): name its folder with --images"
+            ) from None
     return {"bytes": payload, "path": None}

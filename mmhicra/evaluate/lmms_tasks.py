@@ -10,43 +10,61 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
+from PIL import Image
+
+from mmhicra.data.images import read_images
+from mmhicra.data.questions import place_images
 from mmhicra.evaluate.benchmarks import Benchmark, make_benchmark
 from mmhicra.evaluate.prompts import write_prompt
 from mmhicra.evaluate.records import Item, Mode, Response, SampleRecord
 from mmhicra.evaluate.scoring import TIME_LIMIT, headline_records, score_pairs
-from mmhicra.data.images import read_images
+from mmhicra.records import IMAGE_PLACEHOLDER, ProblemImage
 from mmhicra.rewards.workers import Verifier
 
 MODES: tuple[Mode, ...] = ("official", "robust")
 """The metrics of every task."""
 
 Doc = Mapping[str, Any]
+Messages = list[dict[str, Any]]
 
 
-def visuals(doc: Doc) -> list[Any]:
+def visuals(doc: Doc) -> list[Image.Image]:
     """The images of a row, decoded to RGB, transparent pixels on white.
 
     Raises:
         DataRefusal: the row names an image file instead of holding the image, as the hub's data sets do.
     """
-    where = f"row {doc.get('pid') or doc.get('sample_index') or doc.get('id')}"
-    cell = doc.get("decoded_image") or doc.get("image")
-    return [image.open() for image in read_images(cell, None, where)]
+    return [image.open() for image in _images(doc)]
 
 
 def mathvista_text(doc: Doc, options: Mapping[str, Any]) -> str:
-    """The prompt named by `options["prompt"]`."""
+    """The prompt named by `options["prompt"]`, for models that take text and images apart."""
     return _text("mathvista", doc, options)
 
 
 def mathverse_text(doc: Doc, options: Mapping[str, Any]) -> str:
-    """The prompt named by `options["prompt"]`."""
+    """The prompt named by `options["prompt"]`, for models that take text and images apart."""
     return _text("mathverse", doc, options)
 
 
 def mathvision_text(doc: Doc, options: Mapping[str, Any]) -> str:
-    """The prompt named by `options["prompt"]`."""
+    """The prompt named by `options["prompt"]`, for models that take text and images apart."""
     return _text("mathvision", doc, options)
+
+
+def mathvista_messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any]) -> Messages:
+    """The same prompt as a chat, its image where the question names it."""
+    return _messages("mathvista", doc, lmms_eval_specific_kwargs)
+
+
+def mathverse_messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any]) -> Messages:
+    """The same prompt as a chat, its image where the question names it."""
+    return _messages("mathverse", doc, lmms_eval_specific_kwargs)
+
+
+def mathvision_messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, Any]) -> Messages:
+    """The same prompt as a chat, its image where the question names it."""
+    return _messages("mathvision", doc, lmms_eval_specific_kwargs)
 
 
 def mathvista_results(doc: Doc, results: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -82,6 +100,21 @@ def read_record(verdict: Mapping[str, Any]) -> SampleRecord:
 
 def _text(benchmark: str, doc: Doc, options: Mapping[str, Any]) -> str:
     return write_prompt(benchmark, _item(make_benchmark(benchmark), doc), options["prompt"])
+
+
+def _messages(benchmark: str, doc: Doc, options: Mapping[str, Any]) -> Messages:
+    question, images = place_images(_text(benchmark, doc, options), _images(doc), merged=True)
+    before, *after = question.split(IMAGE_PLACEHOLDER)
+    content: Messages = [{"type": "text", "text": before}] if before else []
+    for image, text in zip(images, after, strict=True):
+        content.append({"type": "image", "url": image.open()})
+        content += [{"type": "text", "text": text}] if text else []
+    return [{"role": "user", "content": content}]
+
+
+def _images(doc: Doc) -> tuple[ProblemImage, ...]:
+    where = f"row {doc.get('pid') or doc.get('sample_index') or doc.get('id')}"
+    return read_images(doc.get("decoded_image") or doc.get("image"), None, where)
 
 
 def _results(name: str, doc: Doc, results: Sequence[str]) -> dict[str, dict[str, Any]]:
