@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
@@ -20,6 +21,13 @@ from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
 """The `model.path` of the models that ship with mmhicra."""
+
+STATE = "trainer_state"
+"""The part of a checkpoint that a resume needs."""
+TRAINED_WEIGHTS = f"{STATE}/trainable.safetensors"
+"""In a checkpoint: the float32 weights that were trained, adapters by themselves."""
+INSIDE_POLICY = "model."
+"""Where `train.policy.Policy` keeps the model: the prefix of the names of these weights."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,33 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     else:
         policy = _add_adapters(policy, family, model.lora, seed)
     return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
+
+
+def load_trained(model: ModelConfig, checkpoint: Path, seed: int = 0) -> LoadedModel:
+    """The policy as a run had it at a checkpoint: the model it began with, and the float32 weights that were trained.
+
+    The checkpoint's own Hugging Face folder is rounded where `model.precision` is bf16, and merged with LoRA; this is
+    neither, so it computes what the run computed.
+
+    Args:
+        model: the `model` section of the run.
+        checkpoint: `checkpoints/step_*` of the run.
+        seed: of the run.
+
+    Raises:
+        Refusal: like `load_policy`, or the checkpoint has no such weights, or those of another model.
+    """
+    try:
+        weights = load_file(checkpoint / TRAINED_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
+    loaded = load_policy(model, seed)
+    own = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
+    trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
+    if odd := sorted(own.keys() ^ trained):
+        raise Refusal(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
+    loaded.model.load_state_dict(own, strict=False)
+    return loaded
 
 
 def _resolve(path: str) -> str:
