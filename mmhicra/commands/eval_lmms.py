@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from mmhicra.config import RunConfig
     from mmhicra.evaluate.lmms_parity import Row
+    from mmhicra.evaluate.offline import Evaluated, Watcher
 
 BENCHMARKS = ("mathvista", "mathverse", "mathvision")
 KNOWN_VERSION = "0.7.3"
@@ -83,57 +85,40 @@ def run_parity(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_backend(parser: Any) -> None:
-    """Add the options that only `--backend lmms-eval` has to the parser of `mmhicra eval`."""
-    parser.add_argument("--threads", type=int, default=4, metavar="N", help="lmms-eval: rows scored at a time")
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the backend to `mmhicra eval`."""
+    parser.add_argument(
+        "--backend", choices=("mmhicra", "lmms-eval"), default="mmhicra", help="what drives engine and scorer"
+    )
+    parser.add_argument("--threads", type=int, default=4, metavar="N", help="of lmms-eval, that score at a time")
 
 
-def run_backend(options: argparse.Namespace) -> int:
-    """`mmhicra eval --backend lmms-eval`: our engine and our tasks, driven by lmms-eval."""
-    from rich.console import Console
+def evaluate(
+    config: RunConfig, folder: Path, watcher: Watcher, options: argparse.Namespace, choices: Mapping[str, Any]
+) -> list[Evaluated]:
+    """`mmhicra eval --backend lmms-eval`.
 
-    from mmhicra.evaluate.results import write_result
+    Args:
+        config: what is evaluated, and how.
+        folder: where everything goes.
+        watcher: shows progress.
+        options: of the command line.
+        choices: `name`, `overwrite` and `checkpoint` of `evaluate_through_lmms`.
+
+    Raises:
+        Refusal: lmms-eval is not there, or cannot do what is asked.
+    """
+    from mmhicra.refusals import ConfigRefusal
 
     require_lmms_eval()
+    if options.judge is not None:
+        raise ConfigRefusal(
+            "--backend lmms-eval scores by rules alone: drop --judge, or judge its responses afterwards"
+        )
     _quieten()
-    import tempfile
+    from mmhicra.evaluate.lmms import evaluate_through_lmms
 
-    from mmhicra.evaluate.lmms import drive, make_task
-    from mmhicra.evaluate.lmms_model import EngineModel
-    from mmhicra.evaluate.lmms_questions import hub_form, save
-
-    console = Console(highlight=False, soft_wrap=True)
-    limits = {name: getattr(options, name) for name in ("max_new_tokens", "max_pixels") if getattr(options, name)}
-    model = EngineModel.load(options.model, precision=options.precision, device=options.device, **limits)
-    with tempfile.TemporaryDirectory(prefix="mmhicra-lmms-") as folder:
-        tasks = {}
-        for name in options.benchmarks:
-            data = None
-            if options.questions:
-                split = "test" if name == "mathvision" else "testmini"
-                questions = hub_form(
-                    name, options.questions, options.split or split, with_images=True, images=options.images
-                )
-                data = save(questions, split, Path(folder, name))
-            tasks[name] = make_task(name, data, options.prompt, options.max_new_tokens)
-        driven, result = drive(model, tasks, options.limit, options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, given in driven.items():
-        lines = (json.dumps(line, ensure_ascii=False) for line in given.responses)
-        text = "".join(f"{line}\n" for line in lines)
-        (options.out / f"{name}.responses.jsonl").write_bytes(text.encode("utf-8", "backslashreplace"))
-        for mode, scores in given.scores.items():
-            scores.result["driver"]["model"] = options.model
-            write_result(options.out / f"{name}.{mode}.json", scores)
-            score = scores.result["score"]
-            console.print(
-                f"{name}, {mode}: {100 * score['accuracy']:.2f} % "
-                f"({100 * score['low']:.1f} to {100 * score['high']:.1f}) of {score['total']}"
-            )
-    path = options.out / "lmms_eval.json"
-    path.write_text(json.dumps(result, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"results, samples and responses in {options.out}, lmms-eval's own result in {path}")
-    return 0
+    return evaluate_through_lmms(config, folder, watcher, threads=options.threads, **choices)
 
 
 def require_lmms_eval(exactly: bool = False) -> None:

@@ -6,7 +6,7 @@ Imports lmms-eval; `lmms.require_lmms_eval` says how to get it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -14,52 +14,43 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 
-from mmhicra.config import DataConfig, ModelConfig, RolloutConfig
+from mmhicra.config import RunConfig
+from mmhicra.config_loading import apply_override, build_config
+from mmhicra.evaluate.harness import EVALUATION_STEP
+from mmhicra.evaluate.model import open_engine
 from mmhicra.records import IMAGE_PLACEHOLDER, Completion, Problem, ProblemImage, Prompt
 from mmhicra.refusals import ConfigRefusal, DataRefusal
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
-from mmhicra.rollout.hf import HFEngine
-from mmhicra.train.evaluation import EVALUATION_STEP
 from mmhicra.vlm.loading import LoadedModel, load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
-PROMPTS_AT_A_TIME = 64
-"""Prompts whose pixels are held at once."""
+ARGUMENTS = {
+    "path": "model.path",
+    "precision": "model.precision",
+    "engine": "rollout.engine",
+    "max_sequences": "rollout.max_sequences",
+    "max_new_tokens": "eval.max_new_tokens",
+    "min_pixels": "data.min_pixels",
+    "max_pixels": "data.max_pixels",
+    "max_prompt_tokens": "data.max_prompt_tokens",
+    "seed": "seed",
+}
+"""What `--model_args` may hold, and the field of the configuration that it is."""
 
 _Request = tuple[str, str, int]
 """Task, split and row: what one question is."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What bounds prompts and responses.
-
-    Attributes:
-        max_new_tokens: the longest response, where it is set; else the task's.
-        max_sequences: completions decoded at a time.
-        min_pixels: as `data.min_pixels`.
-        max_pixels: as `data.max_pixels`.
-        max_prompt_tokens: longer prompts are refused.
-        seed: of the sampled responses; greedy ones have no use for it.
-    """
-
-    max_new_tokens: int | None = None
-    max_sequences: int = 256
-    min_pixels: int = 3136
-    max_pixels: int = 1003520
-    max_prompt_tokens: int = 8192
-    seed: int = 0
-
-
 class EngineModel(lmms):
     """Answers lmms-eval's requests with a rollout engine.
 
-    The tasks' `until` strings are not used: a response ends with the model's own end token, as it does in training.
+    Temperature, nucleus and length are the task's, but `eval.max_new_tokens` goes before the task's length where it is
+    set. A task's `until` strings are not used: a response ends with the model's own end token, as it does in training.
 
     Args:
-        engine: generates.
+        config: limits of prompts and of the engine, and the seed.
         loaded: the model, for its processor and end tokens.
-        limits: of prompts and responses.
+        engine: generates; the live one of a trainer will do.
         on_finish: told how many completions are done so far.
 
     Attributes:
@@ -70,43 +61,36 @@ class EngineModel(lmms):
 
     def __init__(
         self,
-        engine: Engine,
+        config: RunConfig,
         loaded: LoadedModel,
-        limits: Limits = Limits(),
+        engine: Engine,
         on_finish: Callable[[int], None] = lambda done: None,
     ) -> None:
         super().__init__()
-        self.engine = engine
+        self.config = config
         self.loaded = loaded
-        self.limits = limits
+        self.engine = engine
         self.on_finish = on_finish
         self.completions: dict[_Request, list[Completion]] = {}
         self._builders: dict[str | None, PromptBuilder] = {}
 
     @classmethod
-    def load(cls, path: str, precision: str = "fp32", device: str = "cpu", **limits: int) -> EngineModel:
-        """The embedded engine on a model folder, a hub id, or a model that ships with mmhicra.
+    def load(cls, **arguments: Any) -> EngineModel:
+        """The configured engine on a model folder, a hub id, or a model that ships with mmhicra.
 
         Raises:
+            ConfigRefusal: an argument is not one of `ARGUMENTS`, or its value is wrong.
             Refusal: the model cannot be loaded.
-            ConfigRefusal: an argument is unknown.
         """
-        known = [field.name for field in fields(Limits)]
-        if unknown := [name for name in limits if name not in known]:
-            said = ", ".join(["path", "precision", "device", *known])
-            raise ConfigRefusal(f"model argument {unknown[0]} is not known: choose from {said}")
-        config = ModelConfig.model_validate({"path": path, "precision": precision})
-        bounds = Limits(**limits)
-        loaded = load_policy(config)
-        engine = HFEngine(
-            loaded.model.to(device),
-            loaded.family,
-            loaded.tokenizer,
-            pad_token_id=loaded.pad_token_id,
-            max_sequences=bounds.max_sequences,
-            precision=config.precision,
-        )
-        return cls(engine, loaded, bounds)
+        # Training's own limits have nothing to say here.
+        tree: dict[str, Any] = {"data": {"max_prompt_tokens": 8192}, "train": {"tokens_per_micro_batch": 2**31}}
+        for name, value in arguments.items():
+            if name not in ARGUMENTS:
+                raise ConfigRefusal(f"model argument {name} is not known: choose from {', '.join(ARGUMENTS)}")
+            apply_override(tree, f"{ARGUMENTS[name]}={value}")
+        config = build_config(tree)
+        loaded = load_policy(config.model)
+        return cls(config, loaded, open_engine(config, loaded))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> EngineModel:
@@ -116,11 +100,9 @@ class EngineModel(lmms):
         """
         arguments = dict(simple_parse_args_string(arg_string))
         given = {key: value for key, value in (additional_config or {}).items() if value is not None}
-        if int(given.get("batch_size") or 1) > 1:
-            arguments.setdefault("max_sequences", int(given["batch_size"]))
-        if given.get("device"):
-            arguments.setdefault("device", given["device"])
-        return cls.load(**arguments)
+        if int(given.pop("batch_size", 1)) > 1:
+            arguments.setdefault("max_sequences", int((additional_config or {})["batch_size"]))
+        return cls.load(**given, **arguments)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """One response per request, in order. Repeats of a row stand together and are one group's completions.
@@ -133,13 +115,15 @@ class EngineModel(lmms):
         lengths: dict[int, int] = {}
         done = 0
         for sampling, numbers in self._by_sampling(asked):
-            for start in range(0, len(numbers), PROMPTS_AT_A_TIME):
-                part = numbers[start : start + PROMPTS_AT_A_TIME]
+            # As many as decode together: no more pixels than that are held.
+            at_a_time = max(1, self.config.rollout.max_sequences // sampling.n)
+            for start in range(0, len(numbers), at_a_time):
+                part = numbers[start : start + at_a_time]
                 prompts = [self._prompt(asked[number]) for number in part]
                 groups = self.engine.generate(
                     prompts,
                     sampling,
-                    seed=self.limits.seed,
+                    seed=self.config.seed,
                     step=EVALUATION_STEP,
                     on_finish=lambda finished, done=done: self.on_finish(done + finished),
                 )
@@ -181,10 +165,8 @@ class EngineModel(lmms):
         temperature = float(options.get("temperature") or 0.0)
         if options.get("do_sample") is False:
             temperature = 0.0
-        rollout = RolloutConfig(
-            max_new_tokens=int(self.limits.max_new_tokens or options.get("max_new_tokens") or 1024),
-            max_sequences=max(self.limits.max_sequences, asked.count),
-        )
+        longest = self.config.eval.max_new_tokens or int(options.get("max_new_tokens") or 1024)
+        rollout = self.config.rollout.model_copy(update={"max_new_tokens": longest, "top_p": 1.0, "top_k": 0})
         sampling = sampling_of(rollout, self.loaded, n=asked.count, temperature=temperature)
         if temperature == 0:
             return sampling
@@ -195,12 +177,8 @@ class EngineModel(lmms):
         task, split, row = asked.key
         system, problem = read_messages(asked.messages(self.task_dict[task][split][row]), f"{task}/{split}/{row}")
         if system not in self._builders:
-            data = DataConfig(
-                system_prompt=system,
-                min_pixels=self.limits.min_pixels,
-                max_pixels=self.limits.max_pixels,
-                max_prompt_tokens=self.limits.max_prompt_tokens,
-            )
+            own = {} if system is None else {"system_prompt": system}
+            data = self.config.data.model_copy(update={"instruction": "", **own})
             loaded = self.loaded
             self._builders[system] = PromptBuilder(loaded.processor, loaded.family, loaded.config, data)
         return self._builders[system].build(problem)

@@ -16,10 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-
 from mmhicra.evaluate import lmms_builtin
-from mmhicra.evaluate.benchmarks import Benchmark, load_responses, make_benchmark
+from mmhicra.evaluate.benchmarks import Benchmark, load_items, load_questions, load_responses, make_benchmark
 from mmhicra.evaluate.lmms_questions import IMAGE_COLUMN, hub_form, save
 from mmhicra.evaluate.mathvista import extract_by_rules
 from mmhicra.evaluate.records import Item, Mode, Response
@@ -165,30 +163,33 @@ def compare(benchmark_name: str, setup: Setup) -> list[Row]:
         raise ConfigRefusal("name the questions that the model is to answer with --questions")
     benchmark = make_benchmark(benchmark_name)
     given = None if setup.responses is None else load_responses(benchmark, setup.responses)[0]
-    ids = None if given is None else {response.id for response in given}
+    items = _questions(benchmark, setup, given)
     found: list[Row] = []
     for builtin in BUILTINS:
-        if builtin.benchmark != benchmark_name:
-            continue
-        questions = hub_form(
-            benchmark_name,
-            source,
-            setup.split or builtin.split,
-            with_images=given is None,
-            images=setup.images,
-            ids=ids,
-            limit=setup.limit,
-        )
-        with tempfile.TemporaryDirectory(prefix="mmhicra-parity-") as folder:
-            data = str(save(questions, builtin.split, Path(folder, "questions")))
-            found.append(_row(benchmark, builtin, questions, given, setup, data))
+        if builtin.benchmark == benchmark_name:
+            rows = hub_form(benchmark_name, items, source, setup.split)
+            with tempfile.TemporaryDirectory(prefix="mmhicra-parity-") as folder:
+                data = str(save(rows, builtin.split, Path(folder, "questions")))
+                found.append(_row(benchmark, builtin, items, given, setup, data))
     return found
+
+
+def _questions(benchmark: Benchmark, setup: Setup, given: Sequence[Response] | None) -> list[Item]:
+    """Those that are answered, in their own order; with their images if they are still to be."""
+    if given is None:
+        return load_questions(benchmark, setup.questions, setup.split, setup.images)[: setup.limit]
+    ids = {response.id for response in given}
+    items = load_items(benchmark, setup.questions or setup.responses, setup.split)
+    answered = [item for item in items if item.id in ids]
+    if not answered:
+        raise DataRefusal(f"{setup.responses} answers none of the questions: name their source with --questions")
+    return answered[: setup.limit]
 
 
 def _row(
     benchmark: Benchmark,
     builtin: Builtin,
-    questions: datasets.Dataset,
+    items: Sequence[Item],
     given: Sequence[Response] | None,
     setup: Setup,
     data: str,
@@ -197,11 +198,10 @@ def _row(
     if given is None:
         job |= {"responses": None, "model": dict(setup.model or {}), "runs": []}
         texts = _work(builtin, job, setup)["responses"]
-        responses = [Response(_id(benchmark, doc), text) for doc, text in zip(questions, texts, strict=True)]
+        responses = [Response(item.id, text) for item, text in zip(items, texts, strict=True)]
     else:
-        by_id = {response.id: response for response in given}
-        responses = [by_id[_id(benchmark, doc)] for doc in questions]
-    items = [benchmark.read_item(_cells(doc), "questions") for doc in questions]
+        by_id = {response.id: response for response in given if not response.sample}
+        responses = [by_id[item.id] for item in items]
     pairs = list(zip(items, responses, strict=True))
     labels = _our_labels(benchmark, builtin, pairs, setup)
     if builtin.asks == "verdict" and setup.extractor != "judge":
@@ -307,15 +307,6 @@ def _extraction(extractor: Extractor, item: Item, response: Response) -> str:
     if response.extraction is None:
         raise DataRefusal(f"response {response.id} has no stored extraction: choose --extractor rules")
     return response.extraction
-
-
-def _id(benchmark: Benchmark, doc: Any) -> str:
-    return str(_cells(doc)[benchmark.id_field])
-
-
-def _cells(doc: Any) -> Mapping[str, Any]:
-    """A row of a data set, whose type says less than it is."""
-    return doc
 
 
 def _percent(labels: Sequence[bool]) -> float:

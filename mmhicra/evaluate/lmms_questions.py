@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+from PIL import Image
 
-from mmhicra.data.images import read_images
 from mmhicra.data.sources import find_source
 from mmhicra.evaluate.benchmarks import make_benchmark
+from mmhicra.evaluate.cards import read_card
 from mmhicra.evaluate.cells import choices_of, text_of
 from mmhicra.evaluate.prompts import mathvista_query
+from mmhicra.evaluate.records import Item
 from mmhicra.refusals import ConfigRefusal, DataRefusal
 
 IMAGE_COLUMN = {"mathvista": "decoded_image", "mathverse": "image", "mathvision": "decoded_image"}
@@ -27,56 +30,36 @@ _METADATA = {
 }
 
 
-def hub_form(
-    name: str,
-    source: str,
-    split: str,
-    *,
-    with_images: bool,
-    images: str | None = None,
-    ids: Collection[str] | None = None,
-    limit: int | None = None,
-) -> datasets.Dataset:
-    """The questions of a source as a data set of the benchmark's columns on the hub.
+def hub_form(name: str, items: Sequence[Item], source: str | None = None, split: str | None = None) -> datasets.Dataset:
+    """Questions as a data set of the benchmark's columns on the hub, in the order of `items`.
 
     Args:
         name: of the benchmark.
-        source: a file, a folder or a hub id; an output file that carries its questions will do.
-        split: of the source.
-        with_images: without them responses can be scored, but not made.
-        images: what relative image paths are relative to; the folder of the file that names them if None. A path
-            that leads nowhere from there counts by its file name alone.
-        ids: only these questions; None takes all.
-        limit: only the first so many.
+        items: the questions; with their images if they are to be answered and not only scored.
+        source: where they were read: a file, a folder or a hub id, or an output file that carries its questions; the
+            card's hub ids if None.
+        split: of the source; the card's if None.
 
     Raises:
         ConfigRefusal: the benchmark has no such form.
-        DataRefusal: a row is not of the benchmark, an image is missing, or nothing is left.
+        DataRefusal: an image cannot be read.
     """
     if name not in IMAGE_COLUMN:
-        raise ConfigRefusal(f"lmms-eval's tasks are for {', '.join(IMAGE_COLUMN)}, not for {name}")
-    benchmark = make_benchmark(name)
-    table = find_source(source, "--questions").table(split)
-    folder = Path(images).expanduser() if images else table.folder
-    rows: list[dict[str, Any]] = []
-    for row in table.rows():
-        if row.fault:
-            raise DataRefusal(f"{row.where}: {row.fault}; mend or remove the row")
-        item = benchmark.read_item(row.cells, row.where)
-        if ids is not None and item.id not in ids:
-            continue
-        cells = _COLUMNS[name](row.cells)
-        if name == "mathvista" and not cells["query"]:
-            cells["query"] = mathvista_query(item)
-        if with_images:
-            cells[IMAGE_COLUMN[name]] = _image(item.facts.get("image"), folder, f"{row.where} (id {item.id})")
-        rows.append(cells)
-        if len(rows) == limit:
-            break
-    if not rows:
-        raise DataRefusal(f"{source} has none of the questions asked for: name their source with --questions")
-    form = datasets.Dataset.from_list(rows)
-    return form.cast_column(IMAGE_COLUMN[name], datasets.Image()) if with_images else form
+        raise ConfigRefusal(f"lmms-eval is driven for {', '.join(IMAGE_COLUMN)}, not for {name}: leave {name} out")
+    card, id_field = read_card(name), make_benchmark(name).id_field
+    cells: dict[str, Mapping[str, Any]] = {}
+    for place in (source,) if source else card.hub:
+        table = find_source(place, "--questions").table(split or card.split)
+        cells |= {text_of(row.cells.get(id_field)): row.cells for row in table.rows()}
+    rows = [_COLUMNS[name](cells[item.id]) for item in items]
+    if name == "mathvista":
+        for row, item in zip(rows, items, strict=True):
+            row["query"] = row["query"] or mathvista_query(item)
+    if not any(item.images for item in items):
+        return datasets.Dataset.from_list(rows)
+    for row, item in zip(rows, items, strict=True):
+        row[IMAGE_COLUMN[name]] = _image(name, item)
+    return datasets.Dataset.from_list(rows).cast_column(IMAGE_COLUMN[name], datasets.Image())
 
 
 def save(questions: datasets.Dataset, split: str, folder: Path) -> Path:
@@ -129,19 +112,27 @@ def _metadata(name: str, cells: Mapping[str, Any]) -> dict[str, Any]:
     return {key: stored.get(key) for key in _METADATA[name]}
 
 
-def _image(cell: Any, folder: Path | None, where: str) -> dict[str, Any] | None:
+def _image(name: str, item: Item) -> dict[str, Any] | None:
     """As `datasets` keeps an image; None for a question without one."""
-    images = read_images(cell, folder, where)
-    if not images:
+    if not item.images:
         return None
-    payload = images[0].payload
+    payload = item.images[0].payload
     if isinstance(payload, Path):
-        if folder is not None and not payload.is_file():
-            payload = folder / payload.name
         try:
             payload = payload.read_bytes()
         except OSError as error:
+            reference = item.images[0].reference
             raise DataRefusal(
-                f"{where}: image {images[0].reference} cannot be read ({error.strerror}): name its folder with --images"
+                f"{name}, question {item.id}: image {reference} cannot be read ({error.strerror}): "
+                "name the folder with --images"
             ) from None
+    if not isinstance(payload, bytes):
+        payload = _png(payload)
     return {"bytes": payload, "path": None}
+
+
+def _png(image: Image.Image) -> bytes:
+    """A decoded image as a file's bytes."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
