@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 BENCHMARKS = ("mathvista", "mathverse", "mathvision")
 KNOWN_VERSION = "0.7.3"
+LATEX2SYMPY2 = Path(sys.prefix, "latex2sympy2")
 INSTALL = 'pip install "mmhicra[lmms]" and then pip install --no-deps lmms-eval==' + KNOWN_VERSION
 
 
@@ -40,7 +42,12 @@ def add_parity(kinds: Any) -> None:
     )
     parser.add_argument("--judge-url", metavar="URL", help="an OpenAI-compatible server for --extractor judge")
     parser.add_argument("--judge-model", metavar="NAME", help="its model")
-    parser.add_argument("--latex2sympy2", metavar="FOLDER", help="where latex2sympy2 1.9.1 lies, for mathvision_test")
+    parser.add_argument(
+        "--latex2sympy2",
+        metavar="FOLDER",
+        default=str(LATEX2SYMPY2),
+        help="where latex2sympy2 1.9.1 and its antlr4 lie, for mathvision_test; default: where `make setup` puts them",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run_parity)
@@ -50,6 +57,7 @@ def run_parity(options: argparse.Namespace) -> int:
     """`mmhicra eval parity`."""
     import os
 
+    import datasets
     from rich.console import Console
 
     from mmhicra.evaluate.lmms_parity import Setup, compare
@@ -60,6 +68,7 @@ def run_parity(options: argparse.Namespace) -> int:
         raise ConfigRefusal("eval parity needs either --responses or --model")
     if options.extractor == "judge" and not (options.judge_url or os.environ.get("OPENAI_API_KEY")):
         raise ConfigRefusal("--extractor judge needs --judge-url, or OPENAI_API_KEY in the environment")
+    datasets.disable_progress_bars()
     model = {"path": options.model} | ({"max_new_tokens": options.max_new_tokens} if options.max_new_tokens else {})
     setup = Setup(
         responses=options.responses,
@@ -145,10 +154,10 @@ def require_lmms_eval(exactly: bool = False) -> None:
 
 def _quieten() -> None:
     """lmms-eval logs every step; warnings and errors are enough."""
-    import sys
-
+    import datasets
     from loguru import logger
 
+    datasets.disable_progress_bars()
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
 
@@ -160,7 +169,7 @@ def _print_parity(console: Any, rows: Sequence[Row]) -> None:
     from mmhicra.evaluate.lmms_parity import DEFECTS
 
     table = Table(title=f"lmms-eval {version('lmms-eval')} beside mmhicra, on the same responses", box=SIMPLE_HEAD)
-    table.add_column("task")
+    table.add_column("task", overflow="fold")
     for heading in ("rows", "lmms-eval, %", "official, %", "robust, %", "labels that differ", "defects", "rest"):
         table.add_column(heading, justify="right")
     for row in rows:

@@ -48,9 +48,16 @@ def perform(job: dict[str, Any]) -> dict[str, Any]:
                 answer_extractions(job, task, responses)
             found = run(replay(responses), task, mended)
         except Exception as error:  # noqa: BLE001 - a built-in task may raise anything, and that is what is reported
-            found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "labels": []}
+            found = {"error": describe(error), "labels": []}
         runs.append({"mended": mended} | found)
     return {"responses": responses, "runs": runs}
+
+
+def describe(error: BaseException) -> str:
+    """What was raised first, in one line: lmms-eval tries five times and then says no more than that."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def load_task(job: dict[str, Any]) -> Any:

@@ -210,7 +210,7 @@ def _row(
         job["extractions"] = [_extraction(setup.extractor, item, response) for item, response in pairs]
     single = [[defect] for defect in builtin.defects]
     job |= {"responses": [response.text for response in responses], "runs": [[], *single]}
-    return _attribute(builtin, labels, _work(builtin, job, setup)["runs"])
+    return attribute(builtin, labels, _work(builtin, job, setup)["runs"])
 
 
 def _our_labels(
@@ -223,7 +223,7 @@ def _our_labels(
     return {"official": [record.correct for record in official], "robust": [record.correct for record in robust]}
 
 
-def _attribute(builtin: Builtin, labels: Mapping[Mode, Sequence[bool]], runs: Sequence[Mapping[str, Any]]) -> Row:
+def attribute(builtin: Builtin, labels: Mapping[Mode, Sequence[bool]], runs: Sequence[Mapping[str, Any]]) -> Row:
     """Put the differences down to the defects."""
     plain, *mended = runs
     if plain["error"]:

@@ -51,7 +51,9 @@ class MathVision:
         if stage == "equality":
             extraction = Extraction(response.extraction, "stored extraction")
         else:
-            extraction = Extraction(extract_official(response.text[-_LONGEST_RESPONSE:]), _method(response.text))
+            extraction = Extraction(
+                extract_official(response.text[-_LONGEST_RESPONSE:]), _method(response.text.strip())
+            )
         record = blank_record(item, response, extraction)
         answer = extraction.text
         if answer is None:
