@@ -87,7 +87,10 @@ def run(model: Any, task: Any, mended: list[str]) -> dict[str, Any]:
     if "D2" in mended:
         from lmms_eval.tasks.mathvision import eval_utils
 
-        vars(eval_utils).update({name: getattr(math, name) for name in dir(math) if not name.startswith("_")})
+        module: Any = eval_utils
+        for name in dir(math):
+            if not name.startswith("_"):
+                setattr(module, name, getattr(math, name))
     result = simple_evaluate(
         model=model,
         tasks=[task],
@@ -122,7 +125,8 @@ def answer_extractions(job: dict[str, Any], task: Any, responses: list[str]) -> 
     def evaluate(request: Any) -> SimpleNamespace:
         return SimpleNamespace(success=True, content=said[request.messages[0]["content"]])
 
-    MathVistaEvaluator.server = SimpleNamespace(evaluate=evaluate)
+    slot: Any = MathVistaEvaluator
+    slot.server = SimpleNamespace(evaluate=evaluate)
 
 
 def replay(responses: list[str]) -> Any:

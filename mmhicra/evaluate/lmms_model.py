@@ -16,6 +16,7 @@ from lmms_eval.utils import simple_parse_args_string
 
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import apply_override, build_config
+from mmhicra.data.images import read_image
 from mmhicra.evaluate.harness import EVALUATION_STEP
 from mmhicra.evaluate.model import open_engine
 from mmhicra.records import IMAGE_PLACEHOLDER, Completion, Problem, ProblemImage, Prompt
@@ -104,8 +105,8 @@ class EngineModel(lmms):
             arguments.setdefault("max_sequences", int((additional_config or {})["batch_size"]))
         return cls.load(**given, **arguments)
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """One response per request, in order. Repeats of a row stand together and are one group's completions.
+    def generate_until(self, requests: Sequence[Instance]) -> list[Any]:
+        """A `GenerationResult` per request, in order. Repeats of a row stand together and are one group's completions.
 
         Raises:
             DataRefusal: a prompt cannot be built.
@@ -198,7 +199,8 @@ def _repeats(requests: Sequence[Instance]) -> Iterator[tuple[_Request, Any, Mapp
     """lmms-eval repeats the very same request `repeats` times in a row."""
     for _, same in groupby(requests, key=id):
         group = list(same)
-        _, messages, options, row, task, split = group[0].args
+        arguments: Any = group[0].args
+        _, messages, options, row, task, split = arguments
         yield (task, split, row), messages, options, len(group)
 
 
@@ -228,7 +230,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], identity: str) -> tuple
                 texts.append(part["text"])
             elif part["type"] == "image":
                 texts.append(IMAGE_PLACEHOLDER)
-                images.append(ProblemImage(part["url"], f"{identity}#image{len(images) + 1}"))
+                images.append(read_image(part["url"], None, f"{identity}#image{len(images) + 1}"))
             else:
                 raise DataRefusal(f"{identity}: the chat holds {part['type']}, mmhicra sees text and images only")
     return system, Problem(id=identity, question="".join(texts), images=tuple(images), answer="")

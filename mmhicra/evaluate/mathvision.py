@@ -51,9 +51,7 @@ class MathVision:
         if stage == "equality":
             extraction = Extraction(response.extraction, "stored extraction")
         else:
-            extraction = Extraction(
-                extract_official(response.text[-_LONGEST_RESPONSE:]), _method(response.text.strip())
-            )
+            extraction = Extraction(extract_official(response.text[-_LONGEST_RESPONSE:]), _method(response.text))
         record = blank_record(item, response, extraction)
         answer = extraction.text
         if answer is None:
