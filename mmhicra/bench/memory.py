@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,29 @@ def peak_above(work: Callable[[], Any]) -> int:
     return _status("VmHWM") - before
 
 
+def peak_in_a_process(module: str, function: str, arguments: Sequence[Any]) -> int:
+    """`peak_above` of what `module.function(*arguments)` returns, in a fresh process under `ALLOCATOR`.
+
+    Args:
+        module: its dotted name.
+        function: prepares, and returns the work.
+        arguments: JSON-able.
+
+    Raises:
+        Refusal: the process failed.
+    """
+    command = [sys.executable, "-m", "mmhicra.bench.memory", module, function, json.dumps(arguments)]
+    done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, capture_output=True, text=True)
+    if done.returncode:
+        raise Refusal(f"bench: peak memory was not measured: {done.stderr.strip()[-500:]}")
+    return int(done.stdout.split()[-1])
+
+
 def _status(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     (line,) = (line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    print(peak_above(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])(*json.loads(sys.argv[3]))))

@@ -12,15 +12,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmhicra.bench.machine import now
 from mmhicra.bench.shapes import Regime
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import load_config
 from mmhicra.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
-from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.metrics import Tally, Timers
+from mmhicra.train.packing import MicroBatch, pack, split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
+from mmhicra.train.trainer import Rollouts
+from mmhicra.vlm.factory import SPECIAL_TOKENS
 
 LEARNING_RATE = 1e-9
 """So small that both sides stay at the weights they began with."""
@@ -76,7 +80,7 @@ class Ours:
     def __init__(
         self, model: Path, problems: Path, regime: Regime, precision: str, checkpointing: bool, folder: Path
     ) -> None:
-        longest = max(regime.responses)
+        self.regime, longest = regime, max(regime.responses)
         self.config: RunConfig = load_config(
             None,
             [
@@ -110,13 +114,40 @@ class Ours:
         """Of the whole model."""
         return sum(parameter.numel() for parameter in self.trainer.unwrapped.parameters())
 
-    def update(self, group: Group) -> None:
-        """Forward and backward on `group`, and the gradients thrown away."""
+    def made_up(self) -> Group:
+        """A group for the next problem whose responses are random tokens, scored and credited; nothing is generated."""
+        trainer = self.trainer
+        trainer.tally, trainer.time = Tally(), Timers()
+        (prompt,) = trainer.prepare(trainer.stream.take(1))
+        vocabulary = len(trainer.prompts.processor.tokenizer) - len(SPECIAL_TOKENS)
+        ids = [torch.randint(vocabulary, (length,)).tolist() for length in self.regime.responses]
+        group = Group(prompt, [Completion(i, [0.0] * len(i), "stop", text="") for i in ids])
+        rollouts = Rollouts([group], [])
+        trainer.rewarder.score([group])
+        trainer.mark(rollouts)
+        trainer.look_back(rollouts)
+        trainer.assign_credit(rollouts)
+        return group
+
+    def pack(self, group: Group) -> MicroBatch:
+        """Its one row."""
         (row,) = split_groups([group], self.config.train.tokens_per_micro_batch)
-        batch = pack([row]).to(self.trainer.accelerator.device)
-        totals = self.trainer.totals([group])
-        self.trainer.accelerator.backward(self.trainer.loss(batch, totals, 0.0, True))
+        return pack([row]).to(self.trainer.accelerator.device)
+
+    def update(self, group: Group) -> dict[str, float]:
+        """Forward and backward on `group`, and the gradients thrown away: seconds of both."""
+        marks = [now()]
+        loss = self.trainer.loss(self.pack(group), self.trainer.totals([group]), 0.0, True)
+        marks.append(now())
+        self.trainer.accelerator.backward(loss)
+        marks.append(now())
         self.trainer.optimizer.zero_grad(set_to_none=True)
+        return dict(zip(("forward", "backward"), (b - a for a, b in itertools.pairwise(marks)), strict=True))
+
+    def forward(self, group: Group) -> None:
+        """What an update computes once, without gradients."""
+        with torch.no_grad():
+            self.trainer.policy(self.pack(group))
 
     def step(self) -> tuple[dict[str, float], Group]:
         """One whole step: seconds by phase, and its group. Looking at the image counts as rollout."""

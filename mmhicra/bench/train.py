@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
+import atexit
 import statistics
-import subprocess
-import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoProcessor
 
-from mmhicra.bench.flops import count_flops, matmul_rate
+from mmhicra.bench.flops import count_flops, matmul_rate, peak_rate
 from mmhicra.bench.machine import machine
-from mmhicra.bench.memory import ALLOCATOR, peak_above
+from mmhicra.bench.memory import peak_above, peak_in_a_process
 from mmhicra.bench.ours import Ours
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
 from mmhicra.bench.trl import Trl, refuse_missing
-from mmhicra.records import Group
 from mmhicra.refusals import Refusal
 
 PHASES = ("rollout", "forward", "backward", "update", "optimiser", "step")
 """`update` is forward and backward; `step` is everything, rewards and credit included."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PROBLEMS = 4
 """Different images that steps take in turn."""
@@ -51,7 +51,10 @@ class Settings:
         against: `trl` or `none`.
         precision: `fp32` or `bf16`.
         checkpointing: gradient checkpointing, on both sides.
-        memory: whether peak memory is measured, in a process of its own for each side.
+        memory: whether peak memory is measured; on CPU in a process of its own for each side.
+        update_only: forward and backward alone, on random responses: both sides share one model, nothing is generated,
+            and the optimiser, whose state may be larger than the machine, is never called.
+        rows: TRL's responses of a micro-batch; 0 is the whole group.
     """
 
     model: str
@@ -62,6 +65,8 @@ class Settings:
     precision: str = "fp32"
     checkpointing: bool = False
     memory: bool = True
+    update_only: bool = False
+    rows: int = 0
 
     @property
     def lengths(self) -> Regime:
@@ -81,7 +86,8 @@ def run_train(settings: Settings, progress: Progress = lambda text: None) -> dic
     Returns:
         `seconds`: by side and phase, one figure a pair; `ratio`: theirs to ours by phase, with its range; `flops` of an
         update by side; `memory`: bytes above the resident model, by side; `matmul`: FLOP/s of this machine, measured
-        between the pairs; `utilisation`: ours.
+        between the pairs; `utilisation`: ours; on a known GPU `mfu` by side, where the model's FLOP are three times
+        those of a forward pass.
 
     Raises:
         Refusal: TRL is asked for and missing, or fewer than one pair.
@@ -94,15 +100,15 @@ def run_train(settings: Settings, progress: Progress = lambda text: None) -> dic
         progress("writing the model")
         files = write_files(settings, Path(folder))
         memory = {}
-        for side in settings.sides if settings.memory else ():
+        for side in settings.sides if settings.memory and not torch.cuda.is_available() else ():
             progress(f"peak memory of {side}")
-            memory[side] = _memory_in_a_process(settings, side, Path(folder))
+            memory[side] = peak_in_a_process("mmhicra.bench.train", "peak", (side, folder, asdict(settings)))
         return measure(settings, files, memory, Path(folder), progress)
 
 
 def write_files(settings: Settings, folder: Path) -> tuple[Path, Path]:
-    """The model and the problems."""
-    model = write_model(settings.model, folder / "model", torch.float32)
+    """The model, in the precision of the run (both sides load float32), and the problems."""
+    model = write_model(settings.model, folder / "model", DTYPES[settings.precision])
     processor = AutoProcessor.from_pretrained(model)
     return model, write_problems(settings.lengths, processor, folder / "data", PROBLEMS)
 
@@ -110,40 +116,61 @@ def write_files(settings: Settings, folder: Path) -> tuple[Path, Path]:
 def measure(
     settings: Settings, files: tuple[Path, Path], memory: dict[str, int], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """All but the memory, in this process."""
-    seconds: dict[str, dict[str, list[float]]] = {side: {phase: [] for phase in PHASES} for side in settings.sides}
+    """All but the memory on CPU, in this process."""
+    seconds: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in settings.sides}
     rates: list[float] = []
     with sides(settings, files, folder) as (ours, theirs):
-        device = ours.trainer.accelerator.device
-        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         progress("counting operations")
-        _, group = ours.step()
-        flops = {"mmhicra": count_flops(lambda: ours.update(group))}
-        if theirs is not None:
-            flops["trl"] = count_flops(theirs.updating(group))
+        flops, useful, peaks = count(settings, ours, theirs)
         for number in range(settings.pairs + 1):
             progress(f"pair {number} of {settings.pairs}" if number else "warming up")
-            own, group = ours.step()
-            found = {"mmhicra": own} if theirs is None else {"mmhicra": own, "trl": theirs.step(group)}
+            found = pair(settings, ours, theirs)
             if number:
                 for side, phases in found.items():
                     for phase, value in with_update(phases).items():
                         seconds[side][phase].append(value)
-                rates.append(matmul_rate(dtype, device))
-    update = statistics.median(seconds["mmhicra"]["update"])
+                rates.append(matmul_rate(DTYPES[settings.precision], ours.trainer.accelerator.device))
+    update = {side: statistics.median(phases["update"]) for side, phases in seconds.items()}
+    peak = peak_rate()
     return {
         "bench": "train",
         "settings": asdict(settings),
         "regime": {"prompt": settings.lengths.prompt, "responses": list(settings.lengths.responses)},
         "parameters": ours.parameters,
+        "attention": ours.trainer.unwrapped.attention,
         "seconds": seconds,
-        "ratio": {phase: _ratio(seconds, phase) for phase in PHASES} if theirs is not None else {},
+        "ratio": {phase: _ratio(seconds, phase) for phase in seconds["mmhicra"]} if theirs is not None else {},
         "flops": flops,
-        "memory": memory,
+        "memory": memory | peaks,
         "matmul": statistics.median(rates),
-        "utilisation": flops["mmhicra"] / update / statistics.median(rates),
+        "utilisation": flops["mmhicra"] / update["mmhicra"] / statistics.median(rates),
+        "mfu": {side: useful[side] / update[side] / peak for side in useful} if peak else {},
         "machine": machine() | {name: version(name) for name in ("transformers", *settings.sides[1:])},
     }
+
+
+def count(settings: Settings, ours: Ours, theirs: Trl | None) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """By side: FLOP of an update as it runs, FLOP that a model of its rows asks for, and on CUDA its peak memory."""
+    group = ours.made_up() if settings.update_only else ours.step()[1]
+    updates: dict[str, Callable[[], Any]] = {"mmhicra": lambda: ours.update(group)}
+    useful = {}
+    if theirs is not None:
+        updates["trl"] = theirs.updating(group, generates=not settings.update_only)
+    if torch.cuda.is_available():
+        useful["mmhicra"] = 3 * count_flops(lambda: ours.forward(group))
+    flops = {side: count_flops(update) for side, update in updates.items()}
+    measured = settings.memory and torch.cuda.is_available()
+    return flops, useful, {side: peak_above(update) for side, update in updates.items()} if measured else {}
+
+
+def pair(settings: Settings, ours: Ours, theirs: Trl | None) -> dict[str, dict[str, float]]:
+    """One step of each side, or one update: seconds by side and phase."""
+    if settings.update_only:
+        group = ours.made_up()
+        found = {"mmhicra": ours.update(group)}
+        return found if theirs is None else found | {"trl": theirs.updating(group, generates=False)()}
+    own, group = ours.step()
+    return {"mmhicra": own} if theirs is None else {"mmhicra": own, "trl": theirs.step(group)}
 
 
 @contextmanager
@@ -152,7 +179,9 @@ def sides(settings: Settings, files: tuple[Path, Path], folder: Path) -> Iterato
     options = (*files, settings.lengths, settings.precision, settings.checkpointing)
     ours = Ours(*options, folder / "ours")
     try:
-        yield ours, Trl(*options, folder / "trl") if settings.against == "trl" else None
+        shared = ours.trainer.unwrapped.model if settings.update_only else None
+        trl = settings.against == "trl"
+        yield ours, Trl(*options, folder / "trl", shared, settings.rows) if trl else None
     finally:
         ours.close()
 
@@ -167,29 +196,21 @@ def _ratio(seconds: dict[str, dict[str, list[float]]], phase: str) -> dict[str, 
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
-def _memory_in_a_process(settings: Settings, side: str, folder: Path) -> int:
-    command = [sys.executable, "-m", "mmhicra.bench.train", side, str(folder), json.dumps(asdict(settings))]
-    done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, capture_output=True, text=True)
-    if done.returncode:
-        raise Refusal(f"bench train: peak memory of {side} was not measured: {done.stderr.strip()[-500:]}")
-    return int(done.stdout.split()[-1])
-
-
-def measure_memory(side: str, folder: Path, settings: Settings) -> int:
-    """Bytes that an update takes at its peak above weights and optimiser state, gradients included."""
-    files = (folder / "model", folder / "data" / "problems.jsonl")
-    options = (*files, settings.lengths, settings.precision, settings.checkpointing)
-    ours = Ours(*options, folder / "memory_ours")
-    group: Group = ours.step()[1]
-    if side == "mmhicra":
-        ours.update(group)
-        peak = peak_above(lambda: ours.update(group))
+def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
+    """The update of one side, whose peak memory above weights and optimiser state is measured, after it ran once."""
+    given = replace(Settings(**settings), against="trl" if side == "trl" else "none")
+    files = (Path(folder, "model"), Path(folder, "data", "problems.jsonl"))
+    ours, theirs = (stack := ExitStack()).enter_context(sides(given, files, Path(folder, f"memory_{side}")))
+    atexit.register(stack.close)
+    group = ours.made_up() if given.update_only else ours.step()[1]
+    if theirs is None:
+        update: Callable[[], Any] = partial(ours.update, group)
     else:
-        theirs = Trl(*options, folder / "memory_trl")
-        theirs.step(group)
-        peak = peak_above(theirs.updating(group))
-    ours.close()
-    return peak
+        update = theirs.updating(group, generates=not given.update_only)
+        if not given.update_only:
+            theirs.step(group)
+    update()
+    return update
 
 
 def print_train(result: dict[str, Any], console: Console | None = None) -> None:
@@ -202,7 +223,8 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
         f"{settings['precision']}"
     )
     table = Table("phase", *(f"{side}, s" for side in result["seconds"]), "times faster", "range", title=title)
-    for phase in PHASES:
+    shown_phases = [phase for phase in PHASES if phase in result["seconds"]["mmhicra"]]
+    for phase in shown_phases:
         medians = [f"{statistics.median(phases[phase]):.2f}" for phases in result["seconds"].values()]
         ratio = result["ratio"].get(phase)
         shown = (f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}") if ratio else ("", "")
@@ -214,7 +236,7 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
                 name, *(f"{v / unit:,.0f}" for v in values), f"{values[-1] / values[0]:.2f}" * (len(values) > 1)
             )
     tokens = sum(regime["responses"])
-    for phase in ("rollout", "step"):
+    for phase in (p for p in ("rollout", "step") if p in shown_phases):
         rates = [f"{tokens / statistics.median(phases[phase]):.0f}" for phases in result["seconds"].values()]
         table.add_row(f"response tokens a second, {phase}", *rates)
     console = console or Console()
@@ -223,7 +245,5 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
         f"update at {result['utilisation']:.0%} of the {result['matmul'] / 1e9:.0f} GFLOP/s at which this machine "
         f"multiplies matrices; medians of {settings['pairs']} pairs"
     )
-
-
-if __name__ == "__main__":
-    print(measure_memory(sys.argv[1], Path(sys.argv[2]), Settings(**json.loads(sys.argv[3]))))
+    for share in result["mfu"].values():
+        console.print(f"model FLOP (forward and backward, nothing twice) at {share:.0%} of the data sheet's rate: MFU")

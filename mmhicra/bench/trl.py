@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 import itertools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, StoppingCriteria
 
+from mmhicra.bench.machine import now
 from mmhicra.bench.ours import LEARNING_RATE
 from mmhicra.bench.shapes import Regime
 from mmhicra.records import Group
@@ -44,28 +45,45 @@ class Trl:
     """`trl.GRPOTrainer` with its vision tower frozen as ours is, taking one step at a time.
 
     It generates with transformers (no vLLM), without old log-probs (it skips them for one update a batch) and without a
-    reference. A group is one micro-batch.
+    reference. A group is one micro-batch, or several of `rows` responses.
+
+    Args:
+        model, problems, regime, precision, checkpointing, folder: as of our side.
+        shared: our side's model, to be used by turns; None loads one of its own.
+        rows: responses of a micro-batch; 0 is all.
     """
 
     name = "trl"
 
     def __init__(
-        self, model: Path, problems: Path, regime: Regime, precision: str, checkpointing: bool, folder: Path
+        self,
+        model: Path,
+        problems: Path,
+        regime: Regime,
+        precision: str,
+        checkpointing: bool,
+        folder: Path,
+        shared: Any = None,
+        rows: int = 0,
     ) -> None:
         trl: Any = importlib.import_module("trl")  # an optional package
 
         dtype = torch.float32  # master weights; bf16 is autocast over them, as on our side
-        policy = Qwen2_5_VLForConditionalGeneration.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
+        self.shared = shared
+        policy = shared or Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model, dtype=dtype, attn_implementation="sdpa"
+        )
         policy.model.visual.requires_grad_(False)
-        rows = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in problems.read_text(encoding="utf-8").splitlines()]
         self.rows = {
             row["id"]: {
                 "prompt": [{"role": "user", "content": row["question"].removeprefix("<image>")}],
                 "image": Image.open(problems.parent / row["images"][0]).convert("RGB"),
             }
-            for row in rows
+            for row in lines
         }
         count = len(regime.responses)
+        self.parts = count // (rows or count)
         arguments = trl.GRPOConfig(
             output_dir=str(folder),
             per_device_train_batch_size=count,
@@ -104,40 +122,78 @@ class Trl:
     def step(self, group: Group) -> dict[str, float]:
         """Generate for the problem of `group`, then update on its responses: seconds by phase."""
         trainer = self.trainer
-        trainer.model.train()
-        marks = [now()]
+        start = now()
         inputs = self.generate(group)
-        marks.append(now())
-        inputs = self.with_responses(inputs, group)
-        marks.append(now())
-        loss = trainer.compute_loss(trainer.model, inputs)
-        marks.append(now())
-        trainer.accelerator.backward(loss)
-        marks.append(now())
+        phases = {"rollout": now() - start}
+        phases |= self.update(self.with_responses(inputs, group))
+        start = now()
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
-        marks.append(now())
-        rollout, _, forward, backward, optimiser = (b - a for a, b in itertools.pairwise(marks))
-        phases = {"rollout": rollout, "forward": forward, "backward": backward, "optimiser": optimiser}
+        phases["optimiser"] = now() - start
         return phases | {"step": sum(phases.values())}
 
-    def updating(self, group: Group) -> Callable[[], None]:
-        """Forward and backward on the responses of `group`, and the gradients thrown away; the batch is made before."""
+    def update(self, inputs: dict[str, Any]) -> dict[str, float]:
+        """Forward and backward: seconds of both."""
         trainer = self.trainer
         trainer.model.train()
-        inputs = self.with_responses(self.generate(group), group)
+        phases = {"forward": 0.0, "backward": 0.0}
+        with self.turn():
+            for part in self.split(inputs):
+                marks = [now()]
+                loss = trainer.compute_loss(trainer.model, part)
+                marks.append(now())
+                trainer.accelerator.backward(loss)
+                marks.append(now())
+                for phase, (start, end) in zip(phases, itertools.pairwise(marks), strict=True):
+                    phases[phase] += end - start
+        return phases
 
-        def update() -> None:
-            trainer.accelerator.backward(trainer.compute_loss(trainer.model, inputs))
+    def updating(self, group: Group, generates: bool = True) -> Callable[[], dict[str, float]]:
+        """Forward and backward on the responses of `group`, and the gradients thrown away; the batch is made before.
+
+        Without `generates` the batch is made of TRL's own for one generated token.
+        """
+        trainer = self.trainer
+        trainer.model.train()
+        inputs = self.with_responses(self.generate(group, 0 if generates else 1), group)
+
+        def update() -> dict[str, float]:
+            phases = self.update(inputs)
             trainer.optimizer.zero_grad(set_to_none=True)
+            return phases
 
         return update
 
-    def generate(self, group: Group) -> dict[str, Any]:
-        """TRL's batch for the problem of `group`."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A shared model attends as it does for TRL in here."""
+        if self.shared is None:
+            yield
+            return
+        text = self.shared.model.language_model.config
+        ours, text._attn_implementation = text._attn_implementation, "sdpa"
+        try:
+            yield
+        finally:
+            text._attn_implementation = ours
+
+    def split(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Micro-batches, as TRL itself splits a batch."""
+        utils: Any = importlib.import_module("trl.trainer.utils")
+        parts = utils.split_tensor_dict(utils.split_pixel_values_by_grid(inputs), self.parts)
+        return [utils.unsplit_pixel_values_by_grid(part) for part in parts]
+
+    def generate(self, group: Group, tokens: int = 0) -> dict[str, Any]:
+        """TRL's batch for the problem of `group`; with `tokens`, of responses that are no longer."""
         row = self.rows[group.prompt.problem.id.rpartition("/")[-1]]  # the file it came from stands before
-        return self.trainer._generate_and_score_completions([row] * len(self.regime.responses))
+        config = self.trainer.generation_config
+        longest, config.max_new_tokens = config.max_new_tokens, tokens or config.max_new_tokens
+        try:
+            with self.turn():
+                return self.trainer._generate_and_score_completions([row] * len(self.regime.responses))
+        finally:
+            config.max_new_tokens = longest
 
     def with_responses(self, inputs: dict[str, Any], group: Group) -> dict[str, Any]:
         """TRL's own batch with the responses of `group`, right-padded as it pads them."""
@@ -159,10 +215,3 @@ class Trl:
         }
         count = torch.tensor(sum(map(len, responses)))
         return inputs | {name: value.to(device) for name, value in (replaced | {"num_items_in_batch": count}).items()}
-
-
-def now() -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

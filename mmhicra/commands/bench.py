@@ -9,7 +9,7 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="measure speed on this machine: mask, mining, telemetry, train")
+    parser = commands.add_parser("bench", help="measure speed on this machine")
     kinds = parser.add_subparsers(required=True, metavar="what")
     mask = kinds.add_parser("mask", help="tokens per second of the planning mask, with 249 and with 100 000 grams")
     mask.add_argument("--pairs", type=int, default=7, metavar="N", help="paired measurements (default 7)")
@@ -32,10 +32,32 @@ def add(commands: Any) -> None:
     step.add_argument("--pairs", type=int, default=5, metavar="N", help="steps of each side (default 5)")
     step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
+    step.add_argument("--update-only", action="store_true", help="no rollout, no optimiser; both sides share one model")
+    step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
     step.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     step.set_defaults(run=run_train)
-    for kind in (mask, mining, telemetry, step):
+    add_parts(kinds)
+    for kind in kinds.choices.values():
         kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_parts(kinds: Any) -> None:
+    """Add what measures a part of a step."""
+    rollout = kinds.add_parser("rollout", help="the embedded engine beside transformers' generate")
+    rollout.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="a shape, random weights")
+    rollout.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
+    rollout.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
+    rollout.add_argument("--pairs", type=int, default=5, metavar="N", help="groups of each side (default 5)")
+    rollout.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    rollout.set_defaults(run=run_rollout)
+    logprob = kinds.add_parser("logprob", help="log-probs and entropies in chunks beside all logits at once")
+    logprob.add_argument("--tokens", type=int, default=1024, metavar="T", help="response tokens (default 1024)")
+    logprob.add_argument("--hidden", type=int, default=1024, metavar="H", help="hidden size (default 1024)")
+    logprob.add_argument("--vocabulary", type=int, default=151_936, metavar="V", help="default 151936")
+    logprob.add_argument("--chunk", type=int, default=256, metavar="N", help="positions at a time (default 256)")
+    logprob.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default 5)")
+    logprob.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    logprob.set_defaults(run=run_logprob)
 
 
 def run_mask(options: argparse.Namespace) -> int:
@@ -79,10 +101,35 @@ def run_train(options: argparse.Namespace) -> int:
         precision=options.precision,
         checkpointing=options.checkpointing,
         memory=not options.no_memory,
+        update_only=options.update_only,
+        rows=options.rows,
     )
     with Console(stderr=True).status("bench train") as status:
         result = train.run_train(settings, status.update)
     return _show(options, result, train.print_train)
+
+
+def run_rollout(options: argparse.Namespace) -> int:
+    """`mmhicra bench rollout`."""
+    from rich.console import Console
+
+    from mmhicra.bench import rollout
+
+    with Console(stderr=True).status("bench rollout") as status:
+        result = rollout.run_rollout(
+            options.model, options.regime, options.group, options.pairs, options.precision, status.update
+        )
+    return _show(options, result, rollout.print_rollout)
+
+
+def run_logprob(options: argparse.Namespace) -> int:
+    """`mmhicra bench logprob`."""
+    from mmhicra.bench import logprob
+
+    result = logprob.run_logprob(
+        options.tokens, options.hidden, options.vocabulary, options.chunk, options.pairs, options.precision
+    )
+    return _show(options, result, logprob.print_logprob)
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:

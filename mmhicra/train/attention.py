@@ -7,7 +7,6 @@ tokens of the row, D head size.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -43,7 +42,7 @@ def segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: f
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """FlexAttention with a block mask, compiled once for rows of all lengths. CUDA; the default there."""
+    """FlexAttention with a block mask, compiled once for rows of all lengths. CUDA; the default there in float32."""
     return flex_by(_compiled_flex(), query, key, value, layout, scale)
 
 
@@ -54,51 +53,66 @@ def flex_by(kernel: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layo
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """flash-attention's `varlen` kernel in bfloat16: the keys of a response are its prompt's and its own, gathered."""
-    from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
-
-    return varlen(flash_attn_varlen_func, query, key, value, layout, scale)
+    """torch's varlen flash kernel, in bfloat16: the keys of a response are its prompt's and its own, gathered."""
+    return varlen(_flash, query, key, value, layout, scale)
 
 
 def varlen(
     kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
 ) -> Tensor:
-    """`flash` by a kernel with the signature of `flash_attn_varlen_func`, whose causal mask is aligned to the ends."""
+    """`flash` by any kernel for sequences of different lengths whose causal mask is aligned to their ends."""
     sights = layout.sights
     return kernel(
         query,
         key[sights.index],
         value[sights.index],
-        cu_seqlens_q=sights.query_borders,
-        cu_seqlens_k=sights.key_borders,
-        max_seqlen_q=sights.longest_query,
-        max_seqlen_k=sights.longest_sight,
-        softmax_scale=scale,
-        causal=True,
+        (sights.query_borders, sights.key_borders),
+        (sights.longest_query, sights.longest_sight),
+        scale,
     )
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, borders: tuple[Tensor, Tensor], longest: tuple[int, int], scale: float
+) -> Tensor:
+    # `torch.nn.attention.varlen` calls the same, under arguments that changed from 2.11 to 2.13.
+    return torch.ops.aten._flash_attention_forward(
+        query, key, value, *borders, *longest, 0.0, True, return_debug_mask=False, scale=scale
+    )[0]
 
 
 ATTENTIONS: dict[str, Attention] = {"segments": segments, "dense": dense, "flex": flex, "flash": flash}
 """The values of `model.attention`."""
 
+FLASH_CAPABILITY = (8, 0)
+"""The oldest GPUs (Ampere) that the flash kernel runs on."""
+
 
 def choose(requested: str, device: torch.device, precision: str) -> str:
-    """The attention of a run: what was asked for, or for `auto` FlexAttention on CUDA and segments elsewhere.
+    """The attention of a run: what was asked for, or for `auto` the fastest that the machine can run.
+
+    That is flash on CUDA in bf16, FlexAttention on CUDA otherwise, and segments elsewhere.
 
     Raises:
         ConfigRefusal: this machine or precision cannot run it.
     """
     if requested == "auto":
-        return "flex" if device.type == "cuda" else "segments"
+        if device.type != "cuda":
+            return "segments"
+        return "flash" if precision == "bf16" and _can_flash(device) else "flex"
     if requested in ("flex", "flash") and device.type != "cuda":
         raise ConfigRefusal(
             f"model.attention {requested} needs a CUDA GPU, this is {device.type}: use segments or auto"
         )
-    if requested == "flash" and importlib.util.find_spec("flash_attn") is None:
-        raise ConfigRefusal("model.attention flash needs the package flash-attn: install it, or use flex or auto")
     if requested == "flash" and precision != "bf16":
         raise ConfigRefusal(f"model.attention flash computes in bf16, but model.precision is {precision}: change one")
+    if requested == "flash" and not _can_flash(device):
+        raise ConfigRefusal("model.attention flash needs a GPU of compute capability 8.0 or newer: use flex or auto")
     return requested
+
+
+def _can_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
 
 
 @cache

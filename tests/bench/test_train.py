@@ -1,13 +1,16 @@
 """`mmhicra bench train`: both sides do the same work, and the table says what was measured."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
-from mmhicra.bench import shapes
+from mmhicra.bench import flops, shapes
 from mmhicra.bench.flops import count_flops
+from mmhicra.bench.logprob import chunked, plain, print_logprob, run_logprob
+from mmhicra.bench.rollout import print_rollout, run_rollout
 from mmhicra.bench.shapes import REGIMES, Regime
 from mmhicra.bench.train import PHASES, Settings, print_train, run_train, sides, write_files
 from mmhicra.refusals import Refusal
@@ -63,6 +66,47 @@ def test_flops_are_those_of_the_products():
     left, right = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7)
     assert count_flops(lambda: left @ right) == 2 * 3 * 5 * 7
     assert count_flops(lambda: (left @ right).sum().backward()) == 2 * 2 * 3 * 5 * 7
+
+
+def test_flops_of_attention_are_those_of_what_is_seen():
+    """On the meta device: kernels of a GPU, with fewer key heads than query heads, causal."""
+    aten = torch.ops.aten
+    query, key = (torch.empty(1, heads, 100, 16, device="meta", dtype=torch.bfloat16) for heads in (6, 2))
+    half = 2 * 2 * 6 * 100 * 100 * 16 // 2
+    assert count_flops(lambda: aten._scaled_dot_product_flash_attention(query, key, key, 0.0, True)) == half
+    assert (
+        count_flops(lambda: aten._scaled_dot_product_efficient_attention(query, query, query, None, True)) == 2 * half
+    )
+    rows, columns = torch.tensor([0, 4, 7]), torch.tensor([0, 4, 11])  # a prompt of 4, and a response of 3 behind it
+    seen = (1 + 2 + 3 + 4) + (5 + 6 + 7)
+    assert flops._varlen(torch.empty(7, 6, 16), query, query, rows, columns, 4, 7, 0.0, True) == 2 * 2 * seen * 6 * 16
+
+
+def test_updates_alone_need_neither_rollout_nor_optimiser(small):
+    result = run_train(replace(small, update_only=True, rows=2))
+    assert list(result["seconds"]["trl"]) == ["forward", "backward", "update"]
+    assert result["flops"]["trl"] > 2 * result["flops"]["mmhicra"] > 0
+    print_train(result, Console(file=io.StringIO()))
+
+
+def test_both_engines_generate_what_they_are_told(small):
+    result = run_rollout("tiny", "small", 0, 1, "fp32")
+    assert {side: len(found) for side, found in result["seconds"].items()} == {"mmhicra": 1, "transformers": 1}
+    file = io.StringIO()
+    print_rollout(result, Console(file=file, width=200))
+    assert "prompt 32, 4 responses of 2 to 6" in file.getvalue()
+
+
+def test_log_probs_in_chunks_equal_the_plain_ones_and_need_less_memory():
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(40, 16), torch.randn(300, 16), torch.randint(300, (40,))
+    for found, wanted in zip(chunked(7)(hidden, head, targets), plain(hidden, head, targets), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    result = run_logprob(tokens=1024, hidden=64, vocabulary=20_000, chunk=64, pairs=1, precision="fp32")
+    assert result["memory"]["mmhicra"] < result["memory"]["plain"] / 3
+    file = io.StringIO()
+    print_logprob(result, Console(file=file, width=200))
+    assert "1,024 tokens, hidden 64, vocabulary 20,000" in file.getvalue()
 
 
 @pytest.mark.parametrize("name", sorted(REGIMES))
