@@ -204,7 +204,7 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     if not options.model and not checkpoint:
         raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
     path = options.run_folder / "config.yaml" if checkpoint else options.config
-    tree = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
+    tree: dict[str, Any] = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
     changes: dict[str, Any] = {"shard": False, "vision_cache": None}
     if not checkpoint:
         changes |= {"path": options.model, "lora": None}

@@ -88,9 +88,14 @@ class AnswerJudge:
         ask = self._extract if self.mode == "official" and benchmark == "mathvista" else self._judge
         if self.mode == "official":
             refuse_unofficial(benchmark)
+
+        def verdict_on(at: int) -> SampleRecord | None:
+            item, response = pairs[at]
+            return ask(item, response, records[at], score)
+
         pool = ThreadPoolExecutor(self.chat.endpoint.concurrency)
         try:
-            verdicts = list(pool.map(lambda at: ask(*pairs[at], records[at], score), places))
+            verdicts = list(pool.map(verdict_on, places))
         finally:
             pool.shutdown(cancel_futures=True)
         decided = list(records)

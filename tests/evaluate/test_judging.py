@@ -26,7 +26,7 @@ VISION = [
 ]
 SAID = {
     "0": r"So \boxed{7}.",  # decided
-    "1": "After some time there will have been seven left there, or eight if you look again at the picture.",
+    "1": "It is one more than six, I would say, having looked at the whole of the picture for quite a good while.",
     "2": "I count the marks on the left and find 9 of them in all, but the ones on the right are many more to count.",
     "3": "",  # nothing to judge
     "4": "<think>it goes on",  # cut off
