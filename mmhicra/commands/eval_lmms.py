@@ -163,33 +163,18 @@ def _quieten() -> None:
 
 
 def _print_parity(console: Any, rows: Sequence[Row]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from mmhicra.evaluate.lmms_parity import DEFECTS
 
-    table = Table(title=f"lmms-eval {version('lmms-eval')} beside mmhicra, on the same responses", box=SIMPLE_HEAD)
-    table.add_column("task", overflow="fold")
-    for heading in ("rows", "lmms-eval, %", "official, %", "robust, %", "labels that differ", "defects", "rest"):
-        table.add_column(heading, justify="right")
+    console.print(f"lmms-eval {version('lmms-eval')} beside mmhicra, on the same responses")
     for row in rows:
-        effects = ", ".join(
-            f"{effect.defect}: {'no number' if effect.points is None else f'{effect.points:+.2f} ({effect.labels})'}"
-            for effect in row.effects
-        )
-        table.add_row(
-            row.task,
-            str(row.rows),
-            "none" if row.theirs is None else f"{row.theirs:.2f}",
-            f"{row.official:.2f}",
-            f"{row.robust:.2f}",
-            "" if row.differ is None else f"{row.differ} from {row.mode}",
-            effects,
-            "" if row.rest is None else str(row.rest),
-        )
-    console.print(table)
-    for row in rows:
-        if row.note:
-            console.print(f"{row.task}: {row.note}")
-    for name in sorted({effect.defect for row in rows for effect in row.effects}):
-        console.print(f"{name}: {DEFECTS[name]}")
+        ours = f"ours {row.official:.2f} % official, {row.robust:.2f} % robust"
+        if row.theirs is None:
+            console.print(f"\n{row.task}, {row.rows} rows: lmms-eval has no number, {ours}\n  {row.note}")
+        else:
+            console.print(f"\n{row.task}, {row.rows} rows: lmms-eval {row.theirs:.2f} %, {ours}")
+            console.print(
+                f"  {row.differ} labels differ from {row.mode}, {row.rest} by other rules than these defects:"
+            )
+        for effect in row.effects:
+            cost = "no number" if effect.points is None else f"{effect.points:+.2f} points, {effect.labels} labels"
+            console.print(f"  {effect.defect}: {cost}: {DEFECTS[effect.defect]}")
