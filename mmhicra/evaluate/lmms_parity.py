@@ -289,7 +289,8 @@ def _work(builtin: Builtin, job: Mapping[str, Any], setup: Setup) -> dict[str, A
     if setup.judge_url:
         environment |= {"OPENAI_API_URL": setup.judge_url, "MODEL_VERSION": setup.judge_model or "judge"}
     if setup.latex2sympy2 and builtin.name == "mathvision_test":
-        environment["PYTHONPATH"] = str(Path(setup.latex2sympy2).resolve())
+        paths = [str(Path(setup.latex2sympy2).resolve()), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with tempfile.TemporaryDirectory(prefix="mmhicra-parity-") as folder:
         asked, answered = Path(folder, "job.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps(job), encoding="utf-8")
@@ -303,7 +304,7 @@ def _work(builtin: Builtin, job: Mapping[str, Any], setup: Setup) -> dict[str, A
 
 def _extraction(extractor: Extractor, item: Item, response: Response) -> str:
     if extractor == "rules":
-        return extract_by_rules(item, response.text).text or ""
+        return extract_by_rules(item, response.text.strip()).text or ""
     if response.extraction is None:
         raise DataRefusal(f"response {response.id} has no stored extraction: choose --extractor rules")
     return response.extraction
