@@ -16,6 +16,7 @@ from mmhicra.endpoint import ChatEndpoint, QuestionNotTakenError
 from mmhicra.evaluate.official_prompts import official_prompt
 from mmhicra.evaluate.prompts import mathvista_query
 from mmhicra.evaluate.records import Item, Mode, Response, SampleRecord
+from mmhicra.evaluate.samples import vote_of
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.answers import final_text, last_box
 from mmhicra.rewards.options import LETTERS
@@ -134,7 +135,8 @@ class AnswerJudge:
             return None
         (judged,) = score([(item, replace(response, extraction=reply.strip()))])
         flags = {"empty": record.empty, "truncated": record.truncated, "fallback": record.fallback}
-        return replace(judged, method="extracted by the judge", judged=True, **flags)
+        facts = {"sample": record.sample, "vote": vote_of(item, judged)}
+        return replace(judged, method="extracted by the judge", judged=True, **flags, **facts)
 
     def _facts(self, before: Any, asked: int, of: int, overturned: int, unparsed: int) -> dict[str, Any]:
         """What the result file says of the judge; usage is that of this file alone."""
