@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmhicra.commands import eval_lmms
 from mmhicra.commands.train import add_overrides
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def add(commands: Any) -> None:
         "eval", help="evaluate a model, or score stored responses: MathVista, MathVerse, MathVision and others"
     )
     _add_model_options(parser)
-    kinds = parser.add_subparsers(metavar="score | subset")
+    kinds = parser.add_subparsers(metavar="score | subset | parity")
+    eval_lmms.add_parity(kinds)
     score = kinds.add_parser("score", help="score stored responses: no model, no API key")
     score.add_argument("--benchmark", metavar="NAME")
     score.add_argument("--responses", metavar="FILE", help="an output file, plain or gzipped")
@@ -81,6 +83,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
     parser.add_argument("--engine", metavar="NAME", help="what generates; default: hf")
+    eval_lmms.add_backend(parser)
     parser.add_argument("--n", type=int, metavar="K", help="responses to each question: avg@k, pass@k, maj@k")
     parser.add_argument("--temperature", type=float, help="default: 0, greedy")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest response; default: 4096")
@@ -151,9 +154,11 @@ def run_model(options: argparse.Namespace) -> int:
     terminal = Terminal(quiet=options.json)
     name = options.name or (f"{options.run_folder.name}-{checkpoint.name}" if checkpoint else None)
     folder = options.out or Path("runs/eval") / (name or Path(config.model.path).name)
-    done = evaluate_model(
-        config, folder, terminal, name=name, overwrite=options.overwrite, checkpoint=checkpoint, judge=_judge(options)
-    )
+    choices: dict[str, Any] = {"name": name, "overwrite": options.overwrite, "checkpoint": checkpoint}
+    if options.backend == "lmms-eval":
+        done = eval_lmms.evaluate(config, folder, terminal, options, choices)
+    else:
+        done = evaluate_model(config, folder, terminal, judge=_judge(options), **choices)
     if options.json:
         print(json.dumps([evaluated.scores.result for evaluated in done], indent=1, ensure_ascii=False))
         return 0

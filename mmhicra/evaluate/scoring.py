@@ -70,6 +70,8 @@ def score_pairs(
         stage: `response` reads the answer out of the response, `equality` takes the stored extraction.
         verifier: used in robust mode and left open if given, else one is opened for this call.
     """
+    # Blanks around a response say nothing; lmms-eval takes them off, and its labels and ours must be the same.
+    pairs = [(item, replace(response, text=response.text.strip())) for item, response in pairs]
     if mode == "official":
         records = [benchmark.score_official(item, response, stage) for item, response in pairs]
     elif verifier is None:

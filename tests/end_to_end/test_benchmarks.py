@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from evaluate.made_questions import write_questions
+from made_questions import write_questions
 from short_runs import metrics, run
 
 from mmhicra.cli import main

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from evaluate.made_questions import image_files, mathverse_row
+from made_questions import image_files, mathverse_row
 from short_runs import SHORT, TINY, metrics, run, state_files
 
 OPTIONS = (

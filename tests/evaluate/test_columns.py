@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluate.made_questions import image_files
+from made_questions import image_files
 
 from mmhicra.cli import main
 from mmhicra.config import BenchmarkConfig

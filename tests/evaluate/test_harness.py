@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluate.made_questions import image_files, mathvision_row, write_questions
+from made_questions import image_files, mathvision_row, write_questions
 
 from mmhicra.cli import main
 from mmhicra.evaluate.records import SCORER_VERSION
