@@ -92,7 +92,8 @@ class ProblemImage:
 
 def _turned(image: Image.Image) -> tuple[int, int]:
     """The size of an image as its metadata say to look at it."""
-    return image.size[::-1] if image.getexif().get(ORIENTATION, 1) in SIDEWAYS else image.size
+    width, height = image.size
+    return (height, width) if image.getexif().get(ORIENTATION, 1) in SIDEWAYS else (width, height)
 
 
 @dataclass(frozen=True)
