@@ -195,10 +195,12 @@ class Completion:
         reward: set by `rewards`.
         planning: (R,) bool, set by `hicra.planning`.
         placebo: (R,) bool, tokens of random n-grams, set where the method asks for them.
-        entropy: (R,) float32 nats under the policy that sampled, set by the trainer where the method asks for it.
+        entropy: (R,) float32 nats under the policy that sampled, set by the trainer: ahead of credit where the method
+            asks for it, else by the update's first forward pass.
         base_advantage: A, the response's own advantage before planning tokens are amplified, set by `hicra.credit`.
         advantages: (R,) float32, set by `hicra.credit`.
-        old_logprobs: (R,) float32 under the policy before the first update, set by the trainer when it needs them.
+        old_logprobs: (R,) float32 under the policy before the first update, set by the trainer: ahead of the update
+            when it needs them, else by the update's own forward pass.
         reference_logprobs: (R,) float32 under the reference policy, likewise.
     """
 

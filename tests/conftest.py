@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from short_runs import run
+from short_runs import SHORT_LAB, STRONG, run
 
+from mmhicra.cli import main
 from mmhicra.config import ModelConfig
 from mmhicra.records import Problem, ProblemImage
 from mmhicra.vlm.factory import make_tiny
@@ -58,3 +59,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     run(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a lab of two methods and two seeds. Not to be written to."""
+    out = tmp_path_factory.mktemp("lab")
+    assert main(["lab", *SHORT_LAB, *STRONG, "--out", str(out)]) == 0
+    return out

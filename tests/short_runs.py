@@ -24,6 +24,12 @@ SHORT = [
     "log.keep_checkpoints=9",
     "threads=1",
 ]
+SHORT_LAB = [
+    *("--config", str(REPOSITORY / "configs/lab.yaml"), "--methods", "grpo", "--seeds", "2", "--workers", "2"),
+    *("--set", "train.steps=5", "--set", "train.prompts_per_step=4", "--set", "rollout.n=4"),
+    *("--set", "data.count=64", "--set", "eval.problems=6", "--set", "train.optimizer.warmup_steps=0"),
+]
+STRONG = ["--variant", "strong=credit.method=hicra;hicra.alpha=0.9"]
 VOLATILE = ("time/", "memory/", "speed/")
 """Metrics that no two runs share."""
 

@@ -118,7 +118,7 @@ class Ours:
     def made_up(self) -> Group:
         """A group for the next problem whose responses are random tokens, scored and credited; nothing is generated."""
         trainer, collector = self.trainer, self.trainer.collector
-        trainer.tally, trainer.time = Tally(), Timers()
+        trainer.tally, trainer.time = Tally(), Timers(trainer.memory)
         (prompt,) = collector.prepare(collector.stream.take(1))
         vocabulary = len(collector.prompts.processor.tokenizer) - len(SPECIAL_TOKENS)
         ids = [torch.randint(vocabulary, (length,)).tolist() for length in self.regime.responses]
@@ -135,7 +135,12 @@ class Ours:
         return split_groups([group], self.config.train.tokens_per_micro_batch)
 
     def update(self, group: Group) -> dict[str, float]:
-        """Forward and backward on `group`, and the gradients thrown away: seconds of both."""
+        """Forward and backward on `group`, and the gradients thrown away: seconds of both.
+
+        On-policy, whatever steps came before.
+        """
+        for completion in group.completions:
+            completion.old_logprobs = None
         marks = [now()]
         loss = self.trainer.loss(self.row(group), self.trainer.totals([group]), 0.0, True)
         marks.append(now())

@@ -8,21 +8,20 @@ overlapping matches unite; a token is planning exactly if a non-space character 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import ahocorasick
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
+from mmhicra.hicra.search import Indices, PhraseSearch, is_word
 from mmhicra.hicra.spans import Ids, read_tokens, token_table
 from mmhicra.refusals import Refusal
 
 Parts = Literal["all", "thinking", "answer"]
-Indices: TypeAlias = NDArray[np.int64]
 
 _SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 """By code point; the last entry, U+3001, stands for everything from there on: none of that is space."""
@@ -116,7 +115,9 @@ class PlanningMatcher:
         self._tokenizer = tokenizer
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         token_table(tokenizer)  # refuses here rather than at the first response
-        self._automaton = _automaton(library)
+        keys = [normalise(gram.text) for gram in library.grams]
+        self._search = PhraseSearch(keys)
+        self._word_ends = np.array([(is_word(key[0]), is_word(key[-1])) for key in keys], dtype=np.bool_).reshape(-1, 2)
         self._multiword = np.array([gram.words > 1 for gram in library.grams])
 
     def mask(self, ids: Ids) -> torch.Tensor:
@@ -157,11 +158,18 @@ class PlanningMatcher:
         space = _is_space(codes)
         kept = np.flatnonzero(~space | ~np.concatenate([[False], space[:-1]]))
         codes[space] = ord(" ")
-        rows = list(_whole_words(self._automaton, codes[kept].tobytes().decode("utf-32-le")))
-        grams, first, last = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+        grams, first, last = self._search.find(codes[kept])
         starts, ends = kept[first], kept[last] + 1
-        allowed = self._allowed(text, starts, ends)
+        allowed = self._allowed(text, starts, ends) & self._whole_words(codes[kept], grams, first, last)
         return _Found(spans, space, grams[allowed], starts[allowed], ends[allowed])
+
+    def _whole_words(
+        self, codes: NDArray[np.uint32], grams: Indices, first: Indices, last: Indices
+    ) -> NDArray[np.bool_]:
+        """Which occurrences neither begin nor end inside a word."""
+        walled = np.concatenate([[_WALL], codes, [_WALL]])
+        begins, ends = self._word_ends[grams].T
+        return ~(begins & _are_word(walled[first])) & ~(ends & _are_word(walled[last + 2]))
 
     def _allowed(self, text: str, starts: Indices, ends: Indices) -> NDArray[np.bool_]:
         allowed = np.ones(len(starts), dtype=np.bool_)
@@ -230,30 +238,10 @@ def _mark(found: _Found, starts: Indices, ends: Indices) -> torch.Tensor:
     return torch.from_numpy(before[found.spans[:, 1]] > before[found.spans[:, 0]])
 
 
-def _automaton(library: GramLibrary) -> ahocorasick.Automaton:
-    """Of all normalised grams; each carries its index, its length and which of its ends must end a word."""
-    automaton = ahocorasick.Automaton()
-    for index, gram in enumerate(library.grams):
-        key = normalise(gram.text)
-        automaton.add_word(key, (index, len(key), _is_word(key[0]), _is_word(key[-1])))
-    automaton.make_automaton()
-    return automaton
-
-
-def _whole_words(automaton: ahocorasick.Automaton, text: str) -> Iterator[tuple[int, int, int]]:
-    """Gram index, first and last character of every occurrence that neither begins nor ends inside a word."""
-    for last, (index, length, word_first, word_last) in automaton.iter(text):
-        first = last + 1 - length
-        if word_first and first > 0 and _is_word(text[first - 1]):
-            continue
-        if word_last and last + 1 < len(text) and _is_word(text[last + 1]):
-            continue
-        yield index, first, last
-
-
-def _is_word(character: str) -> bool:
-    """What `\\w` matches."""
-    return character.isalnum() or character == "_"
+def _are_word(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """What `\\w` matches, by code point."""
+    found, where = np.unique(codes, return_inverse=True)
+    return np.array([is_word(chr(code)) for code in found.tolist()], dtype=np.bool_)[where]
 
 
 def _codes(text: str) -> NDArray[np.uint32]:

@@ -8,6 +8,8 @@ import zlib
 from collections import Counter
 from typing import Any
 
+from mmhicra.report.official import OfficialScoring
+
 SHOWN = 12
 """How many responses of a kind are listed."""
 EXCERPT = 400
@@ -30,6 +32,7 @@ class Audit:
         self.shortest: list[tuple[int, int, dict[str, Any]]] = []
         self.patterns: Counter[str] = Counter()
         self.suspicious: dict[str, list[dict[str, Any]]] = {}
+        self.official = OfficialScoring()
         self.count = 0
 
     def observe(self, record: dict[str, Any]) -> None:
@@ -38,6 +41,7 @@ class Audit:
         reward = record.get("reward") or {}
         verdict, why = reward.get("verdict", "not scored"), reward.get("why", "")
         self.reasons[verdict, why] += 1
+        self.official.observe(record)
         if verdict == "gold-unusable":
             self.golds.setdefault(record["prompt"], {"prompt": record["prompt"], "gold": reward["gold"], "why": why})
         if verdict == "right":
@@ -66,6 +70,7 @@ class Audit:
                 {"pattern": pattern, "count": count, "examples": self.suspicious[pattern]}
                 for pattern, count in self.patterns.most_common()
             ],
+            "official": self.official.result(),
         }
 
 
@@ -75,6 +80,7 @@ def listed(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "step": record["step"],
         "prompt": record["prompt"],
+        "copy": record["copy"],
         "completion": record["completion"],
         "tokens": len(record["ids"]),
         "extracted": reward.get("extracted"),

@@ -23,7 +23,7 @@ class RunData:
         config: the resolved configuration, empty if there is none.
         metrics: one object per step, step 0 the evaluation before training.
         summary: empty while a run goes on, and after a kill.
-        refused: how many rows could not be used.
+        refused: the rows that could not be used, as `refused.jsonl` has them.
         missing: a sentence for everything that a page could show and this folder does not have.
     """
 
@@ -33,7 +33,7 @@ class RunData:
     config_text: str = ""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    refused: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +109,7 @@ def read_run(path: Path) -> RunData:
         run.missing.append("The run has no evaluation (eval.problems: 0): there is no held-out accuracy.")
     if not run.rollout_files():
         run.missing.append("There are no rollout files (log.rollouts_every: 0, or no step was finished).")
-    run.refused = sum(1 for _ in _lines(folder.refused, run.missing))
+    run.refused = list(_lines(folder.refused, run.missing))
     if not (path / "errors.jsonl").is_file():
         run.missing.append(f"Errors are not analysed: run `mmhicra errors {path}` and then the report again.")
     return run

@@ -77,6 +77,7 @@ def in_context(record: dict[str, Any], start: int, end: int) -> dict[str, Any]:
     return {
         "step": record["step"],
         "prompt": record["prompt"],
+        "copy": record["copy"],
         "completion": record["completion"],
         "before": text[max(0, first - CONTEXT) : first],
         "hit": text[first:last],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mmhicra
+from mmhicra.data.refused import RefusedRow
 from mmhicra.report.folder import RunData, read_errors, read_run
 from mmhicra.report.rollouts import Progress, read_all_rollouts
 from mmhicra.train.run_folder import jsonable, writing
@@ -22,6 +23,10 @@ PARTS = {
     "/*page.js*/": "charts.js browser.js page.js",
 }
 """Marks in `page.html` -> what stands there, from `mmhicra/report/page/`."""
+SHOWN = 100
+"""Refused rows of a kind that are listed."""
+POINTS = 1200
+"""Steps of all runs together whose metrics are on the page: about a kilobyte each."""
 
 
 def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda phase, done, total: None) -> list[str]:
@@ -42,17 +47,45 @@ def page_data(runs: Sequence[RunData], progress: Progress) -> dict[str, Any]:
     """Everything the page says, JSON-able."""
     main = runs[0]
     rollouts = read_all_rollouts(main, progress)
+    every = max(1, -(-sum(len(run.metrics) for run in runs) // POINTS))
+    if every > 1:
+        main.missing.append(f"Curves show one step in {every} and every evaluation, so that the page stays small.")
     return {
         "version": mmhicra.__version__,
         "name": main.name,
-        "verdict": verdict(main),
+        "verdict": f"{main.name}: {verdict(main)}" if len(runs) > 1 else verdict(main),
         "facts": facts(main),
         "config": main.config_text,
         "summary": main.summary,
         "missing": list(dict.fromkeys(main.missing)),
-        "runs": [{"name": run.name, "method": run.method, "metrics": columns(with_errors(run))} for run in runs],
+        "refused": refused_by_kind(main),
+        "spent": spent(main),
+        "runs": [
+            {
+                "name": run.name,
+                "method": run.method,
+                "held_out": run.summary.get("held_out"),
+                "metrics": columns(thinned(with_errors(run), every)),
+            }
+            for run in runs
+        ],
         **rollouts,
     }
+
+
+def refused_by_kind(run: RunData) -> list[dict[str, Any]]:
+    """Rows refused before the run by what is wrong with them, the most frequent first; of each kind the first rows."""
+    kinds: dict[str, list[RefusedRow]] = {}
+    for row in (RefusedRow(**record) for record in run.refused):
+        kinds.setdefault(row.kind, []).append(row)
+    return [
+        {
+            "kind": kind,
+            "count": len(rows),
+            "rows": [[row.where, row.id, row.reason, row.question] for row in rows[:SHOWN]],
+        }
+        for kind, rows in sorted(kinds.items(), key=lambda found: -len(found[1]))
+    ]
 
 
 def with_errors(run: RunData) -> list[dict[str, Any]]:
@@ -61,6 +94,28 @@ def with_errors(run: RunData) -> list[dict[str, Any]]:
     judged = {step for step, _ in kinds}
     counts = {step: {f"errors/{kind}": kinds[step, kind] for kind in ("planning", "execution")} for step in judged}
     return [{**record, **counts.get(record["step"], {})} for record in run.metrics]
+
+
+def thinned(metrics: Sequence[dict[str, Any]], every: int) -> list[dict[str, Any]]:
+    """One record in `every`, those with an evaluation, and the last."""
+    last = len(metrics) - 1
+    return [r for i, r in enumerate(metrics) if i % every == 0 or "eval/accuracy" in r or i == last]
+
+
+def spent(run: RunData) -> list[tuple[str, float, float | None]]:
+    """Phase, seconds and the most GiB held in it, the longest phase first; of a run without summary from its steps."""
+    seconds: Counter[str] = Counter()
+    memory: dict[str, float] = {}
+    for record in run.metrics:
+        for name, value in record.items():
+            if name.startswith("time/"):
+                seconds[name.removeprefix("time/")] += value
+            elif name.startswith("memory/") and name != "memory/peak_gib":
+                phase = name.removeprefix("memory/").removesuffix("_gib")
+                memory[phase] = max(memory.get(phase, 0.0), value)
+    whole = run.summary.get("seconds_by_phase") or seconds
+    ranked = sorted(whole.items(), key=lambda found: -found[1])
+    return [(phase, total, memory.get(phase)) for phase, total in ranked if total and phase != "step"]
 
 
 def columns(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
@@ -98,14 +153,19 @@ def verdict(run: RunData) -> str:
         return f"After {run.steps} steps the last evaluation, at step {last['step']}, is {_interval(seen)}."
     trained = [record["accuracy/mean"] for record in run.metrics if record.get("accuracy/mean") is not None]
     if trained:
-        return (
-            f"Not evaluated: rollouts were right in {trained[0]:.1%} of the first step, {trained[-1]:.1%} of the last."
-        )
+        first, last = _percent(trained[0]), _percent(trained[-1])
+        over = f"the first step, {last} of the last" if len(trained) > 1 else "the only step"
+        return f"Not evaluated: rollouts were right in {first} of {over}."
     return "No step is finished: there is nothing to say yet."
 
 
 def _interval(share: dict[str, Any]) -> str:
-    return f"{share['mean']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
+    return f"{_percent(share['mean'])} ({_percent(share['low'])} to {_percent(share['high'])})"
+
+
+def _percent(share: float) -> str:
+    """Rounded as the page's script rounds: a half goes up."""
+    return f"{math.floor(1000 * share + 0.5) / 10:.1f} %"
 
 
 def facts(run: RunData) -> list[list[str]]:
@@ -116,7 +176,7 @@ def facts(run: RunData) -> list[list[str]]:
         ("parameters", _parameters(summary.get("parameters"))),
         ("data", run.setting("data", "source")),
         ("problems", summary.get("problems") and f"{summary['problems']['train']:,} to train on"),
-        ("rows refused", run.refused),
+        ("rows refused", f"{len(run.refused):,}"),
         ("method", run.setting("credit", "method")),
         ("alpha", summary.get("alpha", run.setting("hicra", "alpha"))),
         ("Strategic Grams", run.setting("hicra", "grams")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +32,10 @@ def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:
     total, allowance, completions = 0, 0.0, 0
     for number, (step, path) in enumerate(files, start=1):
         records = read_rollouts(path, run.missing)
+        groups = by_prompt(records)
         for record in records:
             audit.observe(record)
             grams.observe(record)
-        groups = by_prompt(records)
         total += len(groups)
         allowance += BUDGET / len(files)
         random.Random(step).shuffle(groups)
@@ -42,12 +43,13 @@ def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:
         for group in groups:
             entry = group_entry(group, errors)
             size = len(json.dumps(entry))
-            if size <= allowance:
-                allowance -= size
-                chosen.append(entry)
-                completions += len(group)
-                pictures.add(group[0])
-        shown += sorted(chosen, key=lambda entry: (not entry["kept"], entry["prompt"]))
+            if size > allowance:
+                break  # not the next that fits: short groups are not to be favoured
+            allowance -= size
+            chosen.append(entry)
+            completions += len(group)
+            pictures.add(group[0])
+        shown += sorted(chosen, key=lambda entry: (not entry["kept"], entry["prompt"], entry["copy"]))
         progress("reading rollouts", number, len(files))
     if grams.unrecorded:
         run.missing.append(
@@ -71,11 +73,17 @@ def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:
 
 
 def by_prompt(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The records of a step as groups: a problem that came twice in a step begins again at completion 0."""
+    """The records of a step as groups; each record is told the `copy` it is of.
+
+    A problem that came twice in a step begins again at completion 0, and its second group is copy 1.
+    """
     groups: list[list[dict[str, Any]]] = []
+    copies: Counter[str] = Counter()
     for record in records:
         if not groups or groups[-1][0]["prompt"] != record["prompt"] or record["completion"] == 0:
             groups.append([])
+            copies[record["prompt"]] += 1
+        record["copy"] = copies[record["prompt"]] - 1
         groups[-1].append(record)
     return groups
 
@@ -86,6 +94,7 @@ def group_entry(group: list[dict[str, Any]], errors: dict[tuple[int, str, int], 
     return {
         "step": first["step"],
         "prompt": first["prompt"],
+        "copy": first["copy"],
         "task": first["task"],
         "question": first["question"],
         "images": first["images"],

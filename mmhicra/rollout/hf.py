@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.rollout.cache import ResponseCache, decoding_attention
 from mmhicra.rollout.engine import Arrival, Progress, Sampling, request_seed
+from mmhicra.rollout.packed import packed_linears
 from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import Embedded, Family
 from mmhicra.vlm.features import images_of
@@ -113,13 +114,14 @@ class HFEngine:
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
-        """Eval mode, no gradients, the configured precision; every module gets its own mode back."""
+        """Eval mode, no gradients, the configured precision, packed weights; modules get their own mode back."""
         # Not inference mode: tensors made in it could end up in the training graph.
         modes = [(module, module.training) for module in self.model.modules()]
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        packed = (self.family.language_model(self.model), self.family.lm_head(self.model))
         self.model.eval()
         try:
-            with torch.no_grad(), autocast:
+            with torch.no_grad(), autocast, packed_linears(packed if self.precision == "fp32" else ()):
                 yield
         finally:
             for module, mode in modes:

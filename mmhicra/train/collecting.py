@@ -18,6 +18,7 @@ from mmhicra.data.dataset import ProblemStream
 from mmhicra.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.train.memory import MemoryGauge
 from mmhicra.train.metrics import Timers
 from mmhicra.train.ranks import Ranks
 from mmhicra.train.sharding import gathered
@@ -48,7 +49,7 @@ class Collector:
     policy: torch.nn.Module
     ranks: Ranks
     progress: Progress = lambda phase, done, total: None
-    time: Timers = field(default_factory=Timers)
+    time: Timers = field(default_factory=lambda: Timers(MemoryGauge()))
     ahead: Ahead | None = None
     """The groups of the next step, if they are sampled already."""
 

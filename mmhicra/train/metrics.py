@@ -15,25 +15,42 @@ from torch import Tensor
 
 from mmhicra.config import LogConfig
 from mmhicra.refusals import ConfigRefusal
+from mmhicra.train.memory import MemoryGauge
 
 TRACKERS = ("wandb", "trackio")
 """Optional packages, by their switches in the `log` section."""
 
 
 class Timers:
-    """Wall seconds by phase name; phases may repeat and add up."""
+    """Wall seconds, and the most memory held in GiB, by phase name; phases may repeat, which adds up, and nest.
 
-    def __init__(self) -> None:
+    Memory is empty where the system does not tell it by phase.
+    """
+
+    def __init__(self, gauge: MemoryGauge) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.memory: dict[str, float] = defaultdict(float)
+        self._gauge = gauge
+        self._open: list[str] = []
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Time a `with` block under `phase`."""
+        self._look()
+        self._open.append(phase)
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[phase] += time.perf_counter() - start
+            self._look()
+            self._open.pop()
+
+    def _look(self) -> None:
+        """Every phase that is open held what was held since the last look."""
+        held = self._gauge.since_last()
+        if held is not None:
+            self.memory |= {phase: max(self.memory[phase], held) for phase in self._open}
 
 
 class Tally:

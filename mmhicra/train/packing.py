@@ -145,6 +145,12 @@ def pack(row: Sequence[SubGroup]) -> MicroBatch:
     )
 
 
+def by_completion(row: Sequence[SubGroup], values: Tensor) -> list[tuple[Completion, Tensor]]:
+    """Every completion of `row` with its part of `values` (T, ...)."""
+    completions = [completion for part in row for completion in part.completions]
+    return list(zip(completions, values.split([len(c) for c in completions]), strict=True))
+
+
 def _refuse_oversized(part: SubGroup, budget: int) -> None:
     if part.size > budget:
         prompt, responses = part.lengths

@@ -40,6 +40,7 @@ def completion_record(group: Group, completion: Completion) -> dict[str, Any]:
         "source": problem.source,
         "images": [image.reference for image in problem.images],
         "question": problem.question,
+        "choices": list(problem.choices),
         "response": completion.text,
         "ids": completion.ids,
         "finish_reason": completion.finish_reason,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -92,7 +90,7 @@ class Run:
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
         grams = self.parts.gram_library.content_hash[:12]
-        record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "memory/peak_gib": peak_memory()}
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
         if trainer.worst_problem is not None:
             record["engine/worst_problem"] = trainer.worst_problem
         if self.due(self.config.log.rollouts_every):
@@ -115,9 +113,9 @@ class Run:
         """Held-out accuracy now, as JSON-able facts."""
         trainer, options = self.parts.trainer, self.config.eval
         mine = trainer.ranks.share(self.parts.held_out)
-        started = time.perf_counter()
         # Ranks may have different numbers of problems: none may wait for another in between.
         with (
+            trainer.time("evaluation"),
             self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
             gathered(trainer.policy),
         ):
@@ -133,7 +131,7 @@ class Run:
             )
         trainer.collector.engine.rest()
         result = summarise(trainer.ranks.gather_shares(outcomes))
-        self.spend("evaluation", time.perf_counter() - started)
+        self.spend("evaluation", trainer.time.seconds["evaluation"])
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
         return evaluation_facts(result)
 
@@ -147,9 +145,12 @@ class Run:
         return self.parts.trainer.accelerator.is_main_process
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append to `metrics.jsonl` and show it wherever the configuration says."""
+        """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""
         if not self.is_main:
             return
+        trainer = self.parts.trainer
+        by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
+        record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
         self.folder.append_metrics(record)
         for sink in self.sinks:
             sink.log(record["step"], record)
@@ -331,14 +332,6 @@ def stopping_softly(run: Run) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def peak_memory() -> float:
-    """The most memory this process has held, in GiB: on the GPU if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def versions() -> dict[str, str]:

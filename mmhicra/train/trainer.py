@@ -27,8 +27,9 @@ from mmhicra.train.losses import (
     peak_entropy,
     token_weights,
 )
+from mmhicra.train.memory import MemoryGauge
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import MicroBatch, SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
@@ -73,14 +74,17 @@ class Trainer:
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
     first: dict[str, float] = field(default_factory=dict)
     """The first values of what telemetry reports as a ratio."""
-    time: Timers = field(default_factory=Timers)
     worst_problem: str | None = None
     """On which engine and trainer disagreed most in the last step, if by more than the guard's warning."""
+    memory: MemoryGauge = field(default_factory=MemoryGauge)
+
+    def __post_init__(self) -> None:
+        self.time = self.collector.time = Timers(self.memory)
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
         self.step_number += 1
-        self.tally, self.time = Tally(), Timers()
+        self.tally, self.time = Tally(), Timers(self.memory)
         self.collector.time = self.time
         self.on_policy = self.collector.ahead is None
         self.judges = self.on_policy and self.guard.due(self.step_number)
@@ -263,6 +267,8 @@ class Trainer:
         self.tally.mean("loss/clipped_high", policy.clipped_high.float())
         self.tally.mean("loss/per_token", per_token.detach())
         self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach(), old)
+        if batch.old_logprobs is None:  # on-policy: this pass is the look back, for the record
+            self.remember(row, old, stats.entropy.detach())
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
         return loss * self.accelerator.num_processes
 
@@ -277,6 +283,11 @@ class Trainer:
         self.tally.mean("engine/logprob_gap", gap)
         self.tally.maximum("engine/logprob_gap_max", gap)
         self.tally.mean("engine/probability_error", gap.exp())
+
+    def remember(self, row: Sequence[SubGroup], logprobs: Tensor, entropy: Tensor) -> None:
+        """Leave its (T,) log-probs and entropies under the policy that sampled with every completion of `row`."""
+        for completion, values in by_completion(row, torch.stack([logprobs, entropy], dim=-1).cpu()):
+            completion.old_logprobs, completion.entropy = values.unbind(-1)
 
     def siren_slope(self, groups: Sequence[Group]) -> float:
         """What SIREN weighs the mean peak entropy of `groups` with in this optimiser step; 0 without it."""
@@ -313,8 +324,7 @@ class Trainer:
         for row, live in self.rows(groups):
             values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if live:
-                completions = [completion for part in row for completion in part.completions]
-                scored += zip(completions, values.split([len(c) for c in completions]), strict=True)
+                scored += by_completion(row, values)
         return scored
 
     def rows(self, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:

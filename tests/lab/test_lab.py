@@ -4,23 +4,9 @@ import json
 import shutil
 
 import pytest
-from short_runs import REPOSITORY
+from short_runs import SHORT_LAB, STRONG
 
 from mmhicra.cli import main
-
-SHORT = [
-    *("--config", str(REPOSITORY / "configs/lab.yaml"), "--methods", "grpo", "--seeds", "2", "--workers", "2"),
-    *("--set", "train.steps=5", "--set", "train.prompts_per_step=4", "--set", "rollout.n=4"),
-    *("--set", "data.count=64", "--set", "eval.problems=6", "--set", "train.optimizer.warmup_steps=0"),
-]
-STRONG = ["--variant", "strong=credit.method=hicra;hicra.alpha=0.9"]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    out = tmp_path_factory.mktemp("lab")
-    assert main(["lab", *SHORT, *STRONG, "--out", str(out)]) == 0
-    return out
 
 
 def test_it_writes_tables_numbers_and_a_picture(lab):
@@ -54,7 +40,7 @@ def test_it_goes_on_where_it_stopped_and_repeats_nothing(lab, tmp_path):
     untouched = (out / "runs/grpo/seed_0/summary.json").stat().st_mtime_ns
     for config in (out / "runs").glob("*/*/config.yaml"):
         config.write_text(config.read_text().replace(str(lab), str(out)))
-    assert main(["lab", *SHORT, *STRONG, "--out", str(out)]) == 0
+    assert main(["lab", *SHORT_LAB, *STRONG, "--out", str(out)]) == 0
     assert (out / "runs/grpo/seed_0/summary.json").stat().st_mtime_ns == untouched
     again = json.loads((out / "lab.json").read_text())
     for old, new in zip(json.loads(whole)["runs"], again["runs"], strict=True):
@@ -72,7 +58,7 @@ def test_it_goes_on_where_it_stopped_and_repeats_nothing(lab, tmp_path):
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, arguments, said):
-    assert main(["lab", *SHORT, "--out", str(tmp_path), *arguments]) == 2
+    assert main(["lab", *SHORT_LAB, "--out", str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -80,10 +66,10 @@ def test_what_cannot_be_run_is_refused_in_one_line(tmp_path, capsys, arguments, 
 
 def test_a_run_that_fails_stops_the_lab_and_names_its_output(tmp_path, capsys):
     broken = ["--set", "data.max_refused_share=0.0", "--set", "data.max_prompt_tokens=5"]
-    assert main(["lab", *SHORT, "--seeds", "1", "--out", str(tmp_path), *broken]) == 2
+    assert main(["lab", *SHORT_LAB, "--seeds", "1", "--out", str(tmp_path), *broken]) == 2
     assert "seed 0 failed (2): see" in capsys.readouterr().err
 
 
 def test_another_configuration_in_the_same_folder_is_refused(lab, capsys):
-    assert main(["lab", *SHORT, "--out", str(lab), "--set", "rollout.temperature=0.9"]) == 2
+    assert main(["lab", *SHORT_LAB, "--out", str(lab), "--set", "rollout.temperature=0.9"]) == 2
     assert "holds a run with another configuration" in capsys.readouterr().err

@@ -17,10 +17,11 @@ STEPS, GROUPS, SIZE, TOKENS = 1000, 8, 8, 200
 
 def step_records(step):
     """Eight groups of eight."""
-    text = f"in step {step} we see a shape and count again, so ".ljust(TOKENS, "x")
+    text = f"in step {step} we see a shape and count again, so ".ljust(TOKENS - 9, "x") + "\\boxed{7}"
+    scored = {name: [-0.12345] * TOKENS for name in ("engine_logprobs", "old_logprobs", "entropy")}
     for group in range(GROUPS):
         for n in range(SIZE):
-            yield record(step, n, text, "wrong" if n else "right", prompt=f"made/{step}/{group}")
+            yield record(step, n, text, "wrong" if n else "right", prompt=f"made/{step}/{group}", **scored)
 
 
 def main():

@@ -8,8 +8,9 @@ import pytest
 from report.made_runs import HOSTILE, record, write_run
 
 from mmhicra.cli import main
+from mmhicra.data.refused import RefusedRow, write_refused
 from mmhicra.refusals import RunFolderRefusal
-from mmhicra.report import rollouts
+from mmhicra.report import page, rollouts
 from mmhicra.report.audit import suspicions
 from mmhicra.report.folder import find_runs, read_run
 from mmhicra.report.page import page_data, render
@@ -51,8 +52,7 @@ def test_a_broken_line_in_the_middle_is_refused_by_its_place(tmp_path):
 def test_hostile_text_stays_inside_its_json(tmp_path):
     run = write_run(tmp_path / "run", metrics(2), {1: [record(1, i, text) for i, text in enumerate(HOSTILE)]})
     data = data_of(run)
-    page = render(data)
-    inert = page.split('id="data">')[1].split("</script>")[0]
+    inert = render(data).split('id="data">')[1].split("</script>")[0]
     assert "<" not in inert
     assert [c["text"] for c in json.loads(inert)["groups"][0]["completions"]] == HOSTILE
 
@@ -84,6 +84,60 @@ def test_counts_are_over_all_rollouts_and_the_browser_is_sampled(tmp_path, monke
 )
 def test_suspicions(text, more, pattern):
     assert suspicions(record(1, 0, text, **more)) == ([pattern] if pattern else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "choices", "verdict", "official"),
+    [
+        ("so it is \\boxed{50\\%}", "0.5", [], "right", False),
+        ("so it is \\boxed{0.5}", "1/2", [], "right", True),
+        ("so it is \\boxed{2.004}", "2", [], "wrong", True),
+        ("so it is \\boxed{40}", "B", ["30", "40"], "right", True),
+        ("so it is \\boxed{40}", "B", [], "right", False),
+        ("so it is forty", "40", [], "no-answer", False),
+    ],
+)
+def test_official_and_robust_scoring_are_compared(tmp_path, text, gold, choices, verdict, official):
+    reward = {"extracted": "x", "method": "boxed", "gold": gold, "verdict": verdict, "why": "", "parts": {}, "total": 0}
+    unusable = record(1, 2, text, reward={**reward, "verdict": "gold-unusable"})
+    records = [record(1, i, text, reward=reward, choices=choices) for i in (0, 1)]
+    found = data_of(write_run(tmp_path / "run", metrics(2), {1: [*records, unusable]}))["audit"]["official"]
+    robust = verdict == "right"
+    assert (found["scored"], found["robust_right"], found["official_right"]) == (2, 2 * robust, 2 * official)
+    assert [case["count"] for case in found["listed"]] == ([2] if robust != official else [])
+    assert (found["only_robust"], found["only_official"]) == (2 * (robust > official), 2 * (official > robust))
+
+
+def test_refused_rows_are_listed_by_what_is_wrong_with_them(tmp_path):
+    run = write_run(tmp_path / "run", metrics(2), {})
+    rows = [RefusedRow("set.jsonl", n, f"p{n}", f"{n} prompt tokens exceed 5: shorten it", "Why?") for n in range(1, 8)]
+    gold = RefusedRow("set.jsonl", 9, "p9", "the gold as a completion is judged wrong: another number", HOSTILE[0])
+    write_refused(run / "refused.jsonl", [gold, *rows])
+    first, second = data_of(run)["refused"]
+    assert (first["kind"], first["count"], len(first["rows"])) == ("N prompt tokens exceed N", 7, 7)
+    assert second["rows"] == [["set.jsonl:9", "p9", gold.reason, HOSTILE[0]]]
+
+
+def test_a_problem_that_came_twice_in_a_step_is_two_groups(tmp_path):
+    run = write_run(tmp_path / "run", metrics(2), {1: [record(1, i % 2, f"text {i}") for i in range(4)]})
+    data = data_of(run)
+    assert [(group["copy"], [c["text"] for c in group["completions"]]) for group in data["groups"]] == [
+        (0, ["text 0", "text 1"]), (1, ["text 2", "text 3"]),
+    ]  # fmt: skip
+    assert {(entry["copy"], entry["text"]) for entry in data["audit"]["longest"]} == {
+        (0, "text 0"), (0, "text 1"), (1, "text 2"), (1, "text 3"),
+    }  # fmt: skip
+
+
+def test_long_runs_are_thinned_but_keep_their_evaluations_and_their_sums(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "POINTS", 10)
+    lines = metrics(29, **{"memory/rollout_gib": 1.5, "time/rollout": 0.5})
+    lines[16] |= {"eval/accuracy": 0.5, "eval/accuracy_low": 0.4, "eval/accuracy_high": 0.6}
+    lines[4]["memory/rollout_gib"] = 2.5
+    data = data_of(write_run(tmp_path / "run", lines, {}))
+    assert data["runs"][0]["metrics"]["step"] == [*range(1, 17, 3), 17, *range(19, 29, 3), 29]
+    assert data["spent"] == [("rollout", 14.5, 2.5)]
+    assert "one step in 3" in " ".join(data["missing"])
 
 
 def test_a_lab_is_all_of_its_runs(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from short_runs import run
+from short_runs import metrics, run
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +32,16 @@ def test_grams_and_planning_are_of_the_same_tokens(records):
         covered = {token for _, _, start, end in record["grams"] for token in range(start, end)}
         assert marked <= covered
         assert bool(marked) == bool(covered)
+
+
+def test_an_on_policy_run_records_its_own_pass(finished_run):
+    """The same tokens that the metrics are means of: trainer's log-probs against the engine's, and entropies."""
+    for numbers in metrics(finished_run)[1:]:
+        lines = (finished_run / f"rollouts/step_{numbers['step']:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [record for record in map(json.loads, lines) if record["kept"]]
+        entropy = [value for record in records for value in record["entropy"]]
+        assert sum(entropy) / len(entropy) == pytest.approx(numbers["entropy/all"], abs=1e-5)
+        pairs = [zip(record["old_logprobs"], record["engine_logprobs"], strict=True) for record in records]
+        gaps = [abs(old - engine) for pair in pairs for old, engine in pair]
+        assert len(gaps) == len(entropy)
+        assert sum(gaps) / len(gaps) == pytest.approx(numbers["engine/logprob_gap"], abs=1e-5)

@@ -2,7 +2,7 @@
 // The rollout browser. Every text of a model or of data becomes a text node, never markup.
 const browser = { found: [], at: 0, chosen: null, heat: "planning" };
 const HEATS = { planning: "planning tokens", advantages: "advantage", gap: "log-prob gap (trainer − engine)", logprobs: "log-prob in the engine", entropy: "entropy" };
-const GAP = 0.05;
+const GAP = 0.1;  // nats; float32 stays far below, bfloat16 comes near
 
 const FILTERS = {
   any: () => true,
@@ -22,6 +22,7 @@ function startBrowser(place, data) {
   const distinct = (values) => [...new Set(values)];
   const steps = distinct(data.groups.map((g) => g.step)), tasks = distinct(data.groups.map((g) => g.task));
   const verdicts = distinct(data.groups.flatMap((g) => g.completions.map((c) => c.verdict || "not scored")));
+  const completions = data.groups.flatMap((g) => g.completions), recorded = (name) => completions.some((c) => c[name] != null);
   const all = (items, name) => [["", name], ...items.map((item) => [String(item), String(item)])];
   place.append(
     make("p", { class: "note" }, sampled(data)),
@@ -29,8 +30,9 @@ function startBrowser(place, data) {
       pick("filter-step", "Step", all(steps, "all steps")), pick("filter-task", "Task", all(tasks, "all tasks")),
       pick("filter-verdict", "Has a response that is", all(verdicts, "of any verdict")),
       pick("filter-trait", "and", [["any", "anything"], ["planning", "has planning tokens"], ["none", "has no planning token"],
-        ["gap", "engine and trainer disagree"], ["truncated", "truncated"], ["planning_error", "a planning error"], ["execution_error", "an execution error"]]),
-      pick("filter-heat", "Show", Object.entries(HEATS)),
+        ["gap", `engine and trainer apart by over ${GAP}`, recorded("gap")], ["truncated", "truncated"],
+        ["planning_error", "a planning error", recorded("error")], ["execution_error", "an execution error", recorded("error")]]),
+      pick("filter-heat", "Show", Object.entries(HEATS).map(([heat, name]) => [heat, name, heat === "planning" || recorded(heat)])),
       make("button", { class: "plain", id: "previous", onclick: () => move(-1) }, "← previous"),
       make("button", { class: "plain", id: "next", onclick: () => move(1) }, "next →"),
       make("span", { id: "place", "aria-live": "polite" })),
@@ -72,18 +74,23 @@ function move(by) {
 }
 
 function linkTo(group, n) {
-  return "#rollouts/" + group.step + "/" + encodeURIComponent(group.prompt) + (n == null ? "" : "/" + n);
+  const copy = group.copy ? "/" + group.copy : "";  // of a problem that came twice in a step
+  return "#rollouts/" + group.step + "/" + encodeURIComponent(group.prompt) + (n == null ? copy && "/" : "/" + n) + copy;
+}
+
+function decoded(text) {
+  try { return decodeURIComponent(text); } catch { return text; }  // a link that was cut off
 }
 
 /** Open the sample that a link names; false if the page does not hold it. */
-function openSample(data, [step, prompt, n]) {
+function openSample(data, [step, prompt, n, copy]) {
   if (!byId("filter-trait")) return false;
   for (const name of ["step", "task", "verdict"]) byId("filter-" + name).value = "";
   byId("filter-trait").value = "any";
   filter(data);
-  const wanted = decodeURIComponent(prompt || "");
-  const at = browser.found.findIndex((g) => String(g.step) === step && g.prompt === wanted);
-  if (at >= 0) { browser.at = at; browser.chosen = n == null ? null : Number(n); }
+  const wanted = decoded(prompt || "");
+  const at = browser.found.findIndex((g) => String(g.step) === step && g.prompt === wanted && g.copy === Number(copy || 0));
+  if (at >= 0) { browser.at = at; browser.chosen = n ? Number(n) : null; }
   show(data);
   if (at < 0) byId("group").replaceChildren(make("p", { class: "note" }, "The sample of this link, step " + step + ", " + wanted + ", is not among the groups on this page."));
   const chosen = document.querySelector(".response.chosen");
@@ -116,14 +123,21 @@ function legend(group) {
     return make("div", { class: "key" }, "planning tokens by function:", ...names.map((name) => make("span", { class: "token planning " + name }, name)));
   }
   const scale = heatScale(group, browser.heat);
-  const said = scale == null ? "this run did not record it for this group (docs/report.md says when it does)" :
-    `blue above zero, red below, full colour at ±${format(scale)}; planning tokens are underlined`;
+  const signed = browser.heat === "entropy" ? "the bluer the higher, full colour at " : "blue above zero, red below, full colour at ±";
+  const most = browser.heat === "gap" && scale != null ? `, the largest here ${format(largest(group, "gap"))}` : "";
+  const said = scale == null ? group.kept ? "this run did not record it" : "not known: a group without signal never reaches the trainer's model" :
+    `${signed}${format(scale)}${most}; planning tokens are underlined`;
   return make("div", { class: "key" }, HEATS[browser.heat] + ": " + said);
 }
 
-function heatScale(group, heat) {
+function largest(group, heat) {
   const values = group.completions.flatMap((c) => c[heat] || []).map(Math.abs);
   return values.length ? values.reduce((a, b) => Math.max(a, b), 0) : null;
+}
+
+function heatScale(group, heat) {
+  const most = largest(group, heat);
+  return most != null && heat === "gap" ? Math.max(most, GAP) : most;  // rounding errors are no disagreement, and stay pale
 }
 
 function response(group, c) {
@@ -151,7 +165,7 @@ function tokens(group, c) {
     start = Math.max(start, end);
     const classes = ["token"];
     if (marked.has(i)) classes.push("planning", functions.get(i) || "unlabelled");
-    const span = make("span", { class: classes.join(" "), "data-token": i }, text);
+    const span = make(marked.has(i) ? "mark" : "span", { class: classes.join(" "), "data-token": i }, text);
     if (heat) {
       const value = heat[i], share = scale ? Math.min(1, Math.abs(value) / scale) : 0;
       span.style.background = `rgb(var(--${value < 0 ? "down" : "up"}) / ${(0.75 * share).toFixed(3)})`;

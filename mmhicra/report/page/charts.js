@@ -23,7 +23,8 @@ const PANELS = [
   ["Gradient norm", [["optimiser/grad_norm", "before clipping"]]],
   ["Truncated responses", [["response/truncated", "share"]]],
   ["Error kinds, judged rollouts", [["errors/planning", "planning"], ["errors/execution", "execution"]]],
-  ["Seconds of a step", [["time/step", "step"], ["time/rollout", "rollout"], ["time/forward_backward", "forward and backward"]]],
+  ["Seconds of a step", [["time/step", "step"], ["time/rollout", "rollout"], ["time/forward", "forward"], ["time/backward", "backward"]]],
+  ["Most memory held, GiB", [["memory/peak_gib", "so far"], ["memory/rollout_gib", "rollout"], ["memory/forward_gib", "forward"], ["memory/backward_gib", "backward"]]],
 ];
 
 function smooth(values, weight) {

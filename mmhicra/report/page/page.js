@@ -14,7 +14,8 @@ function make(name, attributes, ...children) {
 }
 
 function pick(id, label, choices) {
-  return make("label", { for: id }, label, make("select", { id }, ...choices.map(([value, text]) => make("option", { value }, text))));
+  return make("label", { for: id }, label, make("select", { id }, ...choices.map(([value, text, there = true]) =>
+    make("option", there ? { value } : { value, disabled: "" }, there ? text : text + ": not recorded"))));
 }
 
 function table(headings, rows) {
@@ -47,30 +48,42 @@ function overview(place) {
     two.append(make("div", { class: "panel" }, make("h3", {}, "Held-out accuracy by task"), table(["task", "before#", "after#", "points#"], rows)));
   }
   place.append(two);
-  const phases = phaseSeconds();
-  if (phases.length) place.append(make("h2", {}, "Where the time went"), timeBar(phases));
+  if (report.runs.length > 1) place.append(make("h2", {}, "Methods side by side"), methods());
+  if (report.spent.length) place.append(make("h2", {}, "Where time and memory went"), spent(report.spent));
   if (report.summary.versions) place.append(make("h2", {}, "Versions"), make("div", { class: "panel" }, table(["", ""], Object.entries(report.summary.versions))));
   if (report.config) place.append(make("h2", {}, "Configuration"), make("details", { class: "panel" }, make("summary", {}, "as resolved, config.yaml"), make("pre", {}, report.config)));
 }
 
-/** Seconds by phase, of the summary or, while a run goes on, added up from its steps. */
-function phaseSeconds() {
-  const metrics = report.runs[0].metrics;
-  const spent = report.summary.seconds_by_phase || Object.fromEntries(Object.keys(metrics).filter((n) => n.startsWith("time/"))
-    .map((n) => [n.slice(5), metrics[n].reduce((a, b) => a + (b || 0), 0)]));
-  return Object.entries(spent).filter(([name, s]) => name !== "step" && s > 0).sort((a, b) => b[1] - a[1]);
+/** Held-out accuracy of every method, over its runs. */
+function methods() {
+  const rows = [...new Set(report.runs.map((run) => run.method))].map((method) => {
+    const own = report.runs.filter((run) => run.method === method), ends = own.map((run) => run.held_out || {}).filter((h) => h.before && h.after);
+    const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length, after = ends.map((h) => h.after.mean);
+    const cells = ends.length ? [percent(mean(ends.map((h) => h.before.mean))), percent(mean(after)), `${percent(Math.min(...after))} to ${percent(Math.max(...after))}`] : ["–", "–", "–"];
+    return [method, { number: `${ends.length} of ${own.length}` }, ...cells.map((number) => ({ number }))];
+  });
+  return make("div", { class: "panel" }, table(["method", "runs finished and evaluated#", "held out, before#", "after#", "lowest to highest#"], rows));
 }
 
-function timeBar(phases) {
-  const total = phases.reduce((a, [, s]) => a + s, 0), colours = palette();
+function spent(phases) {
+  const total = phases.reduce((a, [, s]) => a + s, 0), colours = palette(), colour = (i) => colours[i % colours.length];
   const bar = make("div", { class: "bar", "aria-hidden": "true" }, ...phases.map(([, s], i) => {
     const part = make("i");
     part.style.width = (100 * s) / total + "%";
-    part.style.background = colours[i % colours.length];
+    part.style.background = colour(i);
     return part;
   }));
-  const rows = phases.map(([name, s]) => [name.replaceAll("_", " "), { number: s.toFixed(1) + " s" }, { number: percent(s / total) }]);
-  return make("div", { class: "panel" }, bar, table(["phase", "seconds#", "share#"], rows));
+  const rows = phases.map(([name, s, gib], i) => [make("span", {}, swatch(colour(i)), name.replaceAll("_", " ")), { number: s.toFixed(1) + " s" }, { number: percent(s / total) },
+    { number: gib == null ? "–" : gib.toFixed(2) + " GiB" }]);
+  const note = phases.some(([, , gib]) => gib != null) ? "Memory: the most held while the phase ran, all that was held before included; torch's on a GPU, else the process's." :
+    "Memory by phase was not recorded: by an older version, or on a system that does not tell it.";
+  return make("div", { class: "panel" }, bar, table(["phase", "seconds#", "share#", "most memory#"], rows), make("p", { class: "note" }, note));
+}
+
+function swatch(colour) {
+  const box = make("i", { class: "swatch", "aria-hidden": "true" });
+  box.style.background = colour;
+  return box;
 }
 
 function dynamics(place) {
@@ -106,8 +119,8 @@ function audit(place) {
   place.append(make("p", { class: "note" }, `Counted over all ${a.count.toLocaleString("en")} rollouts. Links open a sample if the page holds it.`));
   place.append(make("h2", {}, "Verdicts and their reasons"), make("div", { class: "panel" }, table(["verdict", "why", "rollouts#", "share#"],
     a.reasons.map(([verdict, why, n]) => [make("span", { class: "badge " + verdict }, verdict), why, n, { number: percent(n / a.count) }]))));
-  place.append(make("h2", {}, "Golds that could not be parsed"), a.golds.length
-    ? make("div", { class: "panel" }, table(["problem", "gold", "why"], a.golds.map((g) => [g.prompt, String(g.gold), g.why]))) : make("p", { class: "note" }, "None."));
+  unusable(place, a);
+  official(place, a.official);
   const headings = ["sample", "tokens#", "answer", "response"];
   place.append(make("h2", {}, "Suspicious patterns"));
   if (!a.suspicious.length) place.append(make("p", { class: "note" }, "None: no repeated text, no wordy answers, no contradicting boxes, no bare right answers."));
@@ -115,7 +128,35 @@ function audit(place) {
   for (const [title, entries] of [["Longest right responses", a.longest], ["Shortest right responses", a.shortest]]) {
     place.append(make("h2", {}, title), entries.length ? make("div", { class: "panel" }, table(headings, sampleRows(entries))) : make("p", { class: "note" }, "No response was right."));
   }
-  place.append(make("h2", {}, "Official against robust scoring"), make("p", { class: "note" }, "Rollouts are scored by one verifier only; the run folder holds no official scores to compare with."));
+}
+
+/** Golds that nothing can be compared with, rolled out or refused before the run, and the other rows that were refused. */
+function unusable(place, a) {
+  const ofGold = ({ kind }) => /gold|answer/i.test(kind), rolledOut = a.golds.map((g) => [g.prompt, String(g.gold), g.why]);
+  place.append(make("h2", {}, "Golds that could not be parsed"));
+  if (rolledOut.length) place.append(make("div", { class: "panel" }, table(["problem", "gold", "why"], rolledOut)));
+  if (!rolledOut.length && !report.refused.some(ofGold)) place.append(make("p", { class: "note" }, "None."));
+  place.append(...report.refused.filter(ofGold).map(refusedRows));
+  const others = report.refused.filter((r) => !ofGold(r));
+  if (others.length) place.append(make("h2", {}, "Other rows refused before the run"), ...others.map(refusedRows));
+}
+
+function refusedRows({ kind, count, rows }) {
+  const shown = rows.length < count ? `, the first ${rows.length} listed` : "";
+  return make("details", { class: "panel" }, make("summary", {}, `refused before the run: ${kind}: ${count.toLocaleString("en")}${shown}`), table(["row", "problem", "reason", "question"], rows));
+}
+
+/** Where MathVision's official rules and the reward's verifier part. */
+function official(place, o) {
+  place.append(make("h2", {}, "Official against robust scoring"));
+  if (!o.scored) { place.append(make("p", { class: "note" }, "No rollout has a verdict to compare.")); return; }
+  const n = (value) => value.toLocaleString("en");
+  place.append(make("p", { class: "note" }, `By MathVision's official rules ${n(o.official_right)} of ${n(o.scored)} rollouts are right (${percent(o.official_right / o.scored)}), by the reward ` +
+    `${n(o.robust_right)} (${percent(o.robust_right / o.scored)}). Right for the reward only: ${n(o.only_robust)}; for the official rules only: ${n(o.only_official)}.` +
+    (o.cases > o.listed.length ? ` The ${o.listed.length} most frequent of ${n(o.cases)} cases:` : "")));
+  if (o.listed.length) place.append(make("div", { class: "panel" }, table(["sample", "gold", "reward read", "reward says", "official rules read", "official rules say", "rollouts#"], o.listed.map((c) => [
+    make("a", { href: linkTo(c, c.completion) }, `step ${c.step} #${c.completion}`), c.gold, c.extracted ?? "none", make("span", { class: "badge " + c.verdict }, c.verdict),
+    make("span", { class: "excerpt" }, c.official), c.official_right ? make("span", { class: "badge right" }, "right") : make("span", { class: "badge wrong" }, "wrong"), c.count]))));
 }
 
 function spark(values) {
@@ -154,6 +195,7 @@ function route() {
     byId("tab-" + other).setAttribute("aria-selected", other === section);
     byId("tab-" + other).tabIndex = other === section ? 0 : -1;
   }
+  byId("tab-" + section).scrollIntoView({ block: "nearest", inline: "nearest" });  // on a phone the tabs are wider than the screen
   if (opened[section]) opened[section]();
   if (section === "rollouts" && rest.length) openSample(report, rest);
 }
@@ -175,12 +217,13 @@ function start() {
   NAMES.forEach((name, i) => {
     byId("tab-" + name).onclick = () => { location.hash = name; };
     byId("tab-" + name).onkeydown = (event) => {
-      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (by) { const next = NAMES[(i + by + NAMES.length) % NAMES.length]; location.hash = next; byId("tab-" + next).focus(); }
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1 + NAMES.length, Home: 0, End: NAMES.length - 1 }[event.key];
+      if (to != null) { event.preventDefault(); const next = NAMES[to % NAMES.length]; location.hash = next; byId("tab-" + next).focus(); }
     };
   });
   addEventListener("hashchange", route);
   route();
+  byId("newer").querySelector("button").onclick = () => location.reload();
   if (location.protocol.startsWith("http")) follow();
 }
 
@@ -191,8 +234,11 @@ async function follow() {
     const answer = await fetch("/stamp").catch(() => null);
     if (!answer || !answer.ok) return;
     const stamp = await answer.text();
-    if (seen != null && stamp !== seen) location.reload();
-    seen = stamp;
+    if (seen != null && stamp !== seen) {
+      // Who reads a sample or a list is not torn away from it.
+      if (["overview", "dynamics"].some((name) => !byId("section-" + name).hidden)) location.reload();
+      byId("newer").hidden = false;
+    } else seen = stamp;
   }, 3000);
 }
 
