@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 import mmhicra
-from mmhicra.commands import bench, errors, eval, lab, leaderboard, mine, report, train
+from mmhicra.commands import bench, doctor, errors, eval, lab, leaderboard, mine, report, train
 from mmhicra.refusals import Refusal
 
-COMMANDS = (train, eval, report, leaderboard, mine, errors, lab, bench)
+COMMANDS = (train, doctor, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 

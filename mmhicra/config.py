@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Section, Weight
+from mmhicra.config_base import NonNegative, Positive, Section
 from mmhicra.config_data import GENERATED_SOURCES, ColumnsConfig, DataConfig
+from mmhicra.config_eval import BenchmarkConfig, BenchmarkName, EvalConfig
 from mmhicra.config_method import (
     AdaptiveAlphaConfig,
     AlphaScheduleConfig,
@@ -33,6 +34,8 @@ __all__ = [
     "PATCHES_PER_TOKEN",
     "AdaptiveAlphaConfig",
     "AlphaScheduleConfig",
+    "BenchmarkConfig",
+    "BenchmarkName",
     "ColumnsConfig",
     "CorrectionConfig",
     "CreditConfig",
@@ -58,19 +61,6 @@ __all__ = [
 
 PATCHES_PER_TOKEN = 4
 """Every family merges 2 x 2 patches into an image token."""
-
-
-class EvalConfig(Section):
-    """Accuracy on held-out problems before, during and after training."""
-
-    problems: NonNegative = 300
-    """0 evaluates nothing."""
-    every: NonNegative = 0
-    """Steps between evaluations; 0 evaluates before and after only."""
-    temperature: Weight = 0.0
-    """0 is greedy."""
-    n: Positive = 1
-    """Completions per problem; accuracy is their mean."""
 
 
 class LogConfig(Section):
@@ -121,6 +111,11 @@ class RunConfig(Section):
     def amplifies(self) -> bool:
         """Whether the credit method uses alpha."""
         return self.credit.method not in ("grpo", "entropy")
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt and the longest response to it, in training or evaluation."""
+        return self.data.max_prompt_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
 
     def _check_trainable(self) -> str | None:
         freeze, lora = self.model.freeze, self.model.lora

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,15 @@ def test_an_installed_wheel_finds_its_share_and_not_somebody_elses_assets(site, 
         check=True,
     )
     assert Path(found.stdout.strip()) == (tmp_path / "share/mmhicra/assets/list.json").resolve()
+
+
+def test_a_wheel_ships_every_file_of_eval_and_what_the_package_reads_of_assets():
+    root = Path(mmhicra.__file__).resolve().parents[1]
+    with (root / "pyproject.toml").open("rb") as file:
+        places = tomllib.load(file)["tool"]["setuptools"]["data-files"]
+    shipped = {path for patterns in places.values() for pattern in patterns for path in root.glob(pattern)}
+    wanted = {path for folder in ("eval", "assets") for path in (root / folder).rglob("*") if path.is_file()}
+    assert {path for path in wanted - shipped if path.suffix != ".png"} == set()
+    for place, patterns in places.items():
+        for pattern in patterns:
+            assert place == "share/mmhicra/" + str(Path(pattern).parent)

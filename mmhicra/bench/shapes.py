@@ -98,8 +98,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def write_model(preset: str, folder: Path, dtype: torch.dtype) -> Path:
     """A complete model folder of the preset with random weights; returns `folder`."""
+    tokenizer = _tokenizer(PRESETS[preset]["text"]["vocab_size"])
+    config = model_config(preset, tokenizer)
+    # On the GPU, where there is one: eight billion random numbers take the CPU minutes.
+    with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.manual_seed(0)
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        finally:
+            torch.set_default_dtype(default)
+    text: Any = config.text_config
+    model.generation_config = GenerationConfig(
+        eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id, do_sample=True
+    )
+    model.save_pretrained(folder)
+    processor = make_processor("qwen2_5_vl", tokenizer)
+    processor.chat_template = CHAT_TEMPLATE
+    processor.save_pretrained(folder)
+    return folder
+
+
+def model_config(preset: str, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
+    """The transformers configuration of the preset, with the special tokens of `tokenizer`."""
     shape = PRESETS[preset]
-    tokenizer = _tokenizer(shape["text"]["vocab_size"])
     ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     heads, key_heads = shape["heads"]
     half = shape["text"]["hidden_size"] // heads // 2
@@ -125,31 +148,15 @@ def write_model(preset: str, folder: Path, dtype: torch.dtype) -> Path:
         "fullatt_block_indexes": shape["full"],
         "out_hidden_size": shape["text"]["hidden_size"],
     }
-    # On the GPU, where there is one: eight billion random numbers take the CPU minutes.
-    with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        torch.manual_seed(0)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            model = Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(
-                    text_config=text,
-                    vision_config=vision,
-                    image_token_id=ids["<|image_pad|>"],
-                    video_token_id=ids["<|video_pad|>"],
-                    vision_start_token_id=ids["<|vision_start|>"],
-                    vision_end_token_id=ids["<|vision_end|>"],
-                    tie_word_embeddings=False,
-                )
-            )
-        finally:
-            torch.set_default_dtype(default)
-    model.generation_config = GenerationConfig(eos_token_id=ids[TURN_END], pad_token_id=ids[END], do_sample=True)
-    model.save_pretrained(folder)
-    processor = make_processor("qwen2_5_vl", tokenizer)
-    processor.chat_template = CHAT_TEMPLATE
-    processor.save_pretrained(folder)
-    return folder
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
 
 
 def write_problems(regime: Regime, processor: Any, folder: Path, count: int) -> Path:

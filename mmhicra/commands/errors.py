@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mmhicra.endpoint import Usage
     from mmhicra.hicra.errors import ErrorCounts, Judge
-    from mmhicra.hicra.judges import Usage
     from mmhicra.train.terminal import Terminal
 
 
@@ -72,8 +72,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> Judge:
+    from mmhicra.endpoint import Endpoint, ReplyCache
     from mmhicra.hicra.errors import ExactJudge
-    from mmhicra.hicra.judges import Endpoint, EndpointJudge, ReplyCache, image_finder
+    from mmhicra.hicra.judges import EndpointJudge, image_finder
     from mmhicra.refusals import ConfigRefusal
 
     if options.judge == "exact":

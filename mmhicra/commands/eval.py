@@ -1,35 +1,254 @@
-"""`mmhicra eval`: benchmarks scored without an API key."""
+"""`mmhicra eval`: models and stored responses on benchmarks, scored without an API key."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from mmhicra.commands.train import add_overrides
 
-BENCHMARKS = ("mathvista", "mathverse", "mathvision")
+if TYPE_CHECKING:
+    from mmhicra.config import RunConfig
+    from mmhicra.evaluate.judging import AnswerJudge
+
+SETTINGS = {
+    "engine": "rollout.engine",
+    "max_new_tokens": "eval.max_new_tokens",
+    "max_pixels": "data.max_pixels",
+    "min_pixels": "data.min_pixels",
+    "n": "eval.n",
+    "seed": "seed",
+    "temperature": "eval.temperature",
+}
+"""Options that are fields of the configuration under another name."""
+
+ALONE = {"data": {"max_prompt_tokens": 8192}, "eval": {"max_new_tokens": 4096}}
+"""Where a model is evaluated without a run's configuration; else the defaults of training hold."""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("eval", help="score MathVista, MathVerse and MathVision, officially and robustly")
-    kinds = parser.add_subparsers(required=True, metavar="what")
+    parser = commands.add_parser(
+        "eval", help="evaluate a model, or score stored responses: MathVista, MathVerse, MathVision and others"
+    )
+    _add_model_options(parser)
+    kinds = parser.add_subparsers(metavar="score | subset")
     score = kinds.add_parser("score", help="score stored responses: no model, no API key")
-    score.add_argument("--benchmark", choices=BENCHMARKS)
+    score.add_argument("--benchmark", metavar="NAME")
     score.add_argument("--responses", metavar="FILE", help="an output file, plain or gzipped")
     score.add_argument("--questions", metavar="SOURCE", help="file, folder or hub id; default: in the file, or the hub")
     score.add_argument("--split", metavar="NAME", help="of the questions, where they have several")
-    score.add_argument("--mode", choices=("official", "robust"), default="official")
+    score.add_argument("--mode", choices=("official", "robust"), default=None, help="default: the benchmark's first")
     score.add_argument(
         "--stage", choices=("response", "equality"), default="response", help="equality: extraction kept"
     )
     score.add_argument("--integer-rule", choices=("current", "legacy"), default="current", help="of mathvista")
     score.add_argument("--out", type=Path, metavar="FILE", help="result file; default: RESPONSES.MODE.json here")
+    _add_judge_options(score)
     score.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two results instead: a paired test")
     score.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     score.set_defaults(run=run_score)
+    subset = kinds.add_parser("subset", help="draw a fixed subset by strata and store its ids")
+    subset.add_argument("--benchmark", required=True, metavar="NAME")
+    subset.add_argument("--questions", metavar="SOURCE", help="file, folder or hub id; default: the hub")
+    subset.add_argument("--split", metavar="NAME")
+    subset.add_argument(
+        "--by", default="", metavar="GROUP,GROUP", help="what strata are made of, e.g. task,question_type"
+    )
+    subset.add_argument("--count", type=int, required=True)
+    subset.add_argument("--seed", type=int, default=0)
+    subset.add_argument("--out", type=Path, required=True, metavar="FILE")
+    subset.set_defaults(run=run_subset)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH", help="a model folder, a checkpoint or a hub id")
+    parser.add_argument("--run-folder", type=Path, metavar="RUN", help="instead: a run, at the step of its best.json")
+    parser.add_argument("--step", type=int, metavar="N", help="of --run-folder: another checkpoint")
+    parser.add_argument("--benchmarks", metavar="NAME[:SPLIT],...", help="default: those of the configuration")
+    parser.add_argument("--config", metavar="FILE", help="a run's configuration: its limits, decoding and benchmarks")
+    add_overrides(parser)
+    for name, what in (
+        ("data", "file, folder or hub id of a benchmark's questions; default: its card's hub id"),
+        ("images", "the folder with a benchmark's images; default: that of its questions"),
+        ("subset", "one that ships (eval/subsets) or a file of ids"),
+        ("prompt", "one on the benchmark's card; default: the first"),
+    ):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar=f"NAME={name.upper()}", help=f"{what}; repeatable"
+        )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each benchmark")
+    parser.add_argument("--engine", metavar="NAME", help="what generates; default: hf")
+    parser.add_argument("--n", type=int, metavar="K", help="responses to each question: avg@k, pass@k, maj@k")
+    parser.add_argument("--temperature", type=float, help="default: 0, greedy")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest response; default: 4096")
+    parser.add_argument("--min-pixels", type=int, metavar="N")
+    parser.add_argument("--max-pixels", type=int, metavar="N")
+    parser.add_argument("--seed", type=int)
+    _add_judge_options(parser)
+    parser.add_argument("--name", help="of the model on the leaderboard; default: the last part of --model")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: eval_runs/NAME")
+    parser.add_argument("--overwrite", action="store_true", help="generate anew what lies in the folder")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
+    parser.set_defaults(run=run_model)
+
+
+def _add_judge_options(parser: argparse.ArgumentParser) -> None:
+    judge = parser.add_argument_group("a judge, only for what the rules cannot decide")
+    judge.add_argument("--judge", metavar="URL", help="of an OpenAI-compatible API, e.g. http://127.0.0.1:8000/v1")
+    judge.add_argument("--judge-model", metavar="NAME", help="what the API calls the judge")
+    judge.add_argument("--judge-mode", choices=("local", "official"), default="local", help="whose prompts")
+    judge.add_argument("--judge-key-env", metavar="NAME", default="OPENAI_API_KEY", help="variable with the key")
+    judge.add_argument("--judge-cache", type=Path, metavar="FILE", default=Path("judge_cache.jsonl"))
+    judge.add_argument("--judge-retries", type=int, metavar="N", default=5)
+    judge.add_argument("--judge-concurrency", type=int, metavar="N", default=8)
+    judge.add_argument("--judge-prices", nargs=2, type=float, metavar=("IN", "OUT"), help="per million tokens")
+
+
+def _judge(options: argparse.Namespace) -> AnswerJudge | None:
+    from mmhicra.endpoint import ChatEndpoint, Endpoint, ReplyCache
+    from mmhicra.evaluate.judging import AnswerJudge
+    from mmhicra.refusals import ConfigRefusal
+
+    if options.judge is None:
+        return None
+    if not options.judge.startswith(("http://", "https://")):
+        raise ConfigRefusal(f"--judge {options.judge}: give a URL such as http://127.0.0.1:8000/v1")
+    if not options.judge_model:
+        raise ConfigRefusal(f"--judge {options.judge} needs --judge-model NAME: the model to ask there")
+    endpoint = Endpoint(
+        options.judge,
+        options.judge_model,
+        options.judge_key_env,
+        temperature=0.0,
+        retries=options.judge_retries,
+        concurrency=options.judge_concurrency,
+    )
+    options.judge_cache.parent.mkdir(parents=True, exist_ok=True)
+    chat = ChatEndpoint(endpoint, ReplyCache(options.judge_cache))
+    return AnswerJudge(chat, options.judge_mode, tuple(options.judge_prices) if options.judge_prices else None)
+
+
+def run_model(options: argparse.Namespace) -> int:
+    """`mmhicra eval --model`: answer, score, write results and the leaderboard, print."""
+    import json
+
+    checkpoint = chosen_checkpoint(options)
+    config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
+
+    import torch
+    import transformers
+
+    from mmhicra.evaluate.offline import evaluate_model
+    from mmhicra.evaluate.table import result_table
+    from mmhicra.train.terminal import Terminal
+
+    transformers.utils.logging.disable_progress_bar()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    terminal = Terminal(quiet=options.json)
+    name = options.name or (f"{options.run_folder.name}-{checkpoint.name}" if checkpoint else None)
+    folder = options.out or Path("runs/eval") / (name or Path(config.model.path).name)
+    done = evaluate_model(
+        config, folder, terminal, name=name, overwrite=options.overwrite, checkpoint=checkpoint, judge=_judge(options)
+    )
+    if options.json:
+        print(json.dumps([evaluated.scores.result for evaluated in done], indent=1, ensure_ascii=False))
+        return 0
+    for evaluated in done:
+        terminal.console.print(result_table(evaluated.scores.result))
+        terminal.say(f"result {evaluated.path}")
+    return 0
+
+
+def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
+    """The checkpoint of `--run-folder` to evaluate: of `--step`, else the best, else the newest; None without a run.
+
+    Raises:
+        ConfigRefusal: there is a model as well, or no such checkpoint.
+    """
+    import json
+
+    from mmhicra.refusals import ConfigRefusal
+
+    if options.run_folder is None:
+        return None
+    if options.model or options.config:
+        raise ConfigRefusal("--run-folder brings its model and configuration: drop --model and --config")
+    checkpoints = options.run_folder / "checkpoints"
+    best = checkpoints / "best.json"
+    newest = max((path.name for path in checkpoints.glob("step_*") if not path.suffix), default="step_*")
+    noted = json.loads(best.read_text(encoding="utf-8"))["checkpoint"] if best.is_file() else newest
+    chosen = checkpoints / (noted if options.step is None else f"step_{options.step:06d}")
+    if not chosen.is_dir():
+        raise ConfigRefusal(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
+    return chosen
+
+
+def model_config(options: argparse.Namespace, checkpoint: Path | None = None) -> RunConfig:
+    """The configuration that the options describe.
+
+    Raises:
+        ConfigRefusal: no model is named, or an option or field is wrong.
+    """
+    from mmhicra.config_loading import apply_override, build_config, read_yaml
+    from mmhicra.refusals import ConfigRefusal
+
+    if not options.model and not checkpoint:
+        raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
+    path = options.run_folder / "config.yaml" if checkpoint else options.config
+    tree: dict[str, Any] = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
+    changes: dict[str, Any] = {"shard": False, "vision_cache": None}
+    if not checkpoint:
+        changes |= {"path": options.model, "lora": None}
+    tree.setdefault("model", {}).update(changes)
+    # Of training alone: a limit that evaluation has no use for.
+    tree.setdefault("train", {})["tokens_per_micro_batch"] = 2**31
+    for option, name in SETTINGS.items():
+        if (value := getattr(options, option)) is not None:
+            apply_override(tree, f"{name}={value}")
+    if options.benchmarks:
+        tree.setdefault("eval", {})["benchmarks"] = named_benchmarks(options)
+    for override in options.overrides:
+        apply_override(tree, override)
+    return build_config(tree)
+
+
+def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The entries of `eval.benchmarks` that the options describe.
+
+    Raises:
+        ConfigRefusal: an option names a benchmark that is not evaluated on.
+    """
+    names = [name.partition(":") for name in options.benchmarks.split(",") if name]
+    entries: dict[str, dict[str, Any]] = {name.strip(): {"name": name.strip()} for name, _, _ in names}
+    for name, _, split in names:
+        entries[name.strip()] |= {"split": split} if split else {}
+    for option, field in (("data", "source"), ("images", "images"), ("subset", "subset"), ("prompt", "prompt")):
+        for name, value in _by_benchmark(getattr(options, option), option, list(entries)):
+            entries[name][field] = value
+    if options.limit is not None:
+        for entry in entries.values():
+            entry["limit"] = options.limit
+    return list(entries.values())
+
+
+def _by_benchmark(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    from mmhicra.refusals import ConfigRefusal
+
+    found: list[tuple[str, str]] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals and option == "prompt":
+            found += [(each, text) for each in names]
+        elif equals and name in names:
+            found.append((name, value))
+        else:
+            example = f"--{option} {names[0]}=..."
+            raise ConfigRefusal(f"--{option} {text}: write it as {example}, one of {', '.join(names)}")
+    return found
 
 
 def run_score(options: argparse.Namespace) -> int:
@@ -39,8 +258,10 @@ def run_score(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mmhicra.evaluate.benchmarks import make_benchmark
+    from mmhicra.evaluate.cards import read_card
     from mmhicra.evaluate.results import sample_path, write_result
     from mmhicra.evaluate.scoring import score_file
+    from mmhicra.evaluate.table import result_table
     from mmhicra.refusals import ConfigRefusal
 
     if options.compare:
@@ -48,15 +269,33 @@ def run_score(options: argparse.Namespace) -> int:
     if not options.benchmark or not options.responses:
         raise ConfigRefusal("eval score needs --benchmark and --responses, or --compare with two results")
     benchmark = make_benchmark(options.benchmark, options.integer_rule)
-    scores = score_file(benchmark, options.responses, options.questions, options.mode, options.stage, options.split)
-    out = options.out or Path(f"{Path(options.responses).name.split('.json')[0]}.{options.mode}.json")
+    mode = options.mode or read_card(benchmark.name).modes[0]
+    source = (options.responses, options.questions)
+    scores = score_file(benchmark, *source, mode, options.stage, options.split, _judge(options))
+    out = options.out or Path(f"{Path(options.responses).name.split('.json')[0]}.{mode}.json")
     write_result(out, scores)
     if options.json:
         print(json.dumps(scores.result, indent=1, ensure_ascii=False))
     else:
         console = Console()
-        console.print(_table(scores.result))
+        console.print(result_table(scores.result))
         console.print(f"result in {out}, a line per sample in {sample_path(out)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def run_subset(options: argparse.Namespace) -> int:
+    """`mmhicra eval subset`: draw ids, write them, say how many of each stratum."""
+    from rich.console import Console
+
+    from mmhicra.evaluate.benchmarks import load_items, make_benchmark
+    from mmhicra.evaluate.subsets import stratify, write_subset
+
+    items = load_items(make_benchmark(options.benchmark), options.questions, options.split)
+    by = [name for name in options.by.split(",") if name]
+    drawn = stratify(items, by, options.count, options.seed)
+    source = Path(options.questions).name if options.questions else "the card's hub id"
+    write_subset(options.out, options.benchmark, drawn, by, options.seed, source)
+    Console(highlight=False, soft_wrap=True).print(f"{len(drawn)} of {len(items)} questions in {options.out}")
     return 0
 
 
@@ -81,36 +320,3 @@ def _compare(options: argparse.Namespace) -> int:
     for warning in found.warnings:
         console.print(f"not alike: {warning}")
     return 0
-
-
-def _table(result: dict[str, Any]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from mmhicra.evaluate.records import FLAGS
-
-    table = Table(title=f"{result['benchmark']}, {result['mode']} mode: {result['metric']}", box=SIMPLE_HEAD)
-    table.add_column("")
-    for heading in ("accuracy, %", "95 % interval", "right", "of"):
-        table.add_column(heading, justify="right")
-    table.add_row("all", *_cells(result["score"]))
-    for key, values in result["groups"].items():
-        table.add_section()
-        if len(values) <= 20:
-            for value, cell in values.items():
-                table.add_row(f"{key}: {value or 'none'}", *_cells(cell))
-    counts = ", ".join(f"{result['counts'][flag]} {flag.replace('_', ' ')}" for flag in (*FLAGS, "missing"))
-    labels = result["labels"]
-    against = ""
-    if labels:
-        against = (
-            f"\nagrees with {labels['agreement']:.2%} of {labels['labelled']} stored labels "
-            f"({labels['difference_points']:+.2f} points)"
-        )
-    table.caption = counts + against
-    return table
-
-
-def _cells(cell: dict[str, Any]) -> list[str]:
-    interval = f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
-    return [f"{100 * cell['accuracy']:.2f}", interval, str(cell["correct"]), str(cell["total"])]

@@ -44,12 +44,14 @@ class Loaded:
 
     Attributes:
         preset: the layout the training rows were read by, e.g. what `auto` found.
+        shares: what is judged by `data.max_refused_share`: name of a source, its refused rows, and how many are used.
     """
 
     train: list[Problem]
     held_out: list[Problem]
     refused: list[RefusedRow]
     preset: str
+    shares: Sequence[tuple[str, list[RefusedRow], int]] = ()
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,14 @@ def load_problems(
     if refused_path is not None:
         write_refused(refused_path, [*refused, *refused_tests])
     listed = f"; all are listed in {refused_path}" if refused_path else ""
+    shares = [(training.name, refused, len(train)), (testing.name, refused_tests, len(tests))]
     if training.name == testing.name:
-        refuse_if_too_many(
-            training.name, [*refused, *refused_tests], len(train) + len(tests), data.max_refused_share, listed
-        )
-    else:
-        refuse_if_too_many(training.name, refused, len(train), data.max_refused_share, listed)
-        refuse_if_too_many(testing.name, refused_tests, len(tests), data.max_refused_share, listed)
+        shares = [(training.name, [*refused, *refused_tests], len(train) + len(tests))]
+    for name, rows, used in shares:
+        refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
     if not train:
         raise DataRefusal(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
-    return Loaded(train, tests, [*refused, *refused_tests], training.preset)
+    return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares)
 
 
 def check_problems(

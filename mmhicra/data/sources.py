@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FORMATS = "parquet, jsonl, json, jsonl.gz, json.gz or a folder saved with datasets.save_to_disk"
 _FILE = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5})?\.(?P<format>parquet|jsonl|json|jsonl\.gz|json\.gz)")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+"""A hub id, with the name of one of its configurations if it has several: `AI4Math/MathVerse:testmini`."""
 _BATCH = 64
 """Rows decoded from Arrow at a time; a row may carry megabytes of encoded images."""
 
@@ -106,7 +107,7 @@ def find_source(source: str, setting: str = "data.source") -> Source:
     """Find out what a source is and which splits it has.
 
     Args:
-        source: a local file or folder, or a hub id such as `hiyouga/geometry3k`.
+        source: a local file or folder, or a hub id such as `hiyouga/geometry3k` or `AI4Math/MathVerse:testmini`.
         setting: the configuration field it comes from, for the message.
 
     Raises:
@@ -263,12 +264,13 @@ def _hub_source(name: str, setting: str) -> Source:
     import datasets
     from datasets.exceptions import DatasetsError
 
+    identity, _, config = name.partition(":")
     unreachable = (DatasetsError, OSError, ValueError)
 
     def opener(split: str) -> Callable[[], Table]:
         def open_split() -> Table:
             try:
-                part = datasets.load_dataset(name, split=split)
+                part = datasets.load_dataset(identity, config or None, split=split)
             except unreachable as error:
                 raise DataRefusal(_unreachable(name, setting, error)) from None
             assert isinstance(part, datasets.Dataset)  # a named split, not streamed
@@ -277,7 +279,7 @@ def _hub_source(name: str, setting: str) -> Source:
         return open_split
 
     try:
-        splits = datasets.get_dataset_split_names(name)
+        splits = datasets.get_dataset_split_names(identity, config or None)
     except unreachable as error:
         raise DataRefusal(_unreachable(name, setting, error)) from None
     return Source(name, {split: opener(split) for split in splits})

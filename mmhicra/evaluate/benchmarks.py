@@ -1,22 +1,22 @@
-"""The benchmarks by name, their cards, and how their questions and response files are read."""
+"""The benchmarks by name, and how their questions and response files are read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
-from mmhicra.assets import evaluation_path
-from mmhicra.data.sources import Row, find_source
+from mmhicra.data.images import read_images
+from mmhicra.data.sources import Row, Table, find_source
+from mmhicra.evaluate.cards import NAMES, read_card
+from mmhicra.evaluate.columns import ColumnBenchmark
 from mmhicra.evaluate.mathverse import MathVerse
 from mmhicra.evaluate.mathvision import MathVision
 from mmhicra.evaluate.mathvista import IntegerRule, MathVista
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
+from mmhicra.records import ProblemImage
 from mmhicra.refusals import ConfigRefusal, DataRefusal
-
-NAMES = ("mathvista", "mathverse", "mathvision")
 
 _CUT_OFF = ("length", "max_tokens")
 
@@ -62,22 +62,6 @@ class Benchmark(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a person should know about a benchmark; the fields are those of `eval/cards/*.yaml`."""
-
-    name: str
-    title: str
-    hub: str
-    git: str
-    split: str
-    items: int
-    licence: str
-    metric: str
-    official: str
-    prompts: Sequence[str]
-
-
 def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmark:
     """A benchmark by name.
 
@@ -93,30 +77,67 @@ def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmar
             return MathVerse()
         case "mathvision":
             return MathVision()
+        case _ if name in NAMES:
+            return ColumnBenchmark(read_card(name))
         case _:
             raise ConfigRefusal(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}")
 
 
-def read_card(name: str) -> Card:
-    """The card that ships with a benchmark."""
-    return Card(**yaml.safe_load(evaluation_path(f"cards/{name}.yaml").read_text(encoding="utf-8")))
-
-
 def load_items(benchmark: Benchmark, source: str | None = None, split: str | None = None) -> list[Item]:
-    """The questions, from a hub id, the official JSON or JSON Lines, or a local folder.
+    """The questions, from a hub id, the official JSON or JSON Lines, or a local folder; without their images.
 
     Args:
         benchmark: whose they are.
-        source: where they are; the card's hub id if None.
+        source: where they are; the card's hub ids if None.
         split: of a hub id or folder; the card's if None.
 
     Raises:
         DataRefusal: the source cannot be read, a row is not of the benchmark, or an id occurs twice.
     """
+    return [item for item, _ in _read_items(benchmark, source, split)]
+
+
+def load_questions(
+    benchmark: Benchmark, source: str | None = None, split: str | None = None, images: str | None = None
+) -> list[Item]:
+    """The questions with their images, which stay undecoded.
+
+    Args:
+        benchmark: as in `load_items`.
+        source: as in `load_items`.
+        split: as in `load_items`.
+        images: what relative image paths are relative to; the folder of the file that names them if None. A path
+            that leads nowhere from there counts by its file name alone.
+
+    Raises:
+        DataRefusal: as in `load_items`, or an image is of no known form.
+    """
+    named = Path(images).expanduser() if images else None
+    read: list[Item] = []
+    for item, table in _read_items(benchmark, source, split):
+        try:
+            found = read_images(item.facts.get("image"), named or table.folder, f"{table.name}:{item.id}")
+            found = tuple(_by_file_name(image, named) for image in found) if named else found
+        except DataRefusal as refusal:
+            raise DataRefusal(f"{benchmark.name}, question {item.id}: {refusal}") from None
+        read.append(replace(item, images=found))
+    return read
+
+
+def _by_file_name(image: ProblemImage, folder: Path) -> ProblemImage:
+    path = image.payload
+    if isinstance(path, Path) and not path.is_file() and (folder / path.name).is_file():
+        return ProblemImage(folder / path.name, path.name)
+    return image
+
+
+def _read_items(benchmark: Benchmark, source: str | None, split: str | None) -> list[tuple[Item, Table]]:
     card = read_card(benchmark.name)
-    rows = _rows(source or card.hub, split or card.split, "--questions")
-    items = [benchmark.read_item(row.cells, row.where) for row in rows]
-    _refuse_doubles([item.id for item in items], source or card.hub)
+    items: list[tuple[Item, Table]] = []
+    for place in (source,) if source else card.hub:
+        table = find_source(place, "--questions").table(split or card.split)
+        items += [(benchmark.read_item(row.cells, row.where), table) for row in _rows(table)]
+    _refuse_doubles([item.id for item, _ in items], source or ", ".join(card.hub))
     return items
 
 
@@ -126,11 +147,12 @@ def load_responses(benchmark: Benchmark, path: str) -> tuple[list[Response], lis
     Raises:
         DataRefusal: the file cannot be read, a row has no id or no response, or an id occurs twice.
     """
-    rows = _rows(path, "", "--responses")
+    rows = _rows(find_source(path, "--responses").table(""))
     responses = [_response(benchmark, row) for row in rows]
-    _refuse_doubles([response.id for response in responses], path)
+    _refuse_doubles([(response.id, response.sample) for response in responses], path)
     carries = all(row.cells.get("answer") is not None and row.cells.get("question") is not None for row in rows)
-    return responses, [benchmark.read_item(row.cells, row.where) for row in rows] if carries else []
+    first = [row for row, response in zip(rows, responses, strict=True) if response.sample == 0]
+    return responses, [benchmark.read_item(row.cells, row.where) for row in first] if carries else []
 
 
 def pair(items: Sequence[Item], responses: Sequence[Response], path: str) -> list[tuple[Item, Response]]:
@@ -149,8 +171,7 @@ def pair(items: Sequence[Item], responses: Sequence[Response], path: str) -> lis
     return [(by_id[response.id], response) for response in responses]
 
 
-def _rows(source: str, split: str, setting: str) -> list[Row]:
-    table = find_source(source, setting).table(split)
+def _rows(table: Table) -> list[Row]:
     rows = list(table.rows())
     faulty = next((row for row in rows if row.fault), None)
     if faulty:
@@ -174,12 +195,15 @@ def _response(benchmark: Benchmark, row: Row) -> Response:
         extraction=None if extraction is None else str(extraction),
         label=label if isinstance(label, bool) else None,
         truncated=cells.get("finish_reason") in _CUT_OFF,
+        sample=int(cells.get("sample") or 0),
+        tokens=cells.get("tokens"),
     )
 
 
-def _refuse_doubles(ids: Sequence[str], source: str) -> None:
-    seen: set[str] = set()
+def _refuse_doubles(ids: Sequence[Hashable], source: str) -> None:
+    seen: set[Hashable] = set()
     for identity in ids:
         if identity in seen:
-            raise DataRefusal(f"{source}: the id {identity} occurs twice, keep one row of it")
+            spelt = identity[0] if isinstance(identity, tuple) else identity
+            raise DataRefusal(f"{source}: the id {spelt} occurs twice, keep one row of it")
         seen.add(identity)

@@ -20,7 +20,8 @@ class Comparison:
     """What pairing says about two results; shares lie between 0 and 1.
 
     Attributes:
-        shared: questions that both answered, which all numbers are over.
+        shared: responses to the same question (and of the same number, where there are several) in both, which all
+            numbers are over.
         first: accuracy of the first result on them.
         second: of the second.
         difference: second minus first.
@@ -63,7 +64,7 @@ def compare_results(first: Path, second: Path) -> Comparison:
     if not shared:
         raise DataRefusal(f"{first} and {second} share no question: nothing can be paired")
     pairs = [(bool(lines_one[i]["correct"]), bool(lines_two[i]["correct"])) for i in shared]
-    clusters = [str(lines_one[i].get("cluster") or i) for i in shared]
+    clusters = [str(lines_one[i].get("cluster") or i[0]) for i in shared]
     return _compare(pairs, clusters, _warnings(one, two, len(lines_one), len(lines_two), len(shared)))
 
 
@@ -106,17 +107,24 @@ def _warnings(one: Mapping[str, Any], two: Mapping[str, Any], *counts: int) -> t
         for name in ("mode", "stage", "integer_rule", "scorer_version", "versions_in_score")
         if one.get(name) != two.get(name)
     ]
+    asked_one, asked_two = one.get("generation") or {}, two.get("generation") or {}
+    for name in ("prompt", "limits", "decoding", "engine", "precision"):
+        if asked_one and asked_two and asked_one.get(name) != asked_two.get(name):
+            differing.append(f"{name}: {asked_one.get(name)} against {asked_two.get(name)}")
+    judges = [(result.get("judge") or {}).get("model") for result in (one, two)]
+    if judges[0] != judges[1]:
+        differing.append(f"judge: {judges[0]} against {judges[1]}")
     if len(set(counts)) > 1:
         differing.append(f"questions: {counts[0]} against {counts[1]}, {counts[2]} in common")
     return tuple(differing)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], dict[str, Any]]]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         with sample_path(path).open(encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
-        return result, {line["id"]: line for line in lines}
+        return result, {(line["id"], line.get("sample", 0)): line for line in lines}
     except OSError as error:
         raise DataRefusal(f"{error.filename} cannot be read ({error.strerror}): give results of eval score") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -58,8 +58,8 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
 
     Args:
         path: the result file.
-        model: what to call it; the name of the scored file if None.
-        size: billions of parameters.
+        model: what to call it; if None, as the evaluation called it, or the name of the scored file.
+        size: billions of parameters; if None, as counted by the evaluation.
 
     Raises:
         DataRefusal: the file is no result.
@@ -71,8 +71,8 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
         return Row(
             benchmark=result["benchmark"],
             subset=_subset(result) + partial,
-            model=model or result["inputs"]["responses"]["name"].split(".json")[0],
-            size=size,
+            model=model or _model_of(result),
+            size=size or result.get("generation", {}).get("model", {}).get("billions"),
             score=100 * score["accuracy"],
             source=path.name,
             protocol=_protocol(result),
@@ -159,17 +159,36 @@ def write_leaderboard(folder: Path, rows: Sequence[Row]) -> list[tuple[str, Path
     return places
 
 
+def _model_of(result: dict[str, Any]) -> str:
+    if "generation" in result:
+        return result["generation"]["model"]["name"]
+    return result["inputs"]["responses"]["name"].split(".json")[0]
+
+
 def _subset(result: dict[str, Any]) -> str:
+    """The questions of a result as published rows name them; fewer than all are said to be."""
+    asked = result.get("generation", {}).get("questions", {})
+    part = asked.get("subset") or (f"first {asked['limit']}" if asked.get("limit") else None)
+    split = asked.get("split") or _SUBSETS.get(result["benchmark"], "")
     versions = result.get("versions_in_score")
     if versions:
-        return "five versions" if len(versions) == 5 else ", ".join(versions)
-    return _SUBSETS.get(result["benchmark"], "")
+        split = "five versions" if len(versions) == 5 else ", ".join(versions)
+    return f"{split}, {part} ({asked['count']})" if part else split
 
 
 def _protocol(result: dict[str, Any]) -> str:
     rule = f", {result['integer_rule']} integers" if result.get("integer_rule") else ""
     stored = ", stored extraction" if result["stage"] == "equality" else ""
-    return f"mmhicra {result['mode']}{rule}{stored}, scorer {result['scorer_version']}"
+    asked = result.get("generation")
+    how = f", prompt {asked['prompt']}, {_decoding(asked['decoding'])}" if asked else ""
+    judge = f", judge {result['judge']['model']}" if result.get("judge") else ""
+    return f"mmhicra {result['mode']}{rule}{stored}{how}{judge}, scorer {result['scorer_version']}"
+
+
+def _decoding(decoding: dict[str, Any]) -> str:
+    if decoding["temperature"] == 0:
+        return "greedy"
+    return f"mean of {decoding['n']} at temperature {decoding['temperature']:g}"
 
 
 def _html_row(row: Row) -> str:

@@ -68,6 +68,7 @@ class MathVerse:
             facts={
                 "query_wo": cells.get("query_wo"),
                 "query_cot": cells.get("query_cot"),
+                "asked": cells.get("question") or "",
                 "image": cells.get("decoded_image") or cells.get("image"),
             },
         )

@@ -12,10 +12,25 @@ BOXED = (
 )
 """The suite's own instruction, after the question."""
 
+_IN_THE_IMAGE = "Please answer the question shown in the image."
+"""For MathVerse's Vision Only, whose question in words is for the judge alone."""
+
 _MATHVISION_COT = (
     'Please solve the problem step by step and put your answer in one "\\boxed{}". If it is a multiple choice '
     'question, only one letter is allowed in the "\\boxed{}".\n'
 )
+_EMMA = {
+    True: 'Answer with the option\'s letter from the given choices and put the letter in one "\\boxed{}". ',
+    False: 'Answer the question using a single word or phrase and put the answer in one "\\boxed{}". ',
+}
+_EMMA_STRATEGY = {
+    "cot": "Please solve the problem step by step.",
+    "direct": "Please ensure that your output only contains the final answer without any additional content "
+    "(such as intermediate reasoning steps).",
+}
+_TEXT_COT = "Please reason step by step, and put your final answer within \\boxed{}."
+"""The instruction that Qwen's maths models are evaluated with, and with them most of the text sets."""
+_TEXT_SETS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
 _HINTS = {
     "text": "provide the correct option letter, e.g., A, B, C, D, at the end.",
     "integer": "requiring an integer answer and provide the final value, e.g., 1, 2, 3, at the end.",
@@ -40,6 +55,8 @@ def write_prompt(benchmark: str, item: Item, style: str) -> str:
         ConfigRefusal: the benchmark has no prompt of that name.
     """
     match benchmark, style:
+        case "mathverse", "boxed" if "asked" in item.facts:
+            return f"{item.facts['asked'] or _IN_THE_IMAGE}\n{BOXED}"
         case _, "boxed":
             return f"{_with_options(item)}\n{BOXED}"
         case "mathvista", "official":
@@ -52,6 +69,12 @@ def write_prompt(benchmark: str, item: Item, style: str) -> str:
             return f"{_MATHVISION_COT}{_with_options(item)}"
         case "mathvision", "direct":
             return f"{_with_options(item)}\nAnswer the question using a single word or phrase."
+        case "emma", "cot" | "direct":
+            options = [f"{letter}: {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False)]
+            lines = [item.question, *options, _EMMA[bool(item.choices)] + _EMMA_STRATEGY[style]]
+            return "\n".join(lines)
+        case name, "cot" if name in _TEXT_SETS:
+            return f"{item.question}\n{_TEXT_COT}"
     raise ConfigRefusal(f"{benchmark} has no prompt {style!r} for question {item.id}: its card lists those it has")
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mmhicra.records import AnswerKind
+from mmhicra.records import AnswerKind, ProblemImage
 
-SCORER_VERSION = "1"
+SCORER_VERSION = "2"
 """Raised whenever a rule changes that can change a verdict; stands in every result file."""
 
 Mode = Literal["official", "robust"]
@@ -28,6 +28,7 @@ class Item:
         groups: what aggregates are made by: key -> the values this item counts for.
         cluster: items with the same value are versions of one problem.
         facts: the benchmark's own columns.
+        images: undecoded, only where questions are read to be answered.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Item:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cluster: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[ProblemImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Response:
         extraction: the answer that the file's makers read out of it, None if there is none.
         label: their verdict, None if there is none.
         truncated: the file says that it was cut off.
+        sample: which of several responses to the item, from 0.
+        tokens: its length, None if it is not known.
     """
 
     id: str
@@ -57,6 +61,8 @@ class Response:
     extraction: str | None = None
     label: bool | None = None
     truncated: bool = False
+    sample: int = 0
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,9 @@ class SampleRecord:
         groups: as in the item.
         cluster: as in the item.
         label: the verdict stored in the response file, None if there is none.
+        sample: which of several responses to the item, from 0.
+        vote: what responses are counted as the same answer by, None if there is no answer.
+        judged: a language model decided.
     """
 
     id: str
@@ -98,6 +107,9 @@ class SampleRecord:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cluster: str = ""
     label: bool | None = None
+    sample: int = 0
+    vote: str | None = None
+    judged: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """A line of the per-sample file."""

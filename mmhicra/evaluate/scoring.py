@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mmhicra
-from mmhicra.evaluate.benchmarks import Benchmark, load_items, load_responses, pair, read_card
+from mmhicra.evaluate.benchmarks import Benchmark, load_items, load_responses, pair
+from mmhicra.evaluate.cards import read_card
+from mmhicra.evaluate.judging import AnswerJudge
 from mmhicra.evaluate.mathverse import TEXT_ONLY
 from mmhicra.evaluate.records import FLAGS, SCORER_VERSION, Item, Mode, Response, SampleRecord, Stage
 from mmhicra.evaluate.robust import score_robust
+from mmhicra.evaluate.samples import sample_scores, vote_of
 from mmhicra.intervals import clustered_interval, wilson_interval
 from mmhicra.refusals import DataRefusal
 from mmhicra.rewards.workers import Verifier
@@ -68,15 +71,54 @@ def score_pairs(
         verifier: used in robust mode and left open if given, else one is opened for this call.
     """
     if mode == "official":
-        return [benchmark.score_official(item, response, stage) for item, response in pairs]
-    if verifier is None:
+        records = [benchmark.score_official(item, response, stage) for item, response in pairs]
+    elif verifier is None:
         with Verifier(time_limit=TIME_LIMIT) as own:
-            return score_robust(pairs, stage, own)
-    return score_robust(pairs, stage, verifier)
+            records = score_robust(pairs, stage, own)
+    else:
+        records = score_robust(pairs, stage, verifier)
+    if not any(response.sample for _, response in pairs):
+        return records
+    return [
+        replace(record, sample=response.sample, vote=vote_of(item, record))
+        for record, (item, response) in zip(records, pairs, strict=True)
+    ]
+
+
+def score_and_judge(
+    benchmark: Benchmark,
+    pairs: Sequence[tuple[Item, Response]],
+    mode: Mode,
+    stage: Stage = "response",
+    verifier: Verifier | None = None,
+    judge: AnswerJudge | None = None,
+) -> Scores:
+    """Score by rules, let the judge decide what they could not, and summarise. Arguments as in `score_pairs`.
+
+    Raises:
+        Refusal: the judge cannot be reached.
+    """
+    records = score_pairs(benchmark, pairs, mode, stage, verifier)
+    facts = None
+    if judge is not None:
+        records, facts = judge.decide(
+            benchmark.name,
+            pairs,
+            records,
+            mode,
+            lambda some: score_pairs(benchmark, some, mode, "equality", verifier),
+        )
+    return Scores(records, summarise(benchmark, records, mode, stage) | {"judge": facts})
 
 
 def score_file(
-    benchmark: Benchmark, responses: str, questions: str | None, mode: Mode, stage: Stage, split: str | None = None
+    benchmark: Benchmark,
+    responses: str,
+    questions: str | None,
+    mode: Mode,
+    stage: Stage,
+    split: str | None = None,
+    judge: AnswerJudge | None = None,
 ) -> Scores:
     """Score an output file.
 
@@ -87,6 +129,7 @@ def score_file(
         mode: as in `score_pairs`.
         stage: as in `score_pairs`.
         split: of the questions, the card's if None.
+        judge: decides what the rules could not.
 
     Raises:
         DataRefusal: something cannot be read, or no stored extraction is there for `equality`.
@@ -95,12 +138,14 @@ def score_file(
     items = carried if carried and questions is None else load_items(benchmark, questions, split)
     if stage == "equality" and all(response.extraction is None for response in answered):
         raise DataRefusal(f"{responses} has no {benchmark.extraction_field!r}: leave --stage equality out")
-    records = score_pairs(benchmark, pair(items, answered, responses), mode, stage)
-    inputs = {"responses": _file_facts(responses), "questions": questions or ("carried" if carried else "hub")}
-    result = summarise(benchmark, records, mode, stage) | {"inputs": inputs}
-    result["counts"]["missing"] = len(items) - len(records)
-    result["missing"] = sorted({item.id for item in items} - {record.id for record in records})
-    return Scores(records, result)
+    scores = score_and_judge(benchmark, pair(items, answered, responses), mode, stage, judge=judge)
+    missing = sorted({item.id for item in items} - {record.id for record in scores.records})
+    scores.result["counts"]["missing"], scores.result["missing"] = len(missing), missing
+    scores.result["inputs"] = {
+        "responses": _file_facts(responses),
+        "questions": questions or ("carried" if carried else "hub"),
+    }
+    return scores
 
 
 def summarise(benchmark: Benchmark, records: Sequence[SampleRecord], mode: Mode, stage: Stage) -> dict[str, Any]:
@@ -122,6 +167,7 @@ def summarise(benchmark: Benchmark, records: Sequence[SampleRecord], mode: Mode,
         "integer_rule": getattr(benchmark, "integer_rule", None),
         "versions_in_score": versions or None,
         "score": accuracy_of(counted).as_dict(),
+        "samples": sample_scores(counted),
         "counts": {"samples": len(records)} | {flag: sum(getattr(r, flag) for r in records) for flag in FLAGS},
         "methods": _tally([record.method for record in records]),
         "labels": _against_labels(labelled) if labelled else None,

@@ -24,7 +24,7 @@ _NONE_OF = (
 )
 _NUMBER = re.compile(rf"{_DIGITS}|\b(?:{'|'.join(_SMALL)})\b|{_NONE_OF}", re.IGNORECASE)
 _STATING = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals?|equal\sto|gives?|makes?|gets?|left\swith)|[=≈:])[\s*$\"]{0,6}"
+    r"(?:\b(?:is|are|was|were|be|equals?|equal\sto|gives?|makes?|gets?|left\swith|value\sof)|[=≈:])[\s*$\"]{0,6}"
     r"(?:(?:about|approximately|approx\.?|around|only|exactly|still|thus|therefore|also|just|a\stotal\sof|in\sthe\syear"
     r"|estimated\sto\sbe|equal\sto|at|in)[\s*$\"]{1,6}){0,2}(?:[a-z]\s?=\s?)?$",
     re.IGNORECASE,
@@ -42,6 +42,8 @@ _REFUSAL = re.compile(
 )
 _DETAILS = re.compile(r"\W{0,5}(?:They|These|Those|The (?:other|values|remaining)|This means|In other words|Here)\b")
 """How a sentence begins that explains the one before it."""
+_ASKS_FOR_A_YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
+_YEAR = re.compile(r"[12]\d{3}")
 _FROM_ZERO = re.compile(r"\b0\s?(?:to|-|–)\s?(?=\d)")
 _FENCE = re.compile(r"```")
 _TABLE_ROW = re.compile(r"\s*\||.*\s\|\s|\s*-{3,}")
@@ -68,12 +70,14 @@ def states_number(text: str) -> bool:
 
 
 def guess_number(text: str, question: str = "") -> str | None:
-    """The number of the last sentence that has one, in digits."""
+    """The number of the last sentence that has one, in digits; a year if one is asked for and there is one."""
     asked = _numbers_of(question)
     sentences = list(_sentences_backwards(text))
     main = [sentence for sentence in sentences if not _DETAILS.match(sentence)]
-    stated = (number_stated(sentence, asked) for sentence in main or sentences)
-    return next(filter(None, stated), None)
+    stated = list(filter(None, (number_stated(sentence, asked) for sentence in main or sentences)))
+    if _ASKS_FOR_A_YEAR.search(question):
+        stated = list(filter(_YEAR.fullmatch, stated)) or stated
+    return next(iter(stated), None)
 
 
 def number_stated(sentence: str, asked: frozenset[str] = frozenset()) -> str | None:

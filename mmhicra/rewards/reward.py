@@ -132,16 +132,21 @@ class Rewarder:
             Refusal: a custom function returned something other than a finite number.
         """
         pairs = [(group.prompt.problem, completion) for group in groups for completion in group.completions]
-        for (_, completion), record in zip(pairs, self._records(pairs), strict=True):
+        for (_, completion), record in zip(pairs, self.records(pairs), strict=True):
             completion.reward = record
 
     def score_one(
         self, problem: Problem, text: str, tokens: int = 0, finish_reason: FinishReason = "stop"
     ) -> RewardRecord:
         """The record of one response of `tokens` tokens. Custom functions see zeros for its ids and no log-probs."""
-        return self._records([(problem, Completion([0] * tokens, [], finish_reason, text))])[0]
+        return self.records([(problem, Completion([0] * tokens, [], finish_reason, text))])[0]
 
-    def _records(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[RewardRecord]:
+    def records(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[RewardRecord]:
+        """The record of each completion as an answer to its problem, all of them verified in one batch.
+
+        Raises:
+            Refusal: a custom function returned something other than a finite number.
+        """
         extractions = [extract(completion.text, problem.kind) for problem, completion in pairs]
         queries = [
             Query(extraction.text, problem.answer, problem.kind, problem.choices)

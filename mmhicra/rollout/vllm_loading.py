@@ -92,7 +92,7 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
     """
     options, on_gpu = config.rollout.vllm, torch.cuda.is_available()
     refuse_impossible(config, loaded, processes, on_gpu)
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    longest = config.longest_sequence
     chunked = on_gpu if options.chunked_prefill is None else options.chunked_prefill
     batched = options.batched_tokens or (None if chunked else max(longest, AT_LEAST))
     arguments: dict[str, Any] = {
@@ -129,7 +129,7 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
 def refuse_impossible(config: RunConfig, loaded: LoadedModel, processes: int, on_gpu: bool) -> None:
     """Raise ConfigRefusal for what vLLM would only fail at later, or quietly not do."""
     options = config.rollout.vllm
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    longest = config.longest_sequence
     most = loaded.config.get_text_config().max_position_embeddings
     if longest > most:
         raise ConfigRefusal(
@@ -187,7 +187,7 @@ def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int 
     text: Any = loaded.config.get_text_config()
     width = 2 if config.model.precision == "bf16" else 4
     a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(loaded) * width
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    longest = config.longest_sequence
     wanted = a_token * config.rollout.max_sequences * (longest + 256)  # a block more, which is never quite full
     return min(wanted, int(options.memory_fraction * psutil.virtual_memory().available))
 

@@ -16,17 +16,21 @@ from torch import nn
 from mmhicra.config import OptimizerConfig, RunConfig
 from mmhicra.data.dataset import Loaded, ProblemStream, load_problems
 from mmhicra.data.refused import summarise_refused
+from mmhicra.evaluate.harness import make_asking
+from mmhicra.evaluate.scoring import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.records import Problem
 from mmhicra.refusals import ConfigRefusal, DataRefusal
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
+from mmhicra.rewards.workers import Verifier
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.rollout.vllm_loading import load_vllm, refuse_without_vllm
 from mmhicra.train.attention import choose
 from mmhicra.train.balance import Work
+from mmhicra.train.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.collecting import Collector
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.guard import AlignmentGuard
@@ -51,6 +55,7 @@ class Assembly:
     gram_library: GramLibrary
     held_out: list[Problem]
     evaluation_sampling: Sampling
+    benchmarks: Benchmarks
     refused: int
     parameters: dict[str, int]
 
@@ -80,6 +85,8 @@ def assemble(
     problems = load_checked_problems(
         config, prompts, rewarder, terminal, folder.refused if accelerator.is_main_process else None
     )
+    question_sets = load_benchmarks(config, processor, terminal)
+    verifier = stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT))  # its limit is that of `mmhicra eval`
     model = load_policy(config.model, config.seed)
     parameters = count_parameters(model.model)
     terminal.say(
@@ -124,6 +131,7 @@ def assemble(
         gram_library=library,
         held_out=problems.held_out,
         evaluation_sampling=evaluation_sampling(config, model),
+        benchmarks=Benchmarks(question_sets, make_asking(config, model, engine), verifier),
         refused=len(problems.refused),
         parameters=parameters,
     )

@@ -25,13 +25,12 @@ from mmhicra.refusals import RunFolderRefusal
 from mmhicra.train.run_folder import PARTIAL, RunFolder, jsonable, writing
 from mmhicra.train.sharding import restore_states, whole_optimizer_state, whole_state
 from mmhicra.train.trainer import Trainer
-
-STATE = "trainer_state"
-INSIDE_POLICY = "model."
-"""Where `Policy` keeps the model: the prefix of its parameters' names."""
+from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
 
 
-def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: dict[str, Any], keep: int) -> None:
+def save_checkpoint(
+    folder: RunFolder, trainer: Trainer, processor: Any, state: dict[str, Any], keep: int, best: int | None = None
+) -> None:
     """Write the checkpoint of the trainer's step and drop all but the newest `keep`. Every rank must call it.
 
     Args:
@@ -40,6 +39,7 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
         processor: saved beside the model.
         state: JSON-able facts of the run that a resume needs, kept in `state.json`.
         keep: how many checkpoints stay.
+        best: the step of one that stays beside them.
 
     Raises:
         RunFolderRefusal: the disk is full or cannot be written.
@@ -66,7 +66,7 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
             shutil.rmtree(leftover)
         (partial / STATE).mkdir(parents=True)
         save_model(policy.model, model_weights, processor, partial, trainer.config.model)
-        save_file(trained, partial / STATE / "trainable.safetensors")
+        save_file(trained, partial / TRAINED_WEIGHTS)
         torch.save(moments, partial / STATE / "optimizer.pt")
         torch.save(random_states(), partial / STATE / "random.pt")
         (partial / STATE / "state.json").write_text(json.dumps(jsonable(whole), indent=1), encoding="utf-8")
@@ -74,7 +74,8 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, processor: Any, state: 
             shutil.rmtree(final)
         partial.rename(final)
     for old in sorted(folder.checkpoints.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+        if best is None or old != folder.checkpoint(best):
+            shutil.rmtree(old)
 
 
 def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
         RunFolderRefusal: the checkpoint does not fit the configured model.
     """
     state = json.loads((path / STATE / "state.json").read_text(encoding="utf-8"))
-    weights = load_file(path / STATE / "trainable.safetensors")
+    weights = load_file(path / TRAINED_WEIGHTS)
     policy = trainer.unwrapped
     own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     if own != weights.keys():

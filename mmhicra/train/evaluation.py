@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from mmhicra.evaluate.harness import EVALUATION_STEP
 from mmhicra.intervals import Z95, wilson_interval
 from mmhicra.records import Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
-
-EVALUATION_STEP = -1
-"""The step that evaluation seeds derive from: before and after are sampled with the same random numbers."""
 
 
 @dataclass(frozen=True)

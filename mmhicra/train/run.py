@@ -16,10 +16,11 @@ import transformers
 from accelerate import Accelerator
 
 import mmhicra
-from mmhicra.config import RunConfig
+from mmhicra.config import BenchmarkConfig, RunConfig
 from mmhicra.config_loading import dump_config, read_yaml
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 from mmhicra.train.assembly import Assembly, assemble
+from mmhicra.train.best import better, value_of
 from mmhicra.train.checkpoint import restore_checkpoint, save_checkpoint
 from mmhicra.train.evaluation import Evaluation, evaluate, paired_change, summarise
 from mmhicra.train.metrics import Sink, open_sinks, refuse_missing_trackers
@@ -27,6 +28,9 @@ from mmhicra.train.rollout_records import rollout_records
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import gathered
 from mmhicra.train.terminal import Terminal
+
+NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
+"""The facts of an evaluation without held-out problems."""
 
 MAY_CHANGE_ON_RESUME = (
     "run_folder",
@@ -53,7 +57,7 @@ class Run:
     terminal: Terminal
     parts: Assembly
     sinks: Sequence[Sink]
-    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None})
+    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None, "best": None})
     stop_requested: bool = False
 
     @property
@@ -64,8 +68,9 @@ class Run:
     def loop(self) -> None:
         """Evaluate, train step by step, evaluate, and keep everything on disk."""
         trainer = self.parts.trainer
-        if self.state["before"] is None and self.config.eval.problems:
+        if self.state["before"] is None and self.evaluates:
             self.state["before"] = self.evaluate("before training")
+            value_of(self.config.eval, self.state["before"]["record"])  # a wrong eval.best_by is refused here
             self.write({"step": 0, **self.state["before"]["record"]})
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.collector.progress = self.terminal.show_phase
@@ -97,25 +102,50 @@ class Run:
             records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
             if self.is_main:
                 self.folder.write_rollouts(step, records)
-        if (last or self.due(self.config.eval.every)) and self.config.eval.problems:
+        improved = False
+        if (last or self.due(self.config.eval.every)) and self.evaluates:
             self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
             record |= self.state["latest"]["record"]
+            improved = self.note_best(self.state["latest"]["record"])
         self.write(record)
         self.terminal.show_step(record, self.steps)
-        if last or self.due(self.config.log.checkpoint_every):
+        if last or improved or self.due(self.config.log.checkpoint_every):
             self.save()
+        if improved and self.is_main:
+            self.folder.write_best(self.state["best"])
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one; 0 is never."""
         return bool(every) and self.parts.trainer.step_number % every == 0
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return bool(self.config.eval.problems or self.config.eval.benchmarks)
+
+    def note_best(self, record: dict[str, Any]) -> bool:
+        """Remember this evaluation if it is the best so far; whether its checkpoint is to be kept."""
+        if not self.config.eval.keep_best:
+            return False
+        best = better(self.state["best"], self.parts.trainer.step_number, *value_of(self.config.eval, record))
+        self.state["best"] = best or self.state["best"]
+        return best is not None
+
     def evaluate(self, when: str) -> dict[str, Any]:
+        """Held-out problems and benchmarks now, as JSON-able facts that a checkpoint can carry."""
+        trainer = self.parts.trainer
+        with trainer.time("evaluation"):
+            facts = NOTHING_HELD_OUT if not self.config.eval.problems else self.evaluate_held_out(when)
+            record = self.parts.benchmarks.evaluate(trainer, self.folder, self.terminal, when)
+        self.spend("evaluation", trainer.time.seconds["evaluation"])
+        return {**facts, "record": {**facts["record"], **record}}
+
+    def evaluate_held_out(self, when: str) -> dict[str, Any]:
         """Held-out accuracy now, as JSON-able facts."""
         trainer, options = self.parts.trainer, self.config.eval
         mine = trainer.ranks.share(self.parts.held_out)
         # Ranks may have different numbers of problems: none may wait for another in between.
         with (
-            trainer.time("evaluation"),
             self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
             gathered(trainer.policy),
         ):
@@ -131,7 +161,6 @@ class Run:
             )
         trainer.collector.engine.rest()
         result = summarise(trainer.ranks.gather_shares(outcomes))
-        self.spend("evaluation", trainer.time.seconds["evaluation"])
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
         return evaluation_facts(result)
 
@@ -159,7 +188,8 @@ class Run:
         """Write a checkpoint now."""
         started = time.perf_counter()
         keep = self.config.log.keep_checkpoints
-        save_checkpoint(self.folder, self.parts.trainer, self.parts.processor, self.state, keep)
+        best = self.state["best"] and self.state["best"]["step"]
+        save_checkpoint(self.folder, self.parts.trainer, self.parts.processor, self.state, keep, best)
         self.parts.trainer.accelerator.wait_for_everyone()
         self.spend("checkpoint", time.perf_counter() - started)
 
@@ -167,7 +197,7 @@ class Run:
         """What `summary.json` says."""
         before, after = self.state["before"], self.state["latest"]
         change = None
-        if before and after:
+        if before and after and after["by_problem"]:
             mean, low, high = paired_change(before["by_problem"], after["by_problem"])
             change = {"mean": mean, "low": low, "high": high}
         checkpoint = self.folder.latest_checkpoint()
@@ -182,6 +212,11 @@ class Run:
                 "temperature": self.config.eval.temperature,
                 "completions_per_problem": self.config.eval.n,
             },
+            "benchmarks": {
+                "before": before and benchmark_metrics(before["record"], self.config.eval.benchmarks),
+                "after": after and benchmark_metrics(after["record"], self.config.eval.benchmarks),
+            },
+            "best": self.state["best"],
             "problems": {
                 "train": len(self.parts.trainer.collector.stream.problems),
                 "held_out": len(self.parts.held_out),
@@ -217,6 +252,12 @@ def evaluation_facts(result: Evaluation) -> dict[str, Any]:
         "by_problem": result.by_problem,
         "record": result.record(),
     }
+
+
+def benchmark_metrics(record: dict[str, Any], benchmarks: Sequence[BenchmarkConfig]) -> dict[str, Any]:
+    """The metrics of an evaluation that are about benchmarks."""
+    starts = tuple(f"eval/{benchmark.name}" for benchmark in benchmarks)
+    return {name.removeprefix("eval/"): value for name, value in record.items() if starts and name.startswith(starts)}
 
 
 def train(
@@ -264,7 +305,7 @@ def train(
             stack.callback(sink.close)
         run = Run(config, folder, terminal, parts, sinks)
         if state is not None:
-            run.state = {key: state[key] for key in run.state}
+            run.state = {key: state.get(key) for key in run.state}
         with stopping_softly(run):
             run.loop()
         summary = run.summary(time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """The run folder: where a run's configuration, metrics, rollouts, checkpoints and summary lie.
 
 config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
+evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
 """
 
@@ -52,6 +53,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.refused = self.path / "refused.jsonl"
         self.rollouts = self.path / "rollouts"
+        self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
 
@@ -85,7 +87,7 @@ class RunFolder:
         own = (self.config, self.metrics, self.summary, self.refused)
         for file in (*own, *self.path.glob("errors.*"), *self.path.glob("judge_cache.jsonl")):
             file.unlink(missing_ok=True)
-        for folder in (self.rollouts, self.checkpoints, self.tensorboard):
+        for folder in (self.rollouts, self.evaluations, self.checkpoints, self.tensorboard):
             if folder.exists():
                 shutil.rmtree(folder)
 
@@ -97,6 +99,21 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of `step` lies."""
         return self.checkpoints / f"step_{step:06d}"
+
+    @property
+    def best(self) -> Path:
+        """Says which checkpoint belongs to the best evaluation so far."""
+        return self.checkpoints / "best.json"
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        """Write `best.json`: step, metric, value, and the checkpoint's folder."""
+        with writing(self.best):
+            named = {**best, "checkpoint": self.checkpoint(best["step"]).name}
+            self.best.write_text(json.dumps(jsonable(named), indent=1) + "\n", encoding="utf-8")
+
+    def evaluation(self, step: int) -> Path:
+        """Where the results of the benchmarks after `step` lie."""
+        return self.evaluations / f"step_{step:06d}"
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """One more line in `metrics.jsonl`."""
@@ -113,6 +130,9 @@ class RunFolder:
         for file in self.rollouts.glob("step_*.jsonl"):
             if int(file.stem.removeprefix("step_")) > step:
                 file.unlink()
+        for folder in self.evaluations.glob("step_*"):
+            if int(folder.name.removeprefix("step_")) > step:
+                shutil.rmtree(folder)
 
     def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """One JSON line per completion of `step`."""

@@ -95,6 +95,7 @@ class Family:
         model_type: of its transformers configuration.
         architecture: its transformers model class, as checkpoints declare it.
         deepstack: whether vision features also enter the first decoder layers.
+        normed_heads: whether its attention normalises queries and keys head by head.
         thinking: the tags its own checkpoints think between before they answer, None if they do not.
     """
 
@@ -102,6 +103,7 @@ class Family:
     model_type: str
     architecture: str
     deepstack: bool = False
+    normed_heads: bool = False
     thinking: tuple[str, str] | None = None
 
     @property
@@ -287,7 +289,14 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family("qwen2_vl", "qwen2_vl", "Qwen2VLForConditionalGeneration"),
         Family("qwen2_5_vl", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
-        Family("qwen3_vl", "qwen3_vl", "Qwen3VLForConditionalGeneration", deepstack=True, thinking=THINKING),
+        Family(
+            "qwen3_vl",
+            "qwen3_vl",
+            "Qwen3VLForConditionalGeneration",
+            deepstack=True,
+            normed_heads=True,
+            thinking=THINKING,
+        ),
         Family("mimo_vl", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", thinking=THINKING),
     )
 }

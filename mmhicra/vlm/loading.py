@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
@@ -20,6 +22,13 @@ from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
 """The `model.path` of the models that ship with mmhicra."""
+
+STATE = "trainer_state"
+"""The part of a checkpoint that a resume needs."""
+TRAINED_WEIGHTS = f"{STATE}/trainable.safetensors"
+"""In a checkpoint: the float32 weights that were trained, adapters by themselves."""
+INSIDE_POLICY = "model."
+"""Where `train.policy.Policy` keeps the model: the prefix of the names of these weights."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,29 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
 
 
+def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
+    """Give a model the float32 weights that a run trained, so that it computes what the run computed.
+
+    The checkpoint's own Hugging Face folder is rounded where `model.precision` is bf16, and merged with LoRA.
+
+    Args:
+        loaded: what the run began with, loaded by its configuration.
+        checkpoint: `checkpoints/step_*` of the run.
+
+    Raises:
+        Refusal: the checkpoint has no such weights, or those of another model.
+    """
+    try:
+        weights = load_file(checkpoint / TRAINED_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
+    own = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
+    trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
+    if odd := sorted(own.keys() ^ trained):
+        raise Refusal(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
+    loaded.model.load_state_dict(own, strict=False)
+
+
 def _resolve(path: str) -> str:
     """A folder that is there, or a hub id."""
     if path in SHIPPED:
@@ -137,7 +169,7 @@ def _load_config(path: str) -> PreTrainedConfig:
         tree, _ = PreTrainedConfig.get_config_dict(path)
         if tree.get("model_type") in known:
             return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise Refusal(f"model.path {path} cannot be loaded: {_one_line(error)}") from None
     stranger: Any = PreTrainedConfig(architectures=tree.get("architectures"))
     stranger.model_type = tree.get("model_type") or ""

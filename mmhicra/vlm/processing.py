@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +23,34 @@ Read = TypeVar("Read")
 
 UTILS_MERGE_SIZE = 2
 """qwen-vl-utils takes a patch size and assumes this merge size."""
+
+
+class ImageSize(NamedTuple):
+    """An image as it comes, as the model sees it, and the image tokens it takes."""
+
+    width: int
+    height: int
+    new_width: int
+    new_height: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class PromptSize:
+    """The length of a prompt before it is built."""
+
+    text_tokens: int
+    images: tuple[ImageSize, ...]
+
+    @property
+    def image_tokens(self) -> int:
+        """Of all images."""
+        return sum(image.tokens for image in self.images)
+
+    @property
+    def tokens(self) -> int:
+        """P."""
+        return self.text_tokens + self.image_tokens
 
 
 class PromptBuilder:
@@ -70,14 +99,24 @@ class PromptBuilder:
         Raises:
             DataRefusal: like `build`.
         """
+        size = self.measure(problem)
+        self._refuse_long(problem, size.tokens, size.image_tokens)
+
+    def measure(self, problem: Problem) -> PromptSize:
+        """How long the prompt of `problem` is, however long; image sizes are read from their headers.
+
+        Raises:
+            DataRefusal: like `build`, but never for its length.
+        """
         chat = self._chat(problem, self._pieces(problem))
-        sizes = [
-            self._target_size(problem, image, *self._opened(problem, image, ProblemImage.size))
-            for image in problem.images
-        ]
-        image_tokens = sum(height * width for height, width in sizes) // self.factor**2
-        text_tokens = len(self.processor.tokenizer(chat, add_special_tokens=False)["input_ids"]) - len(sizes)
-        self._refuse_long(problem, text_tokens + image_tokens, image_tokens)
+        raw = [self._opened(problem, image, ProblemImage.size) for image in problem.images]
+        targets = [self._target_size(problem, image, *size) for image, size in zip(problem.images, raw, strict=True)]
+        text_tokens = len(self.processor.tokenizer(chat, add_special_tokens=False)["input_ids"]) - len(targets)
+        images = tuple(
+            ImageSize(width, height, new_width, new_height, new_width * new_height // self.factor**2)
+            for (width, height), (new_height, new_width) in zip(raw, targets, strict=True)
+        )
+        return PromptSize(text_tokens, images)
 
     def _pieces(self, problem: Problem) -> list[str]:
         """The question's text around its images."""

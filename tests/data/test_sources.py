@@ -231,3 +231,19 @@ def test_the_hub_reader_on_a_repository_folder(tmp_path, monkeypatch):
     assert list(source.splits) == ["train"]
     assert [dict(row.cells) for row in table.rows()] == ROWS
     assert table.folder is None
+
+
+def test_a_configuration_is_named_after_a_colon(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("mini", "text_only"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"question": name}) + "\n")
+    configs = [
+        {"config_name": name, "data_files": [{"split": name, "path": f"{name}.jsonl"}]}
+        for name in ("mini", "text_only")
+    ]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    source = sources._hub_source(f"{folder}:text_only", "data.source")
+    assert list(source.splits) == ["text_only"]
+    assert [row.cells["question"] for row in source.table("text_only").rows()] == ["text_only"]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from evaluate.made_questions import image_files, mathverse_row
 from short_runs import SHORT, TINY, metrics, run, state_files
 
 OPTIONS = (
@@ -38,16 +39,32 @@ def rolled_out(folder):
     return sorted((record["prompt"], record["completion"], record["response"]) for record in map(json.loads, lines))
 
 
+def evaluated(folder):
+    """The responses to the benchmark before the first step, in order."""
+    lines = (folder / "evaluations" / "step_000000" / "mathverse.responses.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in lines.splitlines()]
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def benchmark(tmp_path_factory):
+    """Three short questions, so that one rank has two of them."""
+    folder = tmp_path_factory.mktemp("questions")
+    rows = [mathverse_row(n, str(path)) | {"query_wo": "How long?"} for n, path in enumerate(image_files(folder, 3))]
+    (folder / "testmini.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"eval.benchmarks=[{{name: mathverse, source: '{folder}/testmini.jsonl', prompt: direct}}]"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, benchmark):
     folder = tmp_path_factory.mktemp("ranks") / "alone"
-    run(folder, *OPTIONS)
+    run(folder, *OPTIONS, benchmark)
     return folder
 
 
 @pytest.mark.parametrize("shard", ["false", "true"], ids=["copied", "sharded"])
-def test_two_ranks_equal_one(alone, tmp_path, shard):
-    run_on_two(tmp_path / "two", f"model.shard={shard}")
+def test_two_ranks_equal_one(alone, benchmark, tmp_path, shard):
+    run_on_two(tmp_path / "two", f"model.shard={shard}", benchmark)
+    assert evaluated(tmp_path / "two") == evaluated(alone)
     assert rolled_out(tmp_path / "two") == rolled_out(alone)
     one, two = state_files(alone, 2), state_files(tmp_path / "two", 2)
     assert one.keys() == two.keys()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mmhicra.evaluate.benchmarks import NAMES, make_benchmark
+from mmhicra.evaluate.benchmarks import make_benchmark
 from mmhicra.evaluate.records import Item, Response
 from mmhicra.evaluate.scoring import score_pairs
 
@@ -49,7 +49,7 @@ ITEMS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ITEMS)
 @pytest.mark.parametrize("mode", ["official", "robust"])
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_every_response_is_a_record_within_a_second(verifier, name, mode, text):

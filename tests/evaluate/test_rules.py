@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mmhicra.evaluate.benchmarks import NAMES, make_benchmark, read_card
+from mmhicra.evaluate.benchmarks import make_benchmark
+from mmhicra.evaluate.cards import NAMES, read_card
 from mmhicra.evaluate.latex_number import latex_number
 from mmhicra.evaluate.mathverse import read_options
 from mmhicra.evaluate.mathvision_rules import extract_official, is_correct, is_equal

@@ -1,4 +1,4 @@
-"""Seconds and memory of a page of 1 000 steps of 64 rollouts of 200 tokens: `python tests/report/measure.py`."""
+"""Time and memory of a page of 1 000 steps of 64 rollouts of 200 tokens: `python tests/report/measure.py [STEPS]`."""
 
 import resource
 import sys
@@ -12,7 +12,8 @@ from report.made_runs import record, write_run
 
 from mmhicra.report.page import write_report
 
-STEPS, GROUPS, SIZE, TOKENS = 1000, 8, 8, 200
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+GROUPS, SIZE, TOKENS = 8, 8, 200
 
 
 def step_records(step):

@@ -239,13 +239,13 @@ def test_a_real_run_loads(quiet_page, tmp_path, finished_run):
 
 def test_disagreement_of_engine_and_trainer_is_found_on_policy(quiet_page, tmp_path):
     # Top-p cuts the engine's distribution, not the trainer's: sampled tokens are likelier to the engine.
-    run(tmp_path / "run", "train.steps=1", "train.prompts_per_step=12", "eval.problems=0", "rollout.top_p=0.8")
+    run(tmp_path / "run", "train.steps=1", "train.prompts_per_step=8", "eval.problems=0", "rollout.top_p=0.9")
     write_report([tmp_path / "run"], tmp_path / "report.html")
     gaps = {}
     for r in records_of(tmp_path / "run", 1):
         pairs = zip(r["old_logprobs"] or [], r["engine_logprobs"], strict=r["kept"])
         gaps.setdefault(r["prompt"], []).extend(old - engine for old, engine in pairs)
-    apart = [prompt for prompt, values in gaps.items() if min(values, default=0) < -0.1]
+    apart = [prompt for prompt, values in gaps.items() if min(values, default=0) < -0.05]
     assert apart
     quiet_page.goto((tmp_path / "report.html").as_uri() + "#rollouts")
     quiet_page.select_option("#filter-heat", "gap")

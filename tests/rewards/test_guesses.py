@@ -20,6 +20,9 @@ NUMBERS = [
     ("The model is WizardLM-30B.", "", None),
     ("It is 12.\n```\nprint(13)\n```\n| a | 14 |", "", "12"),
     ("The total is 1,234 and that is all.", "", "1234"),
+    ("The year 2019 showed the largest gap. It was 7.84 then.", "Which year showed the largest gap?", "2019"),
+    ("I see no date, but the gap was 7.84.", "In what year was the largest gap?", "7.84"),
+    ("The smallest one is Bar 1 with a value of 10.", "What is the value of the smallest bar?", "10"),
     ("It is 5.\nQuestion: What is six?\nIt is 6.", "", "5"),
 ]
 

@@ -158,6 +158,10 @@ BROKEN = {
         edit_json("config.json", model_type="llava", architectures=["LlavaForConditionalGeneration"]),
         "a LlavaForConditionalGeneration, which mmhicra does not support: use qwen2_vl",
     ),
+    "config in contradiction": (
+        edit_json("config.json", text_config={"num_hidden_layers": 3, "layer_types": ["full_attention"]}),
+        "num_hidden_layers. .3. must be equal",
+    ),
     "unheard of": (
         edit_json("config.json", model_type="nova", architectures=["Nova"]),
         "a Nova, which mmhicra does not",

@@ -2,7 +2,7 @@
 // The rollout browser. Every text of a model or of data becomes a text node, never markup.
 const browser = { found: [], at: 0, chosen: null, heat: "planning" };
 const HEATS = { planning: "planning tokens", advantages: "advantage", gap: "log-prob gap (trainer − engine)", logprobs: "log-prob in the engine", entropy: "entropy" };
-const GAP = 0.1;  // nats; float32 stays far below, bfloat16 comes near
+const GAP = 0.05;  // nats; float32 stays far below, bfloat16 comes near
 
 const FILTERS = {
   any: () => true,

@@ -1,0 +1,108 @@
+"""What there is to compute on, and how much memory of it is free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from mmhicra.config import RunConfig
+from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.refusals import ConfigRefusal
+from mmhicra.train.attention import choose
+
+GIB = 2**30
+BF16_SINCE = (8, 0)
+"""CUDA compute capability; older cards only emulate bfloat16."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device, or the machine's memory.
+
+    Attributes:
+        kind: `cuda` or `cpu`.
+        name: as its driver calls it.
+        total: bytes.
+        free: bytes that a process may still take.
+    """
+
+    kind: str
+    name: str
+    total: int
+    free: int
+
+
+def find_devices() -> list[Device]:
+    """The GPUs, else the CPU."""
+    if torch.cuda.is_available():
+        return [_gpu(index) for index in range(torch.cuda.device_count())]
+    return [cpu()]
+
+
+def cpu() -> Device:
+    """The machine's memory, or the smaller share of it that its control group allows."""
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    limit, used = _control_group()
+    if limit is not None and limit < total:
+        total, free = limit, min(free, limit - used)
+    return Device("cpu", f"CPU, {os.cpu_count()} cores", total, free)
+
+
+def check_devices(config: RunConfig, devices: list[Device], processes: int) -> Check:
+    """Say what there is, and whether the configuration can compute on it."""
+    check = Check("devices", "Devices")
+    check.facts = {
+        "devices": [vars(device) for device in devices],
+        "processes": processes,
+        "threads": config.threads or torch.get_num_threads(),
+    }
+    kinds = {device.name: [d for d in devices if d.name == device.name] for device in devices}
+    rows = [
+        [name, str(len(same)), f"{same[0].total / GIB:.1f} GiB", f"{min(d.free for d in same) / GIB:.1f} GiB"]
+        for name, same in kinds.items()
+    ]
+    check.grids = [Grid("", ("device", "count", "memory", "free"), rows)]
+    plural = "processes" if processes > 1 else "process"
+    check.summary = f"{', '.join(f'{len(same)} x {name}' for name, same in kinds.items())}; {processes} {plural}"
+    kind = devices[0].kind
+    try:
+        attention = choose(config.model.attention, torch.device(kind), config.model.precision)
+        check.facts["attention"] = attention
+    except ConfigRefusal as refusal:
+        check.blame("attention that cannot run here", str(refusal), Remedy("model.attention", "auto"))
+    if kind == "cuda" and config.model.precision == "bf16":
+        for index, device in enumerate(devices):
+            if torch.cuda.get_device_capability(index) < BF16_SINCE:
+                check.blame("precision", f"{device.name} has no bfloat16 of its own", Remedy("model.precision", "fp32"))
+    if config.train.prompts_per_step < processes:
+        check.blame(
+            "idle processes",
+            f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {processes} processes idle",
+            Remedy("train.prompts_per_step", processes),
+        )
+    cores = os.cpu_count() or 1
+    if config.threads > cores:
+        check.notes.append(f"threads is {config.threads} on {cores} cores: more threads than cores are slower")
+    return check
+
+
+def _gpu(index: int) -> Device:
+    free, total = torch.cuda.mem_get_info(index)
+    return Device("cuda", torch.cuda.get_device_name(index), total, free)
+
+
+def _control_group() -> tuple[int | None, int]:
+    """Limit and use of this process's control group in bytes; None without a limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).is_file() and Path(used).is_file():
+            text = Path(limit).read_text(encoding="ascii").strip()
+            return (int(text) if text.isdigit() else None), int(Path(used).read_text(encoding="ascii"))
+    return None, 0

@@ -1,0 +1,330 @@
+"""All checks in order; what one finds is what the next looks at, and what cannot be looked at is said to be so.
+
+Nothing is imported from torch here before the versions have been looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mmhicra
+from mmhicra.config import RunConfig
+from mmhicra.config_loading import load_config
+from mmhicra.doctor.findings import Check, Remedy, Report
+from mmhicra.doctor.lines import named_field
+from mmhicra.doctor.versions import check_versions
+from mmhicra.refusals import ConfigRefusal, Refusal
+
+if TYPE_CHECKING:
+    from mmhicra.doctor.devices import Device
+    from mmhicra.doctor.memory import Load
+    from mmhicra.doctor.problems import Reader
+    from mmhicra.records import Prompt
+    from mmhicra.rewards.workers import Verifier
+    from mmhicra.rollout.engine import Engine, Sampling
+    from mmhicra.train.policy import Policy
+    from mmhicra.vlm.loading import LoadedModel, LoadedProcessor
+    from mmhicra.vlm.processing import PromptBuilder
+
+Progress = Callable[[str, int, int], None]
+"""Told the title of a check, and how much of it is done, of how much."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One check: its name, its title, the checks it builds on, and what makes it."""
+
+    name: str
+    title: str
+    needs: tuple[str, ...]
+    make: Callable[[], Check]
+
+
+class Examination:
+    """The checks of one configuration.
+
+    Args:
+        path: of the YAML file.
+        overrides: `--set` of the command line.
+        processes: that training will be started with; None is one for each GPU.
+        progress: told what is looked at.
+    """
+
+    config: RunConfig
+    devices: list[Device]
+    processor: LoadedProcessor
+    empty: Any
+    reader: Reader
+    load: Load
+    model: LoadedModel
+    prompts: list[Prompt]
+    sampling: Sampling
+    policy: Policy
+    engine: Engine
+
+    def __init__(
+        self,
+        path: str,
+        overrides: Sequence[str] = (),
+        processes: int | None = None,
+        progress: Progress = lambda title, done, total: None,
+    ) -> None:
+        self.path = path
+        self.overrides = overrides
+        self.processes = processes
+        self.progress = progress
+        self.builder: PromptBuilder | None = None
+        self.made: dict[str, Check] = {}
+
+    def run(self) -> Report:
+        """Make every check that can be made."""
+        looks = (
+            Look("configuration", "Configuration", (), self.look_at_configuration),
+            Look("versions", "Versions", ("configuration",), lambda: check_versions(self.config)),
+            Look("devices", "Devices", ("versions",), self.look_at_devices),
+            Look("grams", "Strategic Grams", ("versions",), self.look_at_grams),
+            Look("model", "Model folder", ("versions",), self.look_at_model),
+            Look("template", "Chat template", ("model",), self.look_at_template),
+            Look("data", "Data", ("versions",), self.look_at_data),
+            Look("golds", "Reward on the gold answers", ("data",), self.look_at_golds),
+            Look("images", "Images", ("model", "data"), self.look_at_images),
+            Look("samples", "Trainer and engine on real samples", ("template", "data"), self.look_at_samples),
+            Look("memory", "Memory plan", ("devices", "model", "data"), self.look_at_memory),
+            Look("weights", "Weights", ("memory",), self.look_at_weights),
+            Look("engine", "Rollout engine", ("weights",), self.look_at_engine),
+            Look("gap", "Log-probs of 8 rollouts", ("samples", "engine"), self.look_at_gap),
+            Look("pace", "Longest step to expect", ("gap",), self.look_at_pace),
+        )
+        with ExitStack() as self.stack:
+            for look in looks:
+                self.progress(look.title, 0, 0)
+                self.made[look.name] = self.make(look)
+        return Report(self.path, mmhicra.__version__, list(self.made.values()))
+
+    def make(self, look: Look) -> Check:
+        """One check, or why it cannot be made."""
+        blocked = [self.made[name] for name in look.needs if not self.made[name].passable]
+        if blocked:
+            reasons = [f"{c.title}: " + ("has a fault" if c.faults else "was not checked") for c in blocked]
+            return Check(look.name, look.title, because="; ".join(reasons), passable=False)
+        try:
+            return look.make()
+        except Refusal as refusal:
+            check = Check(look.name, look.title, passable=False)
+            words = str(refusal).rpartition(": ")[2]
+            check.blame(look.title.lower(), str(refusal), Remedy(named_field(str(refusal)), words=words))
+            return check
+
+    def look_at_configuration(self) -> Check:
+        """Read the YAML file."""
+        check = Check("configuration", "Configuration")
+        try:
+            self.config = load_config(self.path, self.overrides)
+        except ConfigRefusal as refusal:
+            check.passable = False
+            for line in str(refusal).splitlines():
+                text = line.removeprefix("configuration: ")
+                remedy = Remedy(named_field(text), words=text.rpartition(": ")[2])
+                check.blame("configuration", text, remedy)
+            return check
+        changed = f" with {len(self.overrides)} fields set by --set" if self.overrides else ""
+        check.summary = f"{self.path}{changed} is whole and free of contradictions"
+        return check
+
+    def look_at_devices(self) -> Check:
+        """Find the devices."""
+        from mmhicra.doctor.devices import check_devices, find_devices
+
+        self.devices = find_devices()
+        gpus = len(self.devices) if self.devices[0].kind == "cuda" else 1
+        self.processes = self.processes or int(os.environ.get("WORLD_SIZE", gpus))
+        return check_devices(self.config, self.devices, self.processes)
+
+    def look_at_grams(self) -> Check:
+        """Load the gram library."""
+        from mmhicra.hicra.grams import GramLibrary
+
+        check = Check("grams", "Strategic Grams")
+        try:
+            library = GramLibrary.load(self.config.hicra.grams).subset(min_words=self.config.hicra.min_words)
+        except Refusal as refusal:
+            check.blame("strategic grams", str(refusal), Remedy("hicra.grams", "published_249"))
+            return check
+        check.facts = {"name": library.name, "count": len(library), "hash": library.content_hash}
+        check.summary = f"{len(library)} of {library.name}"
+        return check
+
+    def look_at_model(self) -> Check:
+        """Load everything of the model but its weights."""
+        from mmhicra.vlm.loading import load_processor
+        from mmhicra.vlm.processing import PromptBuilder
+        from mmhicra.vlm.shape import empty_model
+
+        check, options = Check("model", "Model folder"), self.config.model
+        try:
+            self.processor = load_processor(options)
+            self.empty = empty_model(self.processor.config, self.processor.family)
+        except ConfigRefusal as refusal:
+            check.passable = False
+            path = Remedy("model.path", words="a checkpoint of the family that is wanted")
+            family = [Remedy("model.family", "auto")] if str(refusal).startswith("model.family") else []
+            check.blame("checkpoint of another family", str(refusal), *family, path)
+            return check
+        except Refusal as refusal:
+            check.passable = False
+            check.blame("model that cannot be loaded", str(refusal), Remedy("model.path", words="a whole model folder"))
+            return check
+        loaded = self.processor
+        check.facts = {
+            "path": loaded.path,
+            "family": loaded.family.name,
+            "architecture": loaded.family.architecture,
+            "pixels_per_token": loaded.family.image_factor(loaded.config) ** 2,
+        }
+        side = loaded.family.image_factor(loaded.config)
+        check.summary = (
+            f"{options.path}: {loaded.family.architecture}, family {loaded.family.name}, {side}x{side} pixels a token"
+        )
+        try:
+            self.builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, self.config.data)
+        except ConfigRefusal as refusal:
+            check.passable = False
+            field = "data.instruction" if "instruction" in str(refusal) else "data.system_prompt"
+            check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the special token"))
+        return check
+
+    def look_at_template(self) -> Check:
+        """Render by every template."""
+        from mmhicra.doctor.template import check_template
+
+        return check_template(self.config, self.processor)
+
+    def look_at_data(self) -> Check:
+        """Read every row."""
+        from mmhicra.doctor.problems import Reader, check_data
+
+        self.reader = Reader(self.config, self.builder, self.verifier())
+        return check_data(self.reader, lambda done, total: self.progress("Data", done, total))
+
+    def verifier(self) -> Verifier:
+        """Closed when the examination ends."""
+        from mmhicra.rewards.workers import Verifier
+
+        return self.stack.enter_context(Verifier(self.config.reward.workers, self.config.reward.time_limit))
+
+    def look_at_golds(self) -> Check:
+        """Score every gold."""
+        from mmhicra.doctor.golds import check_golds
+        from mmhicra.rewards.reward import Rewarder
+
+        try:
+            rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
+        except ConfigRefusal as refusal:
+            check = Check("golds", "Reward on the gold answers")
+            check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))
+            return check
+        return check_golds(self.reader, rewarder, lambda done, total: self.progress("Gold answers", done, total))
+
+    def look_at_images(self) -> Check:
+        """Count sizes."""
+        from mmhicra.doctor.pictures import check_images
+
+        return check_images(self.reader)
+
+    def look_at_samples(self) -> Check:
+        """Compare both sides."""
+        from mmhicra.doctor.samples import check_samples
+
+        assert self.builder is not None
+        check, self.prompts = check_samples(self.reader, self.builder, self.processor, self.empty)
+        return check
+
+    def look_at_memory(self) -> Check:
+        """Plan a step."""
+        from mmhicra.doctor.room import check_memory, load_of
+        from mmhicra.vlm.shape import shape_of
+
+        assert self.processes is not None
+        shape = shape_of(self.empty, self.processor.family, self.config.model)
+        self.load = load_of(self.config, shape, self.reader, self.devices[0], self.processes)
+        return check_memory(self.config, shape, self.load, self.devices)
+
+    def look_at_weights(self) -> Check:
+        """Load the model."""
+        from transformers.utils import logging
+
+        from mmhicra.rollout.engine import sampling_of
+        from mmhicra.train.assembly import count_parameters, evaluation_sampling
+        from mmhicra.vlm.loading import load_policy
+
+        check, config = Check("weights", "Weights"), self.config
+        logging.disable_progress_bar()  # it breaks ours
+        try:
+            self.model = load_policy(config.model, config.seed)
+        except ConfigRefusal as refusal:
+            check.passable = False
+            check.blame("configuration", str(refusal), Remedy("model.lora.targets", words="layers that are there"))
+            return check
+        except Refusal as refusal:
+            check.passable = False
+            check.blame("model that cannot be loaded", str(refusal), Remedy("model.path", words="a whole model folder"))
+            return check
+        check.facts = count_parameters(self.model.model)
+        check.summary = f"{check.facts['total']:,} parameters loaded, {check.facts['trained']:,} trained"
+        try:
+            self.sampling = sampling_of(
+                config.rollout, self.model, n=config.rollout.n, temperature=config.rollout.temperature
+            )
+            evaluation_sampling(config, self.model)
+        except ConfigRefusal as refusal:
+            check.passable = False
+            remedy = Remedy(named_field(str(refusal)), words=str(refusal).rpartition(": ")[2])
+            check.blame("configuration", str(refusal), remedy)
+        return check
+
+    def look_at_engine(self) -> Check:
+        """Put the model on its device, and start the engine that the configuration names."""
+        import torch
+        from accelerate import Accelerator
+
+        from mmhicra.train.assembly import make_engine, make_policy
+
+        check = Check("engine", "Rollout engine")
+        faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
+        stopping = [f for f in faults if any(remedy.field in STOPPING for remedy in f.remedies)]
+        if stopping:
+            check.because, check.passable = f"it cannot run: {stopping[0].what}", False
+            return check
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.policy, _ = make_policy(self.config, self.model, self.sampling, accelerator)
+        self.engine = make_engine(self.config, self.model, self.policy, accelerator, self.stack)
+        check.facts = {"engine": self.engine.name, "attention": self.policy.attention}
+        check.summary = f"{self.engine.name} samples, attention of the trainer is {self.policy.attention}"
+        return check
+
+    def look_at_gap(self) -> Check:
+        """Roll out and score again."""
+        from mmhicra.doctor.gap import check_gap
+        from mmhicra.train.assembly import make_vision
+
+        # Nothing is written here, to the cache of features neither.
+        unkept = self.config.model.model_copy(update={"vision_cache": None})
+        vision = make_vision(self.config.model_copy(update={"model": unkept}), self.model)
+        if vision is not None:
+            self.prompts = vision.look(self.prompts)
+        tokenizer = self.model.tokenizer
+        return check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer)
+
+    def look_at_pace(self) -> Check:
+        """Time the longest step."""
+        from mmhicra.doctor.pace import check_pace
+
+        return check_pace(self.config, self.load, self.policy, self.engine, self.sampling, self.prompts)
+
+
+STOPPING = ("rollout.engine", "model.attention")
+"""Faults that are mended by one of these fields leave nothing to roll out with."""

@@ -1,0 +1,76 @@
+"""Eight rollouts: how far the engine's log-probs are from the trainer's own, under the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mmhicra.config import RunConfig
+from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.records import Prompt
+from mmhicra.rollout.engine import Engine, PromptMismatch, Sampling
+from mmhicra.train.guard import Limits, Look, looks_of, mean_error, worst_prompt
+from mmhicra.train.policy import Policy
+
+ROLLOUTS = 8
+TOKENS = 256
+"""Of a rollout at most: a gap shows early."""
+
+
+def check_gap(
+    config: RunConfig, policy: Policy, engine: Engine, sampling: Sampling, prompts: Sequence[Prompt], tokenizer: Any
+) -> Check:
+    """Roll out, score again, and compare as the alignment guard does. Top-p and top-k are left off: the trainer does
+    not follow them.
+    """
+    check = Check("gap", f"Log-probs of {ROLLOUTS} rollouts")
+    each = -(-ROLLOUTS // len(prompts))
+    tokens = min(TOKENS, sampling.max_new_tokens)
+    try:
+        groups = engine.generate(
+            prompts, replace(sampling, n=each, top_p=1.0, top_k=0, max_new_tokens=tokens), config.seed, step=0
+        )
+    except PromptMismatch as mismatch:
+        check.passable = False
+        check.blame("prompts differ", str(mismatch), Remedy("rollout.engine", "hf"))
+        return check
+    looks = looks_of(policy, groups, config.train.tokens_per_micro_batch)
+    error, limit = mean_error(looks), Limits.of(config.rollout.guard, config.model.precision).stop
+    largest = max(look.largest for look in looks)
+    check.facts = {
+        "engine": engine.name,
+        "precision": config.model.precision,
+        "largest": largest,
+        "multiplicative_error": error,
+        "limit": limit,
+        "rollouts": [
+            {"id": look.problem, "tokens": look.tokens, "error": mean_error([look]), "largest": look.largest}
+            for look in looks
+        ],
+        "first_response": groups[0].completions[0].text,
+    }
+    check.summary = (
+        f"engine {engine.name} against the trainer, {config.model.precision}: mean of exp |gap| {error:.6f} (sound up "
+        f"to {limit:g}), largest gap {largest:.1e}"
+    )
+    rows = [[k.problem, k.prompt, str(k.tokens), f"{mean_error([k]):.6f}", f"{k.largest:.1e}"] for k in looks]
+    check.grids = [Grid("", ("problem", "prompt", "tokens", "mean exp |gap|", "largest"), rows)]
+    if config.rollout.cuts:
+        check.notes.append("rollout.top_p and rollout.top_k cut what is sampled from; training sees a gap by design")
+    if not error <= limit:  # NaN is no gap that is sound
+        _blame(check, error, worst_prompt(looks), tokenizer)
+    return check
+
+
+def _blame(check: Check, error: float, worst: Sequence[Look], tokenizer: Any) -> None:
+    look = max(worst, key=lambda each: each.error / each.tokens)
+    place, token, engine, trainer = look.first
+    said = tokenizer.convert_ids_to_tokens(token)
+    check.blame(
+        "log-probs differ",
+        f"mean of exp |gap| is {error:.4f}; the worst is problem {look.problem} ({look.prompt}): at response token "
+        f"{place} {said!r} the engine says {engine:.4f}, the trainer {trainer:.4f}",
+        Remedy("rollout.engine", "hf"),
+        Remedy("model.precision", "fp32"),
+    )

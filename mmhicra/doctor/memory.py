@@ -1,0 +1,352 @@
+"""A memory plan: what a configuration takes on one device, part by part, before anything is loaded.
+
+`plan_memory` is a pure function of the model's shape and of the load that a configuration puts on it. Weights,
+gradients and optimiser state are exact; activations are counted tensor by tensor for the layers as they are written,
+and hold within a factor of `ACTIVATION_FACTOR` of what was measured. Shapes: L tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mmhicra.rollout.cache import BLOCK
+from mmhicra.vlm.features import PATCHES_AT_A_TIME
+from mmhicra.vlm.shape import ModelShape
+
+ACTIVATION_FACTOR = 1.25
+"""The measured peak of an update lies between estimate / factor and estimate x factor (tests/doctor/test_memory.py)."""
+
+FLOAT, HALF, DOUBLE = 4, 2, 8
+"""Bytes."""
+
+Phase = Literal["update", "optimiser step", "rollout", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a configuration asks of one device.
+
+    Attributes:
+        half: computes in bfloat16 over float32 weights.
+        checkpointing: gradient checkpointing.
+        dense: the attention that holds an (L, L) mask.
+        adapters: LoRA: the weights under the adapters are frozen.
+        sees_always_alike: the vision side is frozen.
+        reference: a frozen copy is kept for the KL term.
+        processes: that train together.
+        shard: weights, gradients and optimiser state are split over them.
+        cuda: the optimiser updates all tensors at once, which takes room.
+        embedded: rollouts use the trained model itself; else `engine` says what the engine takes.
+        engine: bytes of an engine beside the model.
+        engine_rests: it gives them back while the model is trained.
+        budget: `train.tokens_per_micro_batch`.
+        prompt: tokens of the longest prompt.
+        patches: of the images of that prompt.
+        response: tokens of the longest response.
+        group: completions per prompt.
+        groups: prompts of an optimiser step, on this device.
+        chunk: response positions whose logits are held at a time.
+        nucleus: SIREN takes the entropy of a nucleus as well.
+        sequences: completions that are decoded at a time.
+        step_prompts: prompts that are processed together before a rollout, on this device.
+        evaluation_group: completions per held-out problem; 0 without evaluation.
+        evaluation_sequences: completions that are decoded at a time in an evaluation.
+    """
+
+    half: bool
+    checkpointing: bool
+    dense: bool
+    adapters: bool
+    sees_always_alike: bool
+    reference: bool
+    processes: int
+    shard: bool
+    cuda: bool
+    embedded: bool
+    engine: int
+    engine_rests: bool
+    budget: int
+    prompt: int
+    patches: int
+    response: int
+    group: int
+    groups: int
+    chunk: int
+    nucleus: bool
+    sequences: int
+    step_prompts: int
+    evaluation_group: int
+    evaluation_sequences: int
+
+    @property
+    def evaluating(self) -> Load:
+        """The same while held-out problems are answered."""
+        return replace(
+            self,
+            group=self.evaluation_group,
+            sequences=self.evaluation_sequences,
+            step_prompts=self.evaluation_sequences // self.evaluation_group,
+        )
+
+    @property
+    def whole(self) -> int:
+        """What an optimiser step takes of budgets: tokens, and patches while the vision side is trained."""
+        looked_at = 0 if self.sees_always_alike else self.patches
+        return self.groups * (self.prompt + looked_at + self.group * self.response)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one micro-batch is a whole optimiser step."""
+        return self.whole <= self.budget
+
+    @property
+    def micro_batch(self) -> int:
+        """L: what the largest micro-batch holds of the budget."""
+        return min(self.budget, self.whole)
+
+    @property
+    def micro_patches(self) -> int:
+        """Patches in the largest micro-batch while the vision side is trained; they share the budget with tokens."""
+        if self.sees_always_alike or not self.patches:
+            return 0
+        whole = self.prompt + self.patches + self.response
+        return min(self.groups, max(1, self.micro_batch // whole)) * self.patches
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens in the largest micro-batch, those patches taken off."""
+        return self.micro_batch - self.micro_patches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by part, in each phase of a step; what is held throughout is in every phase."""
+
+    held: dict[str, int]
+    phases: dict[Phase, dict[str, int]]
+
+    def total(self, phase: Phase) -> int:
+        """Of one phase, what is held throughout included."""
+        return sum(self.held.values()) + sum(self.phases[phase].values())
+
+    @property
+    def fullest(self) -> Phase:
+        """The phase that takes most."""
+        return max(self.phases, key=self.total)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of that phase."""
+        return self.total(self.fullest)
+
+
+def plan_memory(shape: ModelShape, load: Load) -> Plan:
+    """Bytes that a run takes on one device."""
+    ranks = load.processes if load.shard else 1
+    copied = load.processes > 1 and not load.shard
+    held = {
+        "weights": FLOAT * shape.parameters // ranks,
+        # AdamW: two moments of every trained value, and a step counter for every tensor.
+        "optimiser": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
+        "reference": 0 if not load.reference or load.adapters else FLOAT * shape.parameters // ranks,
+        "buckets of data parallelism": FLOAT * shape.trained if copied else 0,
+        "engine": 0 if load.embedded or load.engine_rests else load.engine,
+    }
+    gradients = FLOAT * shape.trained // ranks
+    phases: dict[Phase, dict[str, int]] = {
+        "update": update(shape, load, gradients),
+        "optimiser step": {
+            "gradients": gradients,
+            "room of the step": FLOAT * shape.trained // ranks if load.cuda else 0,
+        },
+        "rollout": rolling_out(shape, load),
+    }
+    if load.evaluation_group:
+        phases["evaluation"] = rolling_out(shape, load.evaluating)
+    return Plan(_above_zero(held), {phase: _above_zero(parts) for phase, parts in phases.items()})
+
+
+def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
+    """Parts of one batch of rollouts; an engine of its own has its memory already."""
+    # On the CPU the pixels of all prompts share the memory; before a GPU they wait outside.
+    pixels = 0 if load.cuda else FLOAT * load.step_prompts * load.patches * shape.patch_values
+    if not load.embedded:
+        return {"images": pixels, "engine": load.engine if load.engine_rests else 0}
+    gathered = load.shard and load.processes > 1
+    width = HALF if load.half else FLOAT
+    cast = HALF * shape.linear if load.half and not gathered else 0
+    packed = 0 if load.half or load.cuda else FLOAT * shape.linear  # see `rollout.packed`
+    return {
+        "images": pixels,
+        "whole weights": width * shape.parameters if gathered else 0,
+        "copies of weights": cast + packed,
+        "KV cache": kv_cache(shape, load),
+        "prefill and sampling": max(prefill(shape, load), sampling(shape, load)),
+    }
+
+
+def activations(shape: ModelShape, load: Load) -> int:
+    """What the largest micro-batch keeps between its forward and its backward pass."""
+    stream = load.micro_tokens * FLOAT * shape.hidden
+    layer = stream if load.checkpointing else load.micro_tokens * saved_by_a_layer(shape, load)
+    return shape.layers * layer + (2 + shape.deepstack) * stream + tower_activations(shape, load)
+
+
+def update(shape: ModelShape, load: Load, gradients: int) -> dict[str, int]:
+    """The fullest moment of a micro-batch: at the logits, or a layer on its way back.
+
+    Gradients of earlier micro-batches are there throughout. Those of a micro-batch that is alone come as its
+    activations go.
+    """
+    kept = {"activations": activations(shape, load)}
+    scoring = {"working set": scores(shape, load), "copies of weights": copies(shape, load, back=False)}
+    back = {"working set": layer_going_back(shape, load), "copies of weights": copies(shape, load, back=True)}
+    moments = [kept | scoring, kept | back]
+    if load.alone:
+        moments.append({"gradients": gradients, "working set": back["working set"]})
+    else:
+        moments = [{"gradients": gradients} | moment for moment in moments]
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def layer_going_back(shape: ModelShape, load: Load) -> int:
+    """What the backward pass of one decoder layer takes beside what was kept."""
+    layer = load.micro_tokens * passing_in_a_layer(shape, load)
+    if load.checkpointing:
+        layer += load.micro_tokens * saved_by_a_layer(shape, load)
+    return layer + (FLOAT + 1) * load.micro_tokens**2 * load.dense
+
+
+def saved_by_a_layer(shape: ModelShape, load: Load) -> int:
+    """Bytes a token that a decoder layer keeps for its backward pass.
+
+    Residual stream and norms are float32 in either precision. Under autocast every linear layer casts its input anew,
+    so what three of them read is kept three times.
+    """
+    hidden, query, key, inner = shape.hidden, shape.query, shape.key, shape.inner
+    width = HALF if load.half else FLOAT
+    norm = 0 if load.adapters else FLOAT * hidden  # the normalised input is needed for the norm's weight alone
+    stream = 2 * FLOAT * hidden + 2 * norm
+    readers = 5 * HALF * hidden if load.half else 2 * FLOAT * hidden
+    attention = width * (2 * query + 2 * key) + 2 * FLOAT * (query + key) * shape.normed_heads
+    mlp = 4 * width * inner
+    return stream + readers + attention + mlp + width * shape.adapter
+
+
+def passing_in_a_layer(shape: ModelShape, load: Load) -> int:
+    """Bytes a token on top of what a layer keeps: the gradients of its MLP, or the copies that attention makes after
+    the MLP is done with."""
+    width = HALF if load.half else FLOAT
+    mlp, attention = width * 2 * shape.inner, width * (8 * shape.query - 4 * shape.inner)
+    return max(mlp, attention) + 2 * FLOAT * shape.hidden
+
+
+def tower_activations(shape: ModelShape, load: Load) -> int:
+    """Of the vision tower; a frozen one keeps nothing, and has looked before."""
+    width = HALF if load.half else FLOAT
+    saved = shape.tower_layers * shape.tower_saved + shape.merger_saved + shape.patch_values
+    return load.micro_patches * width * saved
+
+
+def scores(shape: ModelShape, load: Load) -> int:
+    """The norm before the head, one chunk of logits in the backward pass, and the gradient of the head."""
+    positions = min(load.chunk, load.micro_tokens)
+    floats = (5 if load.nucleus else 3) + (1 if load.half else 0)
+    head = 0 if load.adapters else FLOAT * shape.vocabulary * shape.hidden
+    norm = 3 * load.micro_tokens * FLOAT * shape.hidden
+    return norm + positions * shape.vocabulary * FLOAT * floats + head
+
+
+def copies(shape: ModelShape, load: Load, *, back: bool) -> int:
+    """bfloat16 copies that autocast makes of weights, or the blocks that a sharded model makes whole.
+
+    Autocast keeps its copies to the end of the forward pass, and longer if the backward pass needs them: with gradient
+    checkpointing that takes those of one layer, made again.
+    """
+    width = HALF if load.half else FLOAT
+    if load.shard and load.processes > 1:
+        return 2 * width * max(shape.block, shape.vocabulary * shape.hidden)
+    if not load.half:
+        return 0
+    return HALF * (shape.block if back and load.checkpointing else shape.linear)
+
+
+def kv_cache(shape: ModelShape, load: Load) -> int:
+    """Keys and values of prompts and responses that decode together, while the buffers grow for the last time."""
+    width = HALF if load.half else FLOAT
+    token = 2 * shape.layers * shape.key * width
+    rows = load.sequences
+    return token * (rows // load.group * load.prompt + rows * sum(slots(load.response)))
+
+
+def slots(response: int) -> tuple[int, int]:
+    """Slots of the buffers of a response before and after they grow for the last time; both are held at that moment."""
+    before, after = 0, BLOCK
+    while after < response:
+        before, after = after, after + max(BLOCK, after // 2)
+    return before, after
+
+
+def prefill(shape: ModelShape, load: Load) -> int:
+    """One forward pass over all prompts that decode together, or over the images that are looked at together."""
+    width = HALF if load.half else FLOAT
+    tokens = load.sequences // load.group * load.prompt
+    text = tokens * (width * (3 * shape.inner + 2 * shape.query) + 3 * FLOAT * shape.hidden)
+    images = min(load.patches * (load.sequences // load.group), PATCHES_AT_A_TIME)
+    tower = images * width * (shape.tower_saved + shape.patch_values)
+    return max(text, tower)
+
+
+def sampling(shape: ModelShape, load: Load) -> int:
+    """Drawing one token for every row: logits, log-probs, and the cumulated probabilities in double precision."""
+    return load.sequences * shape.vocabulary * (2 * FLOAT + 2 * DOUBLE)
+
+
+def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
+    """The most tokens per micro-batch that fit into `room` bytes, rounded down to 256; None if not even one group's
+    prompt and response do.
+
+    More than a whole optimiser step holds is never used, so that is the most it says.
+    """
+    looked_at = 0 if load.sees_always_alike else load.patches
+    least = load.prompt + looked_at + load.response
+    most = load.whole
+
+    def fits(budget: int) -> bool:
+        return plan_memory(shape, replace(load, budget=budget)).total("update") <= room
+
+    return _largest(fits, least, most, 256)
+
+
+def most_sequences(shape: ModelShape, load: Load, room: int, phase: Phase) -> int | None:
+    """The most completions that can decode at a time in `room` bytes, in whole groups; None if not even one group."""
+    evaluation = phase == "evaluation"
+    group = load.evaluation_group if evaluation else load.group
+    now = load.evaluation_sequences if evaluation else load.sequences
+
+    def fits(groups: int) -> bool:
+        count = groups * group
+        changed = replace(load, evaluation_sequences=count) if evaluation else replace(load, sequences=count)
+        return plan_memory(shape, changed).total(phase) <= room
+
+    groups = _largest(fits, 1, max(1, now // group), 1)
+    return None if groups is None else groups * group
+
+
+def _largest(fits: Callable[[int], bool], least: int, most: int, step: int) -> int | None:
+    """The largest number from `least` to `most` that fits, on multiples of `step` where there is room for that."""
+    if not fits(least):
+        return None
+    if fits(most):
+        return most
+    low, high = least, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return max(least, low // step * step)
+
+
+def _above_zero(parts: dict[str, int]) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if size}

@@ -1,0 +1,132 @@
+"""What a model's size says before its weights are loaded: counts of parameters, and the widths memory depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from mmhicra.config import LoraConfig, ModelConfig
+from mmhicra.vlm.families import Family
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts and widths of a model, adapters included.
+
+    Attributes:
+        parameters: all of them.
+        trained: those that get gradients.
+        tensors: how many tensors the trained ones are.
+        linear: weights of the decoder's linear layers and of the head, which autocast copies to bfloat16.
+        block: parameters of the largest decoder layer.
+        layers: of the decoder.
+        hidden: width of the residual stream.
+        query: width of all query heads together.
+        key: width of all key-value heads together.
+        inner: width of the MLP.
+        vocabulary: rows of the head.
+        normed_heads: whether queries and keys are normalised head by head.
+        adapter: ranks of all adapters of a layer added up, 0 without LoRA.
+        deepstack: vision layers that also enter the decoder.
+        tower_layers: of the vision tower.
+        tower_saved: values that one of its layers keeps for the backward pass, a patch.
+        merger_saved: values that merging keeps, a patch.
+        patch_values: values of a patch.
+        merged: patches an image token is made of.
+    """
+
+    parameters: int
+    trained: int
+    tensors: int
+    linear: int
+    block: int
+    layers: int
+    hidden: int
+    query: int
+    key: int
+    inner: int
+    vocabulary: int
+    normed_heads: bool
+    adapter: int
+    deepstack: int
+    tower_layers: int
+    tower_saved: int
+    merger_saved: int
+    patch_values: int
+    merged: int
+
+
+def empty_model(config: PreTrainedConfig, family: Family) -> Any:
+    """The model without its weights: every parameter has its shape and takes no memory."""
+    with torch.device("meta"):
+        return family.model_class(config)
+
+
+def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelShape:
+    """Measure a model, frozen and adapted as `options` say.
+
+    Args:
+        empty: from `empty_model`, or a whole model without adapters; its `requires_grad` flags are set.
+        family: the model's.
+        options: what is trained.
+    """
+    decoder, tower = family.language_model(empty), family.vision_tower(empty)
+    config, vision = decoder.config, tower.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    parameters = list(empty.parameters())
+    if options.lora is None:
+        family.freeze(empty, options.freeze)
+        trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
+        added, ranks = [], 0
+    else:
+        added, ranks = adapter_sizes(decoder, options.lora)
+        trained = added
+    blocks = [sum(p.numel() for p in layer.parameters()) for layer in decoder.layers]
+    mergers = family.merger(empty)
+    inside_mergers = {id(module) for merger in mergers for module in merger.modules()}
+    linear = [
+        module for module in tower.modules() if isinstance(module, nn.Linear) and id(module) not in inside_mergers
+    ]
+    width = tower.blocks[0].norm1.weight.numel()
+    merged = vision.spatial_merge_size**2
+    return ModelShape(
+        parameters=sum(parameter.numel() for parameter in parameters) + sum(added),
+        trained=sum(trained),
+        tensors=len(trained),
+        linear=sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear))
+        + family.lm_head(empty).weight.numel(),
+        block=max(blocks),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        query=config.num_attention_heads * size,
+        key=config.num_key_value_heads * size,
+        inner=config.intermediate_size,
+        vocabulary=config.vocab_size,
+        normed_heads=family.normed_heads,
+        adapter=ranks,
+        deepstack=len(mergers) - 1,
+        tower_layers=vision.depth,
+        tower_saved=6 * width + sum(m.in_features + m.out_features for m in linear) // vision.depth,
+        merger_saved=sum(
+            m.in_features + m.out_features for merger in mergers for m in merger.modules() if isinstance(m, nn.Linear)
+        )
+        // merged,
+        patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        merged=merged,
+    )
+
+
+def adapter_sizes(decoder: nn.Module, lora: LoraConfig) -> tuple[list[int], int]:
+    """Sizes of the adapters' tensors, and the ranks of one layer's adapters added up."""
+    layers: Any = decoder.layers
+    targets = [
+        module
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets
+    ]
+    sizes = [lora.rank * width for module in targets for width in (module.in_features, module.out_features)]
+    return sizes, lora.rank * len(targets) // max(1, len(layers))

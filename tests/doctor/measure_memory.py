@@ -1,0 +1,121 @@
+"""Run in a process of its own: what updates of models really take, beside what the plan says.
+
+`python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `bench.shapes`, whether there is
+an `image`, whether the micro-batch is `alone` in its optimiser step, and options of `ModelConfig`. Prints one line of
+JSON for each.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mmhicra.bench.memory import peak_above
+from mmhicra.bench.shapes import write_model
+from mmhicra.config import DataConfig, ModelConfig
+from mmhicra.doctor.memory import Load, plan_memory
+from mmhicra.records import Completion, Group, Problem, ProblemImage
+from mmhicra.train.packing import pack, split_groups
+from mmhicra.train.policy import Policy
+from mmhicra.vlm.loading import load_policy
+from mmhicra.vlm.processing import PromptBuilder
+from mmhicra.vlm.shape import empty_model, shape_of
+
+CHUNK, GROUP, RESPONSE = 256, 8, 200
+PICTURE = 560
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, **options) -> dict:
+    if not folder.exists():
+        write_model(shape, folder, torch.float32)
+    config = ModelConfig(path=str(folder), **options)
+    before = resident()
+    loaded = load_policy(config)
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.clone()  # what was loaded is a mapped file
+    weights = resident() - before
+    group = make_group(loaded, image)
+    load = load_of(config, group, alone)
+    plan = plan_memory(shape_of(empty_model(loaded.config, loaded.family), loaded.family, config), load)
+    policy = Policy(
+        loaded.model,
+        loaded.family,
+        temperature=1.0,
+        banned_ids=loaded.banned_token_ids,
+        chunk=CHUNK,
+        precision=config.precision,
+    )
+
+    def update() -> None:
+        policy(pack(split_groups([group], 10**6))).logprobs.sum().backward()
+
+    update()
+    if alone:
+        policy.zero_grad(set_to_none=True)
+    peak = peak_above(update)  # gradients of earlier micro-batches are there already
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-9)
+    optimizer.step()
+    exact = {
+        "weights": sum(parameter.nbytes for parameter in policy.parameters()),
+        "gradients": sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None),
+        "optimiser": sum(value.nbytes for state in optimizer.state.values() for value in state.values()),
+    }
+    return {
+        "exact": exact,
+        "planned": {**plan.held, **plan.phases["update"]},
+        "peak": peak,
+        "resident": weights,
+    }
+
+
+def make_group(loaded, image: bool) -> Group:
+    builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig(max_prompt_tokens=4096))
+    picture = ProblemImage(Image.effect_noise((PICTURE, PICTURE), 60).convert("RGB"), "noise.png")
+    images = (picture,) if image else ()
+    prompt = builder.build(Problem("p", "<image>" * len(images) + "the " * 400, images, "1"))
+    ids = torch.randint(5, 300, (GROUP, RESPONSE)).tolist()
+    return Group(prompt, [Completion(row, [0.0] * RESPONSE, "length", "") for row in ids])
+
+
+def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
+    """The group is a micro-batch, and the optimiser step if it is `alone`."""
+    return Load(
+        half=config.precision == "bf16",
+        checkpointing=config.gradient_checkpointing,
+        dense=False,
+        adapters=config.lora is not None,
+        sees_always_alike=config.sees_always_alike,
+        reference=False,
+        processes=1,
+        shard=False,
+        cuda=False,
+        embedded=True,
+        engine=0,
+        engine_rests=False,
+        budget=len(group.prompt) + group.prompt.patches + GROUP * RESPONSE,
+        prompt=len(group.prompt),
+        patches=group.prompt.patches,
+        response=RESPONSE,
+        group=GROUP,
+        groups=1 if alone else 2,
+        chunk=CHUNK,
+        nucleus=False,
+        sequences=GROUP,
+        step_prompts=1,
+        evaluation_group=0,
+        evaluation_sequences=0,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for case in json.loads(sys.argv[2]):
+        print(json.dumps(measure(Path(sys.argv[1]) / case["shape"], **case)))
