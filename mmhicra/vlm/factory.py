@@ -144,7 +144,7 @@ def _config(model_type: str, tokenizer: Qwen2Tokenizer) -> PreTrainedConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
-        "initializer_range": 0.15,
+        "initializer_range": 0.1,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": ids[END],
         "eos_token_id": ids[TURN_END],
