@@ -34,7 +34,7 @@ from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.scoring import Scores, summarise
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
-from mmhicra.vlm.loading import load_policy, load_processor, load_trained
+from mmhicra.vlm.loading import load_policy, load_processor
 
 THREADS = 4
 """In which lmms-eval calls the scorer: its own default. The verdicts are the same in any number."""
@@ -74,15 +74,16 @@ def evaluate_through_lmms(
         raise ConfigRefusal(f"eval.n is {config.eval.n}, but lmms-eval scores the first response: drop the backend")
     sets = [load_question_set(options) for options in config.eval.benchmarks]
     check_all(config, sets, load_processor(config.model), watcher)
-    seed = config.seed
-    loaded = load_trained(config.model, checkpoint, seed) if checkpoint else load_policy(config.model, seed)
-    engine = open_engine(config, loaded)
-    facts = generation_facts(
-        config, loaded, make_asking(config, loaded, engine), str(checkpoint or config.model.path), name
-    )
-    stores = {questions.name: _empty_store(questions, folder, facts, overwrite) for questions in sets}
+    loaded = load_policy(config.model, config.seed)
     total = sum(len(questions.items) for questions in sets)
-    with tempfile.TemporaryDirectory(prefix="mmhicra-lmms-") as place, watcher.watch("answering", total) as bar:
+    with (
+        open_engine(config, loaded, checkpoint) as engine,
+        tempfile.TemporaryDirectory(prefix="mmhicra-lmms-") as place,
+        watcher.watch("answering", total) as bar,
+    ):
+        asking = make_asking(config, loaded, engine)
+        facts = generation_facts(config, loaded, asking, str(checkpoint or config.model.path), name)
+        stores = {questions.name: _empty_store(questions, folder, facts, overwrite) for questions in sets}
         model = EngineModel(config, loaded, engine, lambda done: watcher.advance(bar, done))
         tasks = {questions.name: _task_of(questions, config, Path(place)) for questions in sets}
         samples, result = drive(model, tasks, threads)

@@ -5,7 +5,9 @@ Imports lmms-eval; `lmms.require_lmms_eval` says how to get it.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -91,7 +93,9 @@ class EngineModel(lmms):
             apply_override(tree, f"{ARGUMENTS[name]}={value}")
         config = build_config(tree)
         loaded = load_policy(config.model)
-        return cls(config, loaded, open_engine(config, loaded))
+        open_until_exit = ExitStack()
+        atexit.register(open_until_exit.close)
+        return cls(config, loaded, open_until_exit.enter_context(open_engine(config, loaded)))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> EngineModel:
