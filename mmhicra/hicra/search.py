@@ -22,7 +22,7 @@ PREFIX = 12
 MANY = 2000
 """With fewer long phrases the automaton alone is as fast."""
 
-_BITS = 24
+_BITS = 22
 _FACTORS = tuple(np.uint32(pow(0x9E3779B1, power, 2**32)) for power in (1, 2, 4))
 """Of the polynomial hash, by how far apart the two parts begin."""
 _MIX = np.uint32(0x85EBCA6B)
@@ -81,10 +81,11 @@ class _Filter:
         hit = self._bits.take(slots >> 3) & np.left_shift(1, slots & 7)
         perhaps = begins[hit != 0]
         rows = []
+        lengths_of, number_of, last = self._lengths.get, self._phrases.get, len(text)
         for start in perhaps.tolist():
-            for length in self._lengths.get(text[start : start + PREFIX], ()):
+            for length in lengths_of(text[start : start + PREFIX], ()):
                 end = start + length
-                number = self._phrases.get(text[start:end]) if end <= len(text) else None
+                number = number_of(text[start:end]) if end <= last else None
                 if number is not None:
                     rows.append((number, start, end - 1))
         return rows
