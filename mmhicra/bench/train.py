@@ -90,10 +90,15 @@ def run_train(settings: Settings, progress: Progress = lambda text: None) -> dic
         those of a forward pass.
 
     Raises:
-        Refusal: TRL is asked for and missing, or fewer than one pair.
+        Refusal: TRL is asked for and missing, fewer than one pair, or micro-batches that do not come out even.
     """
     if settings.pairs < 1:
         raise Refusal(f"bench train: --pairs is {settings.pairs}: measure at least one")
+    count = len(settings.lengths.responses)
+    if settings.rows and count % settings.rows:
+        raise Refusal(
+            f"bench train: --rows {settings.rows} does not divide the {count} responses: micro-batches are even"
+        )
     if settings.against == "trl":
         refuse_missing()
     with tempfile.TemporaryDirectory() as folder:

@@ -92,21 +92,34 @@ def evaluate_through_lmms(
         responses = _responses(questions, model, tasks[questions.name])
         stores[questions.name].append([[response] for response in responses])
         for mode in MODES:
-            records = [
-                # lmms-eval hands the scorer texts alone; how they ended the engine knows.
-                replace(record, truncated=record.truncated or response.truncated)
-                for record, response in zip(samples[questions.name][mode], responses, strict=True)
-            ]
-            summary = summarise(questions.benchmark, records, mode, "response")
-            summary["counts"]["missing"], summary["missing"] = 0, []
-            summary["generation"] = {"prompt": questions.prompt, "questions": questions.facts(), **facts}
-            summary["driver"] = {"name": "lmms-eval", "version": version("lmms-eval"), "threads": threads}
+            scores = _scores(questions, samples[questions.name][mode], responses, mode, facts, threads)
             path = folder / f"{questions.name}.{mode}.json"
-            write_result(path, Scores(records, summary))
-            done.append(Evaluated(path, Scores(records, summary)))
+            write_result(path, scores)
+            done.append(Evaluated(path, scores))
     (folder / "lmms_eval.json").write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     write_leaderboard(folder, merge([own_row(evaluated.path) for evaluated in done], published_rows()))
     return done
+
+
+def _scores(
+    questions: QuestionSet,
+    samples: Sequence[SampleRecord],
+    responses: Sequence[Response],
+    mode: Mode,
+    facts: Mapping[str, Any],
+    threads: int,
+) -> Scores:
+    """The records that lmms-eval handed back, and their result."""
+    records = [
+        # lmms-eval hands the scorer texts alone; how they ended the engine knows.
+        replace(record, truncated=record.truncated or response.truncated)
+        for record, response in zip(samples, responses, strict=True)
+    ]
+    summary = summarise(questions.benchmark, records, mode, "response")
+    summary["counts"]["missing"], summary["missing"] = 0, []
+    summary["generation"] = {"prompt": questions.prompt, "questions": questions.facts(), **facts}
+    summary["driver"] = {"name": "lmms-eval", "version": version("lmms-eval"), "threads": threads}
+    return Scores(records, summary)
 
 
 def make_task(

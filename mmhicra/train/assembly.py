@@ -99,9 +99,20 @@ def assemble(
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
     terminal.say(f"attention: {policy.attention}")
-    optimizer = make_optimizer(policy, config.train.optimizer)
-    prepared = policy if sharded(config, accelerator) else accelerator.prepare_model(policy)
     ranks = Ranks(accelerator)
+    prepared = policy if sharded(config, accelerator) else accelerator.prepare_model(policy)
+    collector = Collector(
+        config=config,
+        engine=engine,
+        sampling=sampling,
+        rewarder=rewarder,
+        stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
+        prompts=prompts,
+        vision=vision,
+        policy=prepared,
+        ranks=ranks,
+    )
+    optimizer = make_optimizer(policy, config.train.optimizer)
     trainer = Trainer(
         config=config,
         accelerator=accelerator,
@@ -109,17 +120,7 @@ def assemble(
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
         reference=reference,
-        collector=Collector(
-            config=config,
-            engine=engine,
-            sampling=sampling,
-            rewarder=rewarder,
-            stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
-            prompts=prompts,
-            vision=vision,
-            policy=prepared,
-            ranks=ranks,
-        ),
+        collector=collector,
         crediting=Crediting(config, make_matcher(config, library, model, sampling), model.tokenizer),
         guard=make_guard(config, terminal),
         ranks=ranks,

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmhicra.config import GuardConfig, RunConfig
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.refusals import Refusal
-from mmhicra.train.packing import SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.packing import SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 
 LIMITS = {"fp32": (1.0002, 1.001, 1.005), "bf16": (1.02, 1.05, 1.5)}
@@ -95,10 +95,7 @@ class AlignmentGuard:
 
     def look(self, row: Sequence[SubGroup], logprobs: Tensor) -> None:
         """Note how far the engine's log-probs are from `logprobs` (T,), the trainer's own of the tokens of `row`."""
-        parts = [(part.prompt, completion) for part in row for completion in part.completions]
-        values = logprobs.detach().float().cpu().split([len(completion) for _, completion in parts])
-        for (prompt, completion), own in zip(parts, values, strict=True):
-            self.looks.append(look_at(prompt, completion, own, math.log(self.limits.stop)))
+        self.looks += looks_in(row, logprobs, math.log(self.limits.stop))
 
     def look_at_scored(self, scored: Sequence[tuple[Completion, Tensor]], prompt: Prompt) -> None:
         """The same for the completions of one prompt, each with the trainer's log-probs (R,)."""
@@ -166,11 +163,15 @@ def looks_of(policy: Policy, groups: Sequence[Group], budget: int) -> list[Look]
     looks: list[Look] = []
     for row in fill_rows(split_groups(groups, budget), budget):
         batch = pack(row)
-        logprobs = policy(batch.to(policy.banned.device)).logprobs.cpu()
-        parts = [(part.prompt, completion) for part in row for completion in part.completions]
-        for (prompt, completion), own in zip(parts, logprobs.split([len(c) for _, c in parts]), strict=True):
-            looks.append(look_at(prompt, completion, own, allowed=0.01))
+        looks += looks_in(row, policy(batch.to(policy.banned.device)).logprobs, allowed=0.01)
     return looks
+
+
+def looks_in(row: Sequence[SubGroup], logprobs: Tensor, allowed: float) -> list[Look]:
+    """Compare every completion of `row` with `logprobs` (T,), the trainer's own of its tokens."""
+    prompts = [part.prompt for part in row for _ in part.completions]
+    scored = by_completion(row, logprobs.detach().float().cpu())
+    return [look_at(prompt, c, own, allowed) for prompt, (c, own) in zip(prompts, scored, strict=True)]
 
 
 def image_sizes(prompt: Prompt) -> list[str]:

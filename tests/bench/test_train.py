@@ -116,6 +116,11 @@ def test_prompts_have_the_length_of_the_regime(name, tmp_path, monkeypatch):
     assert len(files[1].read_text().splitlines()) == 4
 
 
+def test_uneven_micro_batches_are_refused():
+    with pytest.raises(Refusal, match="--rows 3 does not divide the 8 responses"):
+        run_train(Settings(model="tiny", regime="A", rows=3))
+
+
 def test_no_pair_is_refused():
     with pytest.raises(Refusal, match="--pairs is 0"):
         run_train(Settings(model="tiny", regime="A", pairs=0, against="none"))
