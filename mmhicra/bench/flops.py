@@ -14,9 +14,6 @@ from mmhicra.bench.machine import now
 SIZES = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product sets the measure, by device."""
 
-PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
-"""FLOP/s in bf16 without sparsity, from the makers' data sheets: what MFU is a share of."""
-
 
 def count_flops(work: Callable[[], Any]) -> int:
     """Operations of every matrix product, convolution and attention that `work` runs, backward passes included.
@@ -34,14 +31,6 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, repeats: int = 5) -> f
     size = SIZES[device.type]
     left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     return 2 * size**3 / min(_seconds(left, right) for _ in range(repeats + 1))
-
-
-def peak_rate() -> float | None:
-    """The data sheet's FLOP/s of this machine's GPU in bf16; None if there is none, or none that is known."""
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name()
-    return next((rate for model, rate in PEAKS.items() if model in name), None)
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

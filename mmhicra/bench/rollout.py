@@ -50,7 +50,7 @@ def run_rollout(
     return {
         "bench": "rollout",
         "settings": {"model": model, "regime": regime, "pairs": pairs, "precision": precision},
-        "regime": {"prompt": lengths.prompt, "responses": list(lengths.responses)},
+        "regime": lengths.facts(),
         "seconds": seconds,
         "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
         "memory": memory,
@@ -117,10 +117,7 @@ def print_rollout(result: dict[str, Any], console: Console | None = None) -> Non
     """The table for a person."""
     settings, regime, ratio = result["settings"], result["regime"], result["ratio"]
     responses = regime["responses"]
-    title = (
-        f"{settings['model']}, regime {settings['regime']}: prompt {regime['prompt']}, {len(responses)} responses of "
-        f"{min(responses)} to {max(responses)}, {settings['precision']}"
-    )
+    title = f"{settings['model']}, {regime['shown']}, {settings['precision']}"
     table = Table("rollout", *result["seconds"], "times faster", title=title)
     medians = [statistics.median(found) for found in result["seconds"].values()]
     shown = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"

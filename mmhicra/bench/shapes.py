@@ -51,6 +51,15 @@ class Regime:
         """P."""
         return self.image[0] * self.image[1] + self.text
 
+    def __str__(self) -> str:
+        low, high = min(self.responses), max(self.responses)
+        lengths = f"{low}" if low == high else f"{low} to {high}"
+        return f"regime {self.name}: prompt {self.prompt}, {len(self.responses)} responses of {lengths}"
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON, and `shown` for a person."""
+        return {"prompt": self.prompt, "responses": list(self.responses), "shown": str(self)}
+
     def with_group(self, size: int) -> Regime:
         """The same with `size` responses, their lengths repeated in turn."""
         lengths = itertools.islice(itertools.cycle(self.responses), size)

@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoProcessor
 
-from mmhicra.bench.flops import count_flops, matmul_rate, peak_rate
+from mmhicra.bench.flops import count_flops, matmul_rate
 from mmhicra.bench.machine import machine
 from mmhicra.bench.memory import peak_above, peak_in_a_process
 from mmhicra.bench.ours import Ours
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
 from mmhicra.bench.trl import Trl, refuse_missing
 from mmhicra.refusals import Refusal
+from mmhicra.train.speed import peak_rate
 
 PHASES = ("rollout", "forward", "backward", "update", "optimiser", "step")
 """`update` is forward and backward; `step` is everything, rewards and credit included."""
@@ -86,8 +87,8 @@ def run_train(settings: Settings, progress: Progress = lambda text: None) -> dic
     Returns:
         `seconds`: by side and phase, one figure a pair; `ratio`: theirs to ours by phase, with its range; `flops` of an
         update by side; `memory`: bytes above the resident model, by side; `matmul`: FLOP/s of this machine, measured
-        between the pairs; `utilisation`: ours; on a known GPU `mfu` by side, where the model's FLOP are three times
-        those of a forward pass.
+        between the pairs; `utilisation`: ours; on a known GPU in bf16 `mfu` by side, where the model's FLOP are three
+        times those of a forward pass.
 
     Raises:
         Refusal: TRL is asked for and missing, fewer than one pair, or micro-batches that do not come out even.
@@ -136,11 +137,11 @@ def measure(
                         seconds[side][phase].append(value)
                 rates.append(matmul_rate(DTYPES[settings.precision], ours.trainer.accelerator.device))
     update = {side: statistics.median(phases["update"]) for side, phases in seconds.items()}
-    peak = peak_rate()
+    peak = peak_rate() if settings.precision == "bf16" else None
     return {
         "bench": "train",
         "settings": asdict(settings),
-        "regime": {"prompt": settings.lengths.prompt, "responses": list(settings.lengths.responses)},
+        "regime": settings.lengths.facts(),
         "parameters": ours.parameters,
         "attention": ours.trainer.unwrapped.attention,
         "seconds": seconds,
@@ -221,12 +222,8 @@ def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
 def print_train(result: dict[str, Any], console: Console | None = None) -> None:
     """The table for a person."""
     settings, regime = result["settings"], result["regime"]
-    low, high = min(regime["responses"]), max(regime["responses"])
-    title = (
-        f"{settings['model']} ({result['parameters'] / 1e6:.0f} M parameters), regime {settings['regime']}: prompt "
-        f"{regime['prompt']}, {len(regime['responses'])} responses of {low if low == high else f'{low} to {high}'}, "
-        f"{settings['precision']}"
-    )
+    size = f"{result['parameters'] / 1e6:.0f} M parameters"
+    title = f"{settings['model']} ({size}), {regime['shown']}, {settings['precision']}"
     table = Table("phase", *(f"{side}, s" for side in result["seconds"]), "times faster", "range", title=title)
     shown_phases = [phase for phase in PHASES if phase in result["seconds"]["mmhicra"]]
     for phase in shown_phases:

@@ -50,6 +50,13 @@ def add_parts(kinds: Any) -> None:
     rollout.add_argument("--pairs", type=int, default=5, metavar="N", help="groups of each side (default 5)")
     rollout.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     rollout.set_defaults(run=run_rollout)
+    attention = kinds.add_parser("attention", help="every attention beside one row a response, one layer")
+    attention.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="40m", help="whose heads")
+    attention.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
+    attention.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
+    attention.add_argument("--pairs", type=int, default=8, metavar="N", help="passes of each (default 8)")
+    attention.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    attention.set_defaults(run=run_attention)
     logprob = kinds.add_parser("logprob", help="log-probs and entropies in chunks beside all logits at once")
     logprob.add_argument("--tokens", type=int, default=1024, metavar="T", help="response tokens (default 1024)")
     logprob.add_argument("--hidden", type=int, default=1024, metavar="H", help="hidden size (default 1024)")
@@ -120,6 +127,19 @@ def run_rollout(options: argparse.Namespace) -> int:
             options.model, options.regime, options.group, options.pairs, options.precision, status.update
         )
     return _show(options, result, rollout.print_rollout)
+
+
+def run_attention(options: argparse.Namespace) -> int:
+    """`mmhicra bench attention`."""
+    from rich.console import Console
+
+    from mmhicra.bench import attention
+
+    with Console(stderr=True).status("bench attention") as status:
+        result = attention.run_attention(
+            options.model, options.regime, options.group, options.pairs, options.precision, status.update
+        )
+    return _show(options, result, attention.print_attention)
 
 
 def run_logprob(options: argparse.Namespace) -> int:

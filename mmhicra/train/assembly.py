@@ -17,6 +17,7 @@ from mmhicra.config import OptimizerConfig, RunConfig
 from mmhicra.data.dataset import Loaded, ProblemStream, load_problems
 from mmhicra.data.refused import summarise_refused
 from mmhicra.evaluate.harness import make_asking
+from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.scoring import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
@@ -42,7 +43,7 @@ from mmhicra.train.sharding import GatheringEngine, shard
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.features import FrozenVision
-from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
+from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder
 
 
@@ -60,6 +61,19 @@ class Assembly:
     parameters: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What was checked before any weight is loaded, where a mistake costs seconds."""
+
+    gram_library: GramLibrary
+    rewarder: Rewarder
+    processor: LoadedProcessor
+    prompts: PromptBuilder
+    problems: Loaded
+    question_sets: list[QuestionSet]
+    verifier: Verifier
+
+
 def assemble(
     config: RunConfig, folder: RunFolder, accelerator: Accelerator, terminal: Terminal, stack: ExitStack
 ) -> Assembly:
@@ -70,11 +84,37 @@ def assemble(
         folder: where `refused.jsonl` goes.
         accelerator: of this process.
         terminal: where progress is shown.
-        stack: closes the reward workers when the run ends.
+        stack: closes the reward workers and the engine when the run ends.
 
     Raises:
         Refusal: the grams, the data or the model cannot be used.
     """
+    inputs = check_inputs(config, folder, accelerator, terminal, stack)
+    model = load_policy(config.model, config.seed)
+    parameters = count_parameters(model.model)
+    library = inputs.gram_library
+    terminal.say(
+        f"model {config.model.path}: {parameters['total']:,} parameters, {parameters['trained']:,} trained; "
+        f"{len(library)} Strategic Grams ({library.name})"
+    )
+    trainer = make_trainer(config, inputs, model, accelerator, terminal, stack)
+    asking = make_asking(config, model, trainer.collector.engine)
+    return Assembly(
+        trainer=trainer,
+        processor=model.processor,
+        gram_library=library,
+        held_out=inputs.problems.held_out,
+        evaluation_sampling=evaluation_sampling(config, model),
+        benchmarks=Benchmarks(inputs.question_sets, asking, inputs.verifier),
+        refused=len(inputs.problems.refused),
+        parameters=parameters,
+    )
+
+
+def check_inputs(
+    config: RunConfig, folder: RunFolder, accelerator: Accelerator, terminal: Terminal, stack: ExitStack
+) -> Inputs:
+    """Processes, grams, rewards, processor, data and benchmarks; arguments and errors as of `assemble`."""
     refuse_idle_processes(config, accelerator)
     if config.rollout.engine == "vllm":
         refuse_without_vllm()
@@ -82,19 +122,29 @@ def assemble(
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
-    problems = load_checked_problems(
-        config, prompts, rewarder, terminal, folder.refused if accelerator.is_main_process else None
+    refused_path = folder.refused if accelerator.is_main_process else None
+    return Inputs(
+        gram_library=library,
+        rewarder=rewarder,
+        processor=processor,
+        prompts=prompts,
+        problems=load_checked_problems(config, prompts, rewarder, terminal, refused_path),
+        question_sets=load_benchmarks(config, processor, terminal),
+        verifier=stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT)),  # the limit of `mmhicra eval`
     )
-    question_sets = load_benchmarks(config, processor, terminal)
-    verifier = stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT))  # its limit is that of `mmhicra eval`
-    model = load_policy(config.model, config.seed)
-    parameters = count_parameters(model.model)
-    terminal.say(
-        f"model {config.model.path}: {parameters['total']:,} parameters, {parameters['trained']:,} trained; "
-        f"{len(library)} Strategic Grams ({library.name})"
-    )
+
+
+def make_trainer(
+    config: RunConfig,
+    inputs: Inputs,
+    model: LoadedModel,
+    accelerator: Accelerator,
+    terminal: Terminal,
+    stack: ExitStack,
+) -> Trainer:
+    """The trainer around a loaded model; says which engine and attention it has."""
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
-    vision, work = make_vision(config, model), Work.of(model.model, model.family)
+    vision, work = make_vision(config, model), Work.of(model.model, model.family)  # while the model is whole
     policy, reference = make_policy(config, model, sampling, accelerator)
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
@@ -105,15 +155,16 @@ def assemble(
         config=config,
         engine=engine,
         sampling=sampling,
-        rewarder=rewarder,
-        stream=ProblemStream(problems.train, config.seed, config.data.shuffle),
-        prompts=prompts,
+        rewarder=inputs.rewarder,
+        stream=ProblemStream(inputs.problems.train, config.seed, config.data.shuffle),
+        prompts=inputs.prompts,
         vision=vision,
         policy=prepared,
         ranks=ranks,
     )
     optimizer = make_optimizer(policy, config.train.optimizer)
-    trainer = Trainer(
+    matcher = make_matcher(config, inputs.gram_library, model, sampling)
+    return Trainer(
         config=config,
         accelerator=accelerator,
         policy=prepared,
@@ -121,20 +172,10 @@ def assemble(
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
         reference=reference,
         collector=collector,
-        crediting=Crediting(config, make_matcher(config, library, model, sampling), model.tokenizer),
+        crediting=Crediting(config, matcher, model.tokenizer),
         guard=make_guard(config, terminal),
         ranks=ranks,
         work=work,
-    )
-    return Assembly(
-        trainer=trainer,
-        processor=model.processor,
-        gram_library=library,
-        held_out=problems.held_out,
-        evaluation_sampling=evaluation_sampling(config, model),
-        benchmarks=Benchmarks(question_sets, make_asking(config, model, engine), verifier),
-        refused=len(problems.refused),
-        parameters=parameters,
     )
 
 

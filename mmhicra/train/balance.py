@@ -15,6 +15,7 @@ from torch import nn
 
 from mmhicra.records import Group
 from mmhicra.vlm.families import Family
+from mmhicra.vlm.vision_work import VisionWork, count_linear
 
 WORTH = 0.02
 """A move that takes less than this share of the mean load off the heavier rank is not worth sending the group."""
@@ -28,13 +29,13 @@ class Work:
         token: the linear layers of the decoder, a token.
         pair: attention of all layers, a query and a key that it sees.
         scored: the head, a response token.
-        patch: the linear layers of the vision tower, a patch that is still to be looked at.
+        vision: images that are still to be looked at.
     """
 
     token: float
     pair: float
     scored: float
-    patch: float
+    vision: VisionWork
 
     @classmethod
     def of(cls, model: nn.Module, family: Family) -> Work:
@@ -43,22 +44,19 @@ class Work:
         config: Any = decoder.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            token=2.0 * _linear(decoder),
+            token=2.0 * count_linear(decoder),
             pair=4.0 * config.num_hidden_layers * config.num_attention_heads * size,
             scored=2.0 * family.lm_head(model).weight.numel(),
-            patch=2.0 * _linear(family.vision_tower(model)),
+            vision=VisionWork.of(model, family),
         )
 
     def forward(self, group: Group) -> float:
         """FLOP of one forward pass over the group in one row."""
         prompt, responses = len(group.prompt), [len(completion) for completion in group.completions]
         pairs = prompt**2 / 2 + sum(prompt * length + length**2 / 2 for length in responses)
-        return (
-            (prompt + sum(responses)) * self.token
-            + pairs * self.pair
-            + sum(responses) * self.scored
-            + group.prompt.patches * self.patch
-        )
+        decoding = (prompt + sum(responses)) * self.token + pairs * self.pair + sum(responses) * self.scored
+        grids = group.prompt.image_grid_thw
+        return decoding + (self.vision.forward(grids) if grids is not None and group.prompt.patches else 0.0)
 
 
 class Move(NamedTuple):
@@ -117,7 +115,3 @@ def balance(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[
 def _light(group: Group) -> Group:
     """Without the pictures, which only an engine needs."""
     return Group(replace(group.prompt, images=()), group.completions)
-
-
-def _linear(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

@@ -34,6 +34,7 @@ from mmhicra.train.policy import Policy
 from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
 from mmhicra.train.sharding import accumulating, clip_gradients
+from mmhicra.train.speed import update_speed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Trainer:
     guard: AlignmentGuard
     ranks: Ranks
     work: Work
-    """What a group costs, by which groups are spread over ranks."""
+    """What a group costs: by it groups are spread over ranks, and the update's speed is told."""
     step_number: int = 0
     on_policy: bool = True
     """Whether this step's completions come from the policy as it is, and not from the one before."""
@@ -378,8 +379,15 @@ class Trainer:
             "group/kept": self.ranks.sum(float(len(rollouts.kept))),
             "group/dropped": self.ranks.sum(float(len(rollouts.dropped))),
             "speed/imbalance": self.imbalance,
+            **(self.speed(rollouts.kept) if self.trains else {}),
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
         }
+
+    def speed(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Of the update, in FLOP of the model; every rank must call it."""
+        forward = self.ranks.sum(self.config.train.epochs * sum(map(self.work.forward, groups)))
+        seconds = self.time.seconds["forward"] + self.time.seconds["backward"]
+        return update_speed(forward / self.accelerator.num_processes, seconds, self.config.model.precision)
 
     @property
     def unwrapped(self) -> Policy:

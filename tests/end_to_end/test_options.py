@@ -7,6 +7,7 @@ import torch
 from short_runs import TINY, metrics, run, state_files
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from mmhicra.bench.flops import count_flops
 from mmhicra.config import ModelConfig
 from mmhicra.config_loading import load_config
 from mmhicra.hicra.grams import GramLibrary
@@ -54,6 +55,21 @@ def test_on_policy_makes_one_forward_pass(tmp_path, monkeypatch):
     assert len(passes) == 1  # all four groups fit one micro-batch
     run(tmp_path / "two", "train.steps=1", "eval.problems=0", "train.epochs=2")
     assert len(passes) == 1 + 3  # before the first update, and once an epoch
+
+
+def test_the_speed_of_the_update_is_that_of_its_forward_passes(tmp_path, monkeypatch):
+    counted, forward = [], Policy.forward
+
+    def count(self, batch):
+        found = []
+        counted.append(count_flops(lambda: found.append(forward(self, batch))))
+        return found[0]
+
+    monkeypatch.setattr(Policy, "forward", count)
+    run(tmp_path / "run", "train.steps=1", "eval.problems=0", "train.epochs=2")
+    record = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    operations = record["speed/update_tflops"] * 1e12 * (record["time/forward"] + record["time/backward"])
+    assert operations == pytest.approx(3 * sum(counted[1:]), rel=0.01)  # the first looks back
 
 
 def test_on_policy_ratios_are_one_and_the_engine_agrees(finished_run):

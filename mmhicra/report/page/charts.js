@@ -24,6 +24,7 @@ const PANELS = [
   ["Truncated responses", [["response/truncated", "share"]]],
   ["Error kinds, judged rollouts", [["errors/planning", "planning"], ["errors/execution", "execution"]]],
   ["Seconds of a step", [["time/step", "step"], ["time/rollout", "rollout"], ["time/forward", "forward"], ["time/backward", "backward"]]],
+  ["Speed of the update, TFLOP/s of the model", [["speed/update_tflops", "a process"]]],
   ["Most memory held, GiB", [["memory/peak_gib", "so far"], ["memory/rollout_gib", "rollout"], ["memory/forward_gib", "forward"], ["memory/backward_gib", "backward"]]],
 ];
 
