@@ -6,6 +6,7 @@ Shapes: I merged image tokens of a prompt, H hidden size.
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,7 @@ class FrozenVision:
         tensors = {
             f"layer_{number:02}": t.contiguous() for number, t in enumerate((features.merged, *features.deepstack))
         }
-        unfinished = path.with_suffix(f".{id(self)}.part")  # ranks and runs may share the folder
+        unfinished = path.with_suffix(f".{uuid.uuid4().hex}.part")  # ranks and runs may share the folder
         save_file(tensors, unfinished)
         unfinished.replace(path)
 

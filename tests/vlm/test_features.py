@@ -72,6 +72,21 @@ def test_a_folder_keeps_them_by_content(prompts, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.safetensors"))) == 4, "another tower sees something else"
 
 
+def test_the_same_image_may_be_written_twice_at_once(prompts, tmp_path, monkeypatch):
+    loaded, plain = prompts("qwen2_vl")
+    vision, save, inside = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path), features.save_file, []
+
+    def save_while_another_rank_does(tensors, path):
+        save(tensors, path)
+        if not inside:
+            inside.append(path)
+            vision.look(plain)
+
+    monkeypatch.setattr(features, "save_file", save_while_another_rank_does)
+    vision.look(plain)
+    assert len(list(tmp_path.iterdir())) == len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
 def test_a_broken_file_is_named(prompts, tmp_path):
     loaded, plain = prompts("qwen2_vl")
     vision = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
