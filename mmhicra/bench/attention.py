@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmhicra.bench.machine import machine, now
+from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import PRESETS, REGIMES, Regime
-from mmhicra.bench.train import DTYPES, Progress
+from mmhicra.bench.train import DTYPES
 from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.train.attention import ATTENTIONS, choose
 from mmhicra.train.layout import Layout
@@ -31,7 +32,7 @@ Side = tuple[Callable[[], Tensor], Heads]
 
 
 def run_attention(
-    model: str, regime: str, group: int, pairs: int, precision: str, progress: Progress = lambda text: None
+    model: str, regime: str, group: int, pairs: int, precision: str, progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure all of them, strictly in turn; JSON-able.
 
@@ -54,8 +55,7 @@ def run_attention(
     lengths = REGIMES[regime].with_group(group) if group else REGIMES[regime]
     made, left_out = sides(model, lengths, precision)
     seconds: dict[str, dict[str, list[float]]] = {name: {"forward": [], "backward": []} for name in made}
-    for number in range(pairs + 1):
-        progress(f"pass {number} of {pairs}" if number else "warming up")
+    for number in passes(pairs, progress):
         for name, (forward, heads) in made.items():
             for phase, value in timed(forward, heads).items():
                 if number:

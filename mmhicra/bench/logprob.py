@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmhicra.bench.machine import machine, now
 from mmhicra.bench.memory import peak_in_a_process
+from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.refusals import Refusal
 from mmhicra.train.logprob import token_stats
 
@@ -36,7 +37,15 @@ def chunked(chunk: int) -> Work:
     return work
 
 
-def run_logprob(tokens: int, hidden: int, vocabulary: int, chunk: int, pairs: int, precision: str) -> dict[str, Any]:
+def run_logprob(
+    tokens: int,
+    hidden: int,
+    vocabulary: int,
+    chunk: int,
+    pairs: int,
+    precision: str,
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Measure both, strictly in turn; JSON-able.
 
     Args:
@@ -46,6 +55,7 @@ def run_logprob(tokens: int, hidden: int, vocabulary: int, chunk: int, pairs: in
         chunk: positions whose logits we hold at a time.
         pairs: measurements of each, after one that is not.
         precision: fp32 or bf16, of hidden states and head.
+        progress: told what is being done.
 
     Returns:
         `seconds`: by side, of forward and backward; `ratio`: theirs to ours, with its range; `memory`: bytes at the
@@ -66,11 +76,12 @@ def run_logprob(tokens: int, hidden: int, vocabulary: int, chunk: int, pairs: in
     works = {"mmhicra": chunked(chunk), "plain": plain}
     seconds: dict[str, list[float]] = {side: [] for side in works}
     tensors = _tensors(settings)
-    for _ in range(pairs + 1):
+    for _ in passes(pairs, progress):
         for side, work in works.items():
             seconds[side].append(_seconds(work, tensors))
     kept = {side: found[1:] for side, found in seconds.items()}
     ratios = [other / own for own, other in zip(kept["mmhicra"], kept["plain"], strict=True)]
+    progress("peak memory")
     return {
         "bench": "logprob",
         "settings": settings | {"pairs": pairs},

@@ -15,15 +15,16 @@ from transformers import AutoProcessor
 from mmhicra.bench.machine import machine, now
 from mmhicra.bench.memory import peak_above
 from mmhicra.bench.ours import Ours
+from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
-from mmhicra.bench.train import DTYPES, PROBLEMS, Progress
+from mmhicra.bench.train import DTYPES, PROBLEMS
 from mmhicra.bench.trl import RowLengths
 from mmhicra.records import Prompt
 from mmhicra.refusals import Refusal
 
 
 def run_rollout(
-    model: str, regime: str, group: int, pairs: int, precision: str, progress: Progress = lambda text: None
+    model: str, regime: str, group: int, pairs: int, precision: str, progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure both, strictly in turn, with one model; JSON-able.
 
@@ -64,8 +65,7 @@ def measure(
     """Seconds of every pair by side after a warm-up, and on CUDA peak memory."""
     seconds: dict[str, list[float]] = {"mmhicra": [], "transformers": []}
     sides = {"mmhicra": lambda: ours.trainer.collector.roll_out(0), "transformers": lambda: generate(ours, lengths)}
-    for number in range(pairs + 1):
-        progress(f"pair {number} of {pairs}" if number else "warming up")
+    for _ in passes(pairs, progress):
         for side, work in sides.items():
             start = now()
             work()

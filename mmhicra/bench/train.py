@@ -23,6 +23,7 @@ from mmhicra.bench.flops import count_flops, matmul_rate
 from mmhicra.bench.machine import machine
 from mmhicra.bench.memory import peak_above, peak_in_a_process
 from mmhicra.bench.ours import Ours
+from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
 from mmhicra.bench.trl import Trl, refuse_missing
 from mmhicra.refusals import Refusal
@@ -35,9 +36,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PROBLEMS = 4
 """Different images that steps take in turn."""
-
-Progress = Callable[[str], None]
-"""Told what is being done."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Settings:
         return ("mmhicra",) if self.against == "none" else ("mmhicra", self.against)
 
 
-def run_train(settings: Settings, progress: Progress = lambda text: None) -> dict[str, Any]:
+def run_train(settings: Settings, progress: Progress = silent) -> dict[str, Any]:
     """Measure; JSON-able.
 
     Returns:
@@ -128,8 +126,7 @@ def measure(
     with sides(settings, files, folder) as (ours, theirs):
         progress("counting operations")
         flops, useful, peaks = count(settings, ours, theirs)
-        for number in range(settings.pairs + 1):
-            progress(f"pair {number} of {settings.pairs}" if number else "warming up")
+        for number in passes(settings.pairs, progress):
             found = pair(settings, ours, theirs)
             if number:
                 for side, phases in found.items():

@@ -95,9 +95,8 @@ def run_telemetry(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """`mmhicra bench train`."""
-    from rich.console import Console
-
     from mmhicra.bench import train
+    from mmhicra.bench.progress import shown
 
     settings = train.Settings(
         model=options.model,
@@ -111,33 +110,31 @@ def run_train(options: argparse.Namespace) -> int:
         update_only=options.update_only,
         rows=options.rows,
     )
-    with Console(stderr=True).status("bench train") as status:
-        result = train.run_train(settings, status.update)
+    with shown("bench train") as progress:
+        result = train.run_train(settings, progress)
     return _show(options, result, train.print_train)
 
 
 def run_rollout(options: argparse.Namespace) -> int:
     """`mmhicra bench rollout`."""
-    from rich.console import Console
-
     from mmhicra.bench import rollout
+    from mmhicra.bench.progress import shown
 
-    with Console(stderr=True).status("bench rollout") as status:
+    with shown("bench rollout") as progress:
         result = rollout.run_rollout(
-            options.model, options.regime, options.group, options.pairs, options.precision, status.update
+            options.model, options.regime, options.group, options.pairs, options.precision, progress
         )
     return _show(options, result, rollout.print_rollout)
 
 
 def run_attention(options: argparse.Namespace) -> int:
     """`mmhicra bench attention`."""
-    from rich.console import Console
-
     from mmhicra.bench import attention
+    from mmhicra.bench.progress import shown
 
-    with Console(stderr=True).status("bench attention") as status:
+    with shown("bench attention") as progress:
         result = attention.run_attention(
-            options.model, options.regime, options.group, options.pairs, options.precision, status.update
+            options.model, options.regime, options.group, options.pairs, options.precision, progress
         )
     return _show(options, result, attention.print_attention)
 
@@ -145,10 +142,11 @@ def run_attention(options: argparse.Namespace) -> int:
 def run_logprob(options: argparse.Namespace) -> int:
     """`mmhicra bench logprob`."""
     from mmhicra.bench import logprob
+    from mmhicra.bench.progress import shown
 
-    result = logprob.run_logprob(
-        options.tokens, options.hidden, options.vocabulary, options.chunk, options.pairs, options.precision
-    )
+    sizes = (options.tokens, options.hidden, options.vocabulary, options.chunk)
+    with shown("bench logprob") as progress:
+        result = logprob.run_logprob(*sizes, options.pairs, options.precision, progress)
     return _show(options, result, logprob.print_logprob)
 
 

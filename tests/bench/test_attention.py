@@ -1,6 +1,7 @@
 """`mmhicra bench attention`: all sides compute the same, and what cannot run here is said."""
 
 import io
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from mmhicra.bench.attention import USUAL, print_attention, rowwise, run_attention
 from mmhicra.bench.shapes import REGIMES, Regime
+from mmhicra.cli import main
 from mmhicra.refusals import Refusal
 from mmhicra.train.attention import ATTENTIONS, segments
 from mmhicra.train.layout import Layout
@@ -37,6 +39,15 @@ def test_every_attention_is_measured_or_left_out_with_a_reason(monkeypatch):
     text = " ".join(file.getvalue().split())
     assert "heads of tiny, regime small: prompt 32, 3 responses of 6, fp32" in text
     assert all(reason in text for reason in result["left_out"].values())
+
+
+def test_whoever_waits_is_told_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setitem(REGIMES, "A", SMALL)
+    assert main(["bench", "attention", "--model", "tiny", "--pairs", "2", "--json"]) == 0
+    output = capsys.readouterr()
+    assert len(json.loads(output.out)["seconds"]["segments"]["forward"]) == 2
+    begun = [f"bench attention: {text}" for text in ("warming up", "pass 1 of 2", "pass 2 of 2")]
+    assert output.err.splitlines() == begun
 
 
 def test_no_pass_is_refused():
