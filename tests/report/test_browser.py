@@ -96,6 +96,18 @@ def test_charts_draw_with_bands_and_redraw_smoothed(page):
     assert page.locator(".chart canvas").first.evaluate(painted)
 
 
+def test_a_chart_of_zeros_has_an_axis_of_its_own_size(page):
+    page.click("#tab-dynamics")
+    heights = """async (metric) => {
+        const { chart } = drawPanel(document.body, ["", [[metric, ""]]], report.runs, { weight: 0 });
+        await new Promise(requestAnimationFrame);
+        return [chart.scales.y.min, chart.scales.y.max];
+    }"""
+    assert page.evaluate(heights, "reward/mean") == [0, 1]
+    low, high = page.evaluate(heights, "accuracy/mean")
+    assert low <= 1 / 9 < 8 / 9 <= high < 1.2
+
+
 def test_sections_are_reached_by_keyboard_and_have_names(page):
     page.focus("#tab-overview")
     for key, tab in (
@@ -106,9 +118,8 @@ def test_sections_are_reached_by_keyboard_and_have_names(page):
         ("Home", "overview"),
     ):
         page.keyboard.press(key)
-        page.wait_for_function(
-            f"document.activeElement.id === 'tab-{tab}' && !document.getElementById('section-{tab}').hidden"
-        )
+        page.locator(f"#tab-{tab}:focus").wait_for()
+        page.locator(f"#section-{tab}").wait_for()
     for tab in ("overview", "dynamics", "rollouts", "audit", "grams"):
         page.click(f"#tab-{tab}")
         nameless = page.locator(f"#section-{tab}").evaluate(NAMELESS)
@@ -155,7 +166,7 @@ def test_a_served_page_does_not_tear_a_reader_away(chromium, tmp_path):
         page.wait_for_selector("#newer:not([hidden])")
         assert "50.0 % of the only step" in page.text_content("#verdict")
         page.click("#newer button")
-        page.wait_for_function("document.getElementById('verdict').textContent.includes('75.0 % of the last')")
+        page.locator("#verdict", has_text="75.0 % of the last").wait_for()
         assert page.is_visible("#section-rollouts")
         server.shutdown()
     page.close()

@@ -99,13 +99,19 @@ function drawPanel(place, [title, metrics], runs, options) {
   place.append(box);
   const chart = new uPlot({
     width: box.clientWidth - 34, height: 210, series, bands,
-    scales: { x: { time: false }, y: { distr: options.log ? 3 : 1 } },
+    scales: { x: { time: false }, y: options.log ? { distr: 3 } : { range: heights } },
     axes: [{ ...axis, size: 28 }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
     cursor: { sync: { key: "steps" }, drag: { x: true, y: false } },
     legend: { live: true },
   }, data, box);
   for (const row of box.querySelectorAll(".u-legend .edge")) row.hidden = true, row.style.display = "none";
   return { chart, box };
+}
+
+/** What the axis shows of values from `low` to `high`: of nothing but zeros, which uPlot would show up to 100, up to 1. */
+function heights(_, low, high) {
+  if (low == null) return [null, null];
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
 }
 
 /** What a screen reader says of a chart: first and last value of every line. */
