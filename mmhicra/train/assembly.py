@@ -43,7 +43,7 @@ from mmhicra.train.sharding import GatheringEngine, shard
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.features import FrozenVision
-from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
+from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder
 
 
@@ -67,7 +67,6 @@ class Inputs:
 
     gram_library: GramLibrary
     rewarder: Rewarder
-    processor: LoadedProcessor
     prompts: PromptBuilder
     problems: Loaded
     question_sets: list[QuestionSet]
@@ -126,7 +125,6 @@ def check_inputs(
     return Inputs(
         gram_library=library,
         rewarder=rewarder,
-        processor=processor,
         prompts=prompts,
         problems=load_checked_problems(config, prompts, rewarder, terminal, refused_path),
         question_sets=load_benchmarks(config, processor, terminal),
