@@ -16,8 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from mmhicra.bench.machine import machine, now
 from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import PRESETS, REGIMES, Regime
+from mmhicra.bench.spread import refuse_none, shown_range, times_faster
 from mmhicra.bench.train import DTYPES
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.refusals import ConfigRefusal
 from mmhicra.train.attention import ATTENTIONS, choose
 from mmhicra.train.layout import Layout
 
@@ -45,13 +46,13 @@ def run_attention(
         progress: told what is being done.
 
     Returns:
-        `seconds`: by implementation, of `forward` and `backward`; `left_out`: why this machine cannot run the others.
+        `seconds`: by implementation, of `forward` and `backward`; `ratio`: the usual one's to it, with its
+        range; `left_out`: why this machine cannot run the others.
 
     Raises:
         Refusal: fewer than one pass.
     """
-    if pairs < 1:
-        raise Refusal(f"bench attention: --pairs is {pairs}: measure at least one")
+    refuse_none("attention", pairs)
     lengths = REGIMES[regime].with_group(group) if group else REGIMES[regime]
     made, left_out = sides(model, lengths, precision)
     seconds: dict[str, dict[str, list[float]]] = {name: {"forward": [], "backward": []} for name in made}
@@ -65,6 +66,7 @@ def run_attention(
         "settings": {"model": model, "regime": regime, "pairs": pairs, "precision": precision},
         "regime": lengths.facts(),
         "seconds": seconds,
+        "ratio": {name: times_faster(both(own), both(seconds[USUAL])) for name, own in seconds.items()},
         "left_out": left_out,
         "machine": machine(),
     }
@@ -106,6 +108,11 @@ def timed(forward: Callable[[], Tensor], heads: Heads) -> dict[str, float]:
     return {"forward": half - start, "backward": now() - half}
 
 
+def both(phases: dict[str, list[float]]) -> list[float]:
+    """Seconds of forward and backward together, pass by pass."""
+    return [sum(pair) for pair in zip(phases["forward"], phases["backward"], strict=True)]
+
+
 def _random(length: int, counts: tuple[int, ...], size: int, dtype: torch.dtype, device: torch.device) -> Any:
     generator = torch.Generator(device).manual_seed(0)
     return tuple(
@@ -119,15 +126,11 @@ def print_attention(result: dict[str, Any], console: Console | None = None) -> N
     settings, shown = result["settings"], result["regime"]["shown"]
     title = f"attention of one layer, heads of {settings['model']}, {shown}, {settings['precision']}"
     table = Table("", "forward, ms", "backward, ms", "times faster", "range", title=title)
-    sums = {
-        name: [sum(pair) for pair in zip(phases["forward"], phases["backward"], strict=True)]
-        for name, phases in result["seconds"].items()
-    }
     for name, phases in result["seconds"].items():
         medians = [f"{1e3 * statistics.median(phases[phase]):.2f}" for phase in ("forward", "backward")]
-        ratios = [usual / own for usual, own in zip(sums[USUAL], sums[name], strict=True)]
-        shown = (f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}")
-        table.add_row(name, *medians, *(shown if name != USUAL else ("", "")))
+        ratio = result["ratio"][name]
+        gain = (f"{ratio['median']:.2f}", shown_range(ratio)) if name != USUAL else ("", "")
+        table.add_row(name, *medians, *gain)
     console = console or Console()
     console.print(table)
     for reason in result["left_out"].values():

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmhicra.bench.machine import machine, now
 from mmhicra.bench.memory import peak_in_a_process
 from mmhicra.bench.progress import Progress, passes, silent
-from mmhicra.refusals import Refusal
+from mmhicra.bench.spread import refuse_none, shown_range, times_faster
 from mmhicra.train.logprob import token_stats
 
 Work = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -64,8 +64,7 @@ def run_logprob(
     Raises:
         Refusal: fewer than one pair.
     """
-    if pairs < 1:
-        raise Refusal(f"bench logprob: --pairs is {pairs}: measure at least one")
+    refuse_none("logprob", pairs)
     settings = {
         "tokens": tokens,
         "hidden": hidden,
@@ -80,13 +79,12 @@ def run_logprob(
         for side, work in works.items():
             seconds[side].append(_seconds(work, tensors))
     kept = {side: found[1:] for side, found in seconds.items()}
-    ratios = [other / own for own, other in zip(kept["mmhicra"], kept["plain"], strict=True)]
     progress("peak memory")
     return {
         "bench": "logprob",
         "settings": settings | {"pairs": pairs},
         "seconds": kept,
-        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+        "ratio": times_faster(kept["mmhicra"], kept["plain"]),
         "memory": {side: peak_in_a_process("mmhicra.bench.logprob", "peak", (side, settings)) for side in works},
         "machine": machine(),
     }
@@ -135,7 +133,7 @@ def print_logprob(result: dict[str, Any], console: Console | None = None) -> Non
     table.add_row(
         "seconds",
         *(f"{median:.3f}" for median in medians),
-        f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        f"{ratio['median']:.2f} ({shown_range(ratio)})",
     )
     table.add_row("peak, MiB", *(f"{bytes_ / 2**20:,.0f}" for bytes_ in memory), f"{memory[1] / memory[0]:.2f}")
     own, other = medians

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import random
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mmhicra.assets import asset_path
+from mmhicra.bench.spread import spread
 from mmhicra.hicra.grams import Gram, GramLibrary, normalise
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.refusals import Refusal
@@ -119,9 +119,9 @@ def _measure(
     planning = sum(int(matchers[0].mask(ids).sum()) for ids in rows)  # also warms up
     seconds = [[_seconds(matcher, rows) for matcher in matchers] for _ in range(pairs)]
     return {
-        "published": _summary([tokens / one for one, _ in seconds]),
-        "large": _summary([tokens / other for _, other in seconds]),
-        "ratio": _summary([other / one for one, other in seconds]),
+        "published": spread([tokens / one for one, _ in seconds]),
+        "large": spread([tokens / other for _, other in seconds]),
+        "ratio": spread([other / one for one, other in seconds]),
         "tokens": tokens,
         "characters_per_token": sum(map(len, texts)) / tokens,
         "density": planning / tokens,
@@ -134,10 +134,6 @@ def _seconds(matcher: PlanningMatcher, rows: Sequence[Sequence[int]]) -> float:
     for ids in rows:
         matcher.mask(ids)
     return time.process_time() - start
-
-
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 class _Words:

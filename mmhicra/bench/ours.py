@@ -20,7 +20,7 @@ from mmhicra.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
 from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.packing import SubGroup, pack, split_groups
+from mmhicra.train.packing import SubGroup, split_groups
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Rollouts
@@ -148,11 +148,6 @@ class Ours:
         marks.append(now())
         self.trainer.optimizer.zero_grad(set_to_none=True)
         return dict(zip(("forward", "backward"), (b - a for a, b in itertools.pairwise(marks)), strict=True))
-
-    def forward(self, group: Group) -> None:
-        """What an update computes once, without gradients."""
-        with torch.no_grad():
-            self.trainer.policy(pack(self.row(group)).to(self.trainer.accelerator.device))
 
     def step(self) -> tuple[dict[str, float], Group]:
         """One whole step: seconds by phase, and its group. Looking at the image counts as rollout."""

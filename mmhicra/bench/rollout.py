@@ -17,10 +17,10 @@ from mmhicra.bench.memory import peak_above
 from mmhicra.bench.ours import Ours
 from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
+from mmhicra.bench.spread import refuse_none, shown_range, times_faster
 from mmhicra.bench.train import DTYPES, PROBLEMS
 from mmhicra.bench.trl import RowLengths
 from mmhicra.records import Prompt
-from mmhicra.refusals import Refusal
 
 
 def run_rollout(
@@ -35,8 +35,7 @@ def run_rollout(
     Raises:
         Refusal: fewer than one pair.
     """
-    if pairs < 1:
-        raise Refusal(f"bench rollout: --pairs is {pairs}: measure at least one")
+    refuse_none("rollout", pairs)
     lengths = REGIMES[regime].with_group(group) if group else REGIMES[regime]
     with tempfile.TemporaryDirectory() as folder:
         progress("writing the model")
@@ -47,13 +46,12 @@ def run_rollout(
             seconds, memory = measure(ours, lengths, pairs, progress)
         finally:
             ours.close()
-    ratios = [other / own for own, other in zip(seconds["mmhicra"], seconds["transformers"], strict=True)]
     return {
         "bench": "rollout",
         "settings": {"model": model, "regime": regime, "pairs": pairs, "precision": precision},
         "regime": lengths.facts(),
         "seconds": seconds,
-        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+        "ratio": times_faster(seconds["mmhicra"], seconds["transformers"]),
         "memory": memory,
         "machine": machine(),
     }
@@ -120,7 +118,7 @@ def print_rollout(result: dict[str, Any], console: Console | None = None) -> Non
     title = f"{settings['model']}, {regime['shown']}, {settings['precision']}"
     table = Table("rollout", *result["seconds"], "times faster", title=title)
     medians = [statistics.median(found) for found in result["seconds"].values()]
-    shown = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    shown = f"{ratio['median']:.2f} ({shown_range(ratio)})"
     table.add_row("seconds", *(f"{median:.2f}" for median in medians), shown)
     table.add_row("response tokens a second", *(f"{sum(responses) / median:,.0f}" for median in medians))
     if result["memory"]:

@@ -25,9 +25,10 @@ from mmhicra.bench.memory import peak_above, peak_in_a_process
 from mmhicra.bench.ours import Ours
 from mmhicra.bench.progress import Progress, passes, silent
 from mmhicra.bench.shapes import REGIMES, Regime, write_model, write_problems
+from mmhicra.bench.spread import refuse_none, shown_range, times_faster
 from mmhicra.bench.trl import Trl, refuse_missing
 from mmhicra.refusals import Refusal
-from mmhicra.train.speed import peak_rate
+from mmhicra.train.speed import update_speed
 
 PHASES = ("rollout", "forward", "backward", "update", "optimiser", "step")
 """`update` is forward and backward; `step` is everything, rewards and credit included."""
@@ -85,14 +86,12 @@ def run_train(settings: Settings, progress: Progress = silent) -> dict[str, Any]
     Returns:
         `seconds`: by side and phase, one figure a pair; `ratio`: theirs to ours by phase, with its range; `flops` of an
         update by side; `memory`: bytes above the resident model, by side; `matmul`: FLOP/s of this machine, measured
-        between the pairs; `utilisation`: ours; on a known GPU in bf16 `mfu` by side, where the model's FLOP are three
-        times those of a forward pass.
+        between the pairs; `utilisation`: ours; `mfu`: ours, None but on a known GPU in bf16.
 
     Raises:
         Refusal: TRL is asked for and missing, fewer than one pair, or micro-batches that do not come out even.
     """
-    if settings.pairs < 1:
-        raise Refusal(f"bench train: --pairs is {settings.pairs}: measure at least one")
+    refuse_none("train", settings.pairs)
     count = len(settings.lengths.responses)
     if settings.rows and count % settings.rows:
         raise Refusal(
@@ -125,7 +124,7 @@ def measure(
     rates: list[float] = []
     with sides(settings, files, folder) as (ours, theirs):
         progress("counting operations")
-        flops, useful, peaks = count(settings, ours, theirs)
+        flops, forward, peaks = count(settings, ours, theirs)
         for number in passes(settings.pairs, progress):
             found = pair(settings, ours, theirs)
             if number:
@@ -134,7 +133,6 @@ def measure(
                         seconds[side][phase].append(value)
                 rates.append(matmul_rate(DTYPES[settings.precision], ours.trainer.accelerator.device))
     update = {side: statistics.median(phases["update"]) for side, phases in seconds.items()}
-    peak = peak_rate() if settings.precision == "bf16" else None
     return {
         "bench": "train",
         "settings": asdict(settings),
@@ -142,28 +140,28 @@ def measure(
         "parameters": ours.parameters,
         "attention": ours.trainer.unwrapped.attention,
         "seconds": seconds,
-        "ratio": {phase: _ratio(seconds, phase) for phase in seconds["mmhicra"]} if theirs is not None else {},
+        "ratio": {
+            phase: times_faster(own, seconds["trl"][phase]) for phase, own in seconds["mmhicra"].items() if theirs
+        },
         "flops": flops,
         "memory": memory | peaks,
         "matmul": statistics.median(rates),
         "utilisation": flops["mmhicra"] / update["mmhicra"] / statistics.median(rates),
-        "mfu": {side: useful[side] / update[side] / peak for side in useful} if peak else {},
+        "mfu": update_speed(forward, update["mmhicra"], settings.precision).get("speed/update_mfu"),
         "machine": machine() | {name: version(name) for name in ("transformers", *settings.sides[1:])},
     }
 
 
-def count(settings: Settings, ours: Ours, theirs: Trl | None) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """By side: FLOP of an update as it runs, FLOP that a model of its rows asks for, and on CUDA its peak memory."""
+def count(settings: Settings, ours: Ours, theirs: Trl | None) -> tuple[dict[str, int], float, dict[str, int]]:
+    """By side FLOP of an update as it runs, FLOP of a forward pass over our row, and on CUDA by side peak memory."""
     group = ours.made_up() if settings.update_only else ours.step()[1]
     updates: dict[str, Callable[[], Any]] = {"mmhicra": lambda: ours.update(group)}
-    useful = {}
     if theirs is not None:
         updates["trl"] = theirs.updating(group, generates=not settings.update_only)
-    if torch.cuda.is_available():
-        useful["mmhicra"] = 3 * count_flops(lambda: ours.forward(group))
     flops = {side: count_flops(update) for side, update in updates.items()}
     measured = settings.memory and torch.cuda.is_available()
-    return flops, useful, {side: peak_above(update) for side, update in updates.items()} if measured else {}
+    peaks = {side: peak_above(update) for side, update in updates.items()} if measured else {}
+    return flops, ours.trainer.work.forward(group), peaks
 
 
 def pair(settings: Settings, ours: Ours, theirs: Trl | None) -> dict[str, dict[str, float]]:
@@ -194,11 +192,6 @@ def with_update(phases: dict[str, float]) -> dict[str, float]:
     return phases | {"update": phases["forward"] + phases["backward"]}
 
 
-def _ratio(seconds: dict[str, dict[str, list[float]]], phase: str) -> dict[str, float]:
-    ratios = [theirs / ours for ours, theirs in zip(seconds["mmhicra"][phase], seconds["trl"][phase], strict=True)]
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
-
-
 def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
     """The update of one side, whose peak memory above weights and optimiser state is measured, after it ran once."""
     given = replace(Settings(**settings), against="trl" if side == "trl" else "none")
@@ -226,7 +219,7 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
     for phase in shown_phases:
         medians = [f"{statistics.median(phases[phase]):.2f}" for phases in result["seconds"].values()]
         ratio = result["ratio"].get(phase)
-        shown = (f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}") if ratio else ("", "")
+        shown = (f"{ratio['median']:.2f}", shown_range(ratio)) if ratio else ("", "")
         table.add_row(phase, *medians, *shown)
     for name, row, unit in (("update, GFLOP", result["flops"], 1e9), ("peak of update, MiB", result["memory"], 2**20)):
         if row:
@@ -244,5 +237,5 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
         f"update at {result['utilisation']:.0%} of the {result['matmul'] / 1e9:.0f} GFLOP/s at which this machine "
         f"multiplies matrices; medians of {settings['pairs']} pairs"
     )
-    for share in result["mfu"].values():
-        console.print(f"model FLOP (forward and backward, nothing twice) at {share:.0%} of the data sheet's rate: MFU")
+    if result["mfu"]:
+        console.print(f"model FLOP (three forward passes) at {result['mfu']:.0%} of the data sheet's rate: MFU")

@@ -26,11 +26,7 @@ def add(commands: Any) -> None:
     telemetry.set_defaults(run=run_telemetry)
     step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")
     step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
-    step.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="a shape, random weights")
-    step.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
-    step.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
-    step.add_argument("--pairs", type=int, default=5, metavar="N", help="steps of each side (default 5)")
-    step.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    _add_shape(step, model="tiny", pairs=5)
     step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     step.add_argument("--update-only", action="store_true", help="no rollout, no optimiser; both sides share one model")
     step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
@@ -44,18 +40,10 @@ def add(commands: Any) -> None:
 def add_parts(kinds: Any) -> None:
     """Add what measures a part of a step."""
     rollout = kinds.add_parser("rollout", help="the embedded engine beside transformers' generate")
-    rollout.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="a shape, random weights")
-    rollout.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
-    rollout.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
-    rollout.add_argument("--pairs", type=int, default=5, metavar="N", help="groups of each side (default 5)")
-    rollout.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    _add_shape(rollout, model="tiny", pairs=5)
     rollout.set_defaults(run=run_rollout)
     attention = kinds.add_parser("attention", help="every attention beside one row a response, one layer")
-    attention.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="40m", help="whose heads")
-    attention.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
-    attention.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
-    attention.add_argument("--pairs", type=int, default=8, metavar="N", help="passes of each (default 8)")
-    attention.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    _add_shape(attention, model="40m", pairs=8)
     attention.set_defaults(run=run_attention)
     logprob = kinds.add_parser("logprob", help="log-probs and entropies in chunks beside all logits at once")
     logprob.add_argument("--tokens", type=int, default=1024, metavar="T", help="response tokens (default 1024)")
@@ -65,6 +53,17 @@ def add_parts(kinds: Any) -> None:
     logprob.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default 5)")
     logprob.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     logprob.set_defaults(run=run_logprob)
+
+
+def _add_shape(parser: Any, model: str, pairs: int) -> None:
+    """What is measured, how long it is, how often and in which precision; with the defaults of a command."""
+    parser.add_argument(
+        "--model", choices=("tiny", "40m", "3b", "7b"), default=model, help=f"a shape, random weights (default {model})"
+    )
+    parser.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
+    parser.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
+    parser.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"of each side (default {pairs})")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
 
 
 def run_mask(options: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ from torch import nn
 
 from mmhicra.records import Group
 from mmhicra.vlm.families import Family
-from mmhicra.vlm.vision_work import VisionWork, count_linear
+from mmhicra.vlm.shape import count_linear
+from mmhicra.vlm.vision_work import VisionWork
 
 WORTH = 0.02
 """A move that takes less than this share of the mean load off the heavier rank is not worth sending the group."""

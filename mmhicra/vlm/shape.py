@@ -97,8 +97,7 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
         parameters=sum(parameter.numel() for parameter in parameters) + sum(added),
         trained=sum(trained),
         tensors=len(trained),
-        linear=sum(m.weight.numel() for m in decoder.modules() if isinstance(m, nn.Linear))
-        + family.lm_head(empty).weight.numel(),
+        linear=count_linear(decoder) + family.lm_head(empty).weight.numel(),
         block=max(blocks),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -118,6 +117,11 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         merged=merged,
     )
+
+
+def count_linear(module: nn.Module) -> int:
+    """Weights of all linear layers."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def adapter_sizes(decoder: nn.Module, lora: LoraConfig) -> tuple[list[int], int]:

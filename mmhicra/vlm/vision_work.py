@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmhicra.vlm.families import Family
+from mmhicra.vlm.shape import count_linear
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,6 @@ class VisionWork:
                 pairs += self.windowed * _squares(height, self.window) * _squares(width, self.window)
             total += frames * (height * width * self.patch + pairs * self.pair)
         return total
-
-
-def count_linear(module: nn.Module) -> int:
-    """Weights of all linear layers."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _squares(extent: int, window: int) -> int:

@@ -33,6 +33,7 @@ def test_every_attention_is_measured_or_left_out_with_a_reason(monkeypatch):
     measured = result["seconds"]
     assert {USUAL, "segments", "dense"} <= set(measured)
     assert (set(measured) - {USUAL}) | set(result["left_out"]) == set(ATTENTIONS)
+    assert result["ratio"].keys() == measured.keys()
     assert all(len(times) == 2 for phases in measured.values() for times in phases.values())
     file = io.StringIO()
     print_attention(result, Console(file=file, width=200))

@@ -55,6 +55,10 @@ def test_the_table_shows_every_phase(small):
     text = file.getvalue()
     assert all(phase in text for phase in PHASES)
     assert "prompt 32, 4 responses of 2 to 6" in text
+    assert result["mfu"] is None, "only bf16 is a share of the data sheet's rate"
+    assert "MFU" not in text
+    print_train(result | {"mfu": 0.25}, Console(file=file, width=200))
+    assert "at 25% of the data sheet's rate: MFU" in file.getvalue()
 
 
 def test_peak_memory_is_that_of_the_work():
