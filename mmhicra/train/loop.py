@@ -1,0 +1,182 @@
+"""The loop of a run: evaluate, train step by step, evaluate, and keep everything on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmhicra.config import RunConfig
+from mmhicra.train.assembly import Assembly
+from mmhicra.train.best import better, value_of
+from mmhicra.train.checkpoint import save_checkpoint
+from mmhicra.train.evaluation import Evaluation, evaluate, summarise
+from mmhicra.train.metrics import Sink
+from mmhicra.train.rollout_records import rollout_records
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.sharding import gathered
+from mmhicra.train.terminal import Terminal
+
+NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
+"""The facts of an evaluation without held-out problems."""
+
+
+class Interrupted(Exception):
+    """The run stopped early at the user's wish, after saving."""
+
+
+@dataclass
+class Run:
+    """One run and its progress; `state` is what checkpoints carry beside the trainer's own."""
+
+    config: RunConfig
+    folder: RunFolder
+    terminal: Terminal
+    parts: Assembly
+    sinks: Sequence[Sink]
+    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None, "best": None})
+    stop_requested: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole run has."""
+        return self.config.train.steps
+
+    def loop(self) -> None:
+        """Evaluate, train step by step, evaluate, and keep everything on disk."""
+        trainer = self.parts.trainer
+        if self.state["before"] is None and self.evaluates:
+            self.state["before"] = self.evaluate("before training")
+            value_of(self.config.eval, self.state["before"]["record"])  # a wrong eval.best_by is refused here
+            self.write({"step": 0, **self.state["before"]["record"]})
+        with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
+            trainer.collector.progress = self.terminal.show_phase
+            while trainer.step_number < self.steps and not self.stopping():
+                self.take_step()
+                self.terminal.advance(bar, trainer.step_number)
+        if trainer.step_number < self.steps:
+            self.save()
+            raise Interrupted
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
+        return bool(self.parts.trainer.ranks.max(float(self.stop_requested)))
+
+    def take_step(self) -> None:
+        """One step with its record, rollouts, evaluation and checkpoint."""
+        trainer, started = self.parts.trainer, time.perf_counter()
+        numbers, rollouts = trainer.step()
+        step, last = trainer.step_number, trainer.step_number == self.steps
+        numbers["time/step"] = time.perf_counter() - started
+        for name, seconds in numbers.items():
+            if name.startswith("time/"):
+                self.spend(name.removeprefix("time/"), seconds)
+        grams = self.parts.gram_library.content_hash[:12]
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
+        if trainer.worst_problem is not None:
+            record["engine/worst_problem"] = trainer.worst_problem
+        if self.due(self.config.log.rollouts_every):
+            records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            if self.is_main:
+                self.folder.write_rollouts(step, records)
+        improved = False
+        if (last or self.due(self.config.eval.every)) and self.evaluates:
+            self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
+            record |= self.state["latest"]["record"]
+            improved = self.note_best(self.state["latest"]["record"])
+        self.write(record)
+        self.terminal.show_step(record, self.steps)
+        if last or improved or self.due(self.config.log.checkpoint_every):
+            self.save()
+        if improved and self.is_main:
+            self.folder.write_best(self.state["best"])
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one; 0 is never."""
+        return bool(every) and self.parts.trainer.step_number % every == 0
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return bool(self.config.eval.problems or self.config.eval.benchmarks)
+
+    def note_best(self, record: dict[str, Any]) -> bool:
+        """Remember this evaluation if it is the best so far; whether its checkpoint is to be kept."""
+        if not self.config.eval.keep_best:
+            return False
+        best = better(self.state["best"], self.parts.trainer.step_number, *value_of(self.config.eval, record))
+        self.state["best"] = best or self.state["best"]
+        return best is not None
+
+    def evaluate(self, when: str) -> dict[str, Any]:
+        """Held-out problems and benchmarks now, as JSON-able facts that a checkpoint can carry."""
+        trainer = self.parts.trainer
+        with trainer.time("evaluation"):
+            facts = NOTHING_HELD_OUT if not self.config.eval.problems else self.evaluate_held_out(when)
+            record = self.parts.benchmarks.evaluate(trainer, self.folder, self.terminal, when)
+        self.spend("evaluation", trainer.time.seconds["evaluation"])
+        return {**facts, "record": {**facts["record"], **record}}
+
+    def evaluate_held_out(self, when: str) -> dict[str, Any]:
+        """Held-out accuracy now, as JSON-able facts."""
+        trainer, options = self.parts.trainer, self.config.eval
+        mine = trainer.ranks.share(self.parts.held_out)
+        # Ranks may have different numbers of problems: none may wait for another in between.
+        with (
+            self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
+            gathered(trainer.policy),
+        ):
+            outcomes = evaluate(
+                trainer.collector.engine,
+                trainer.collector.rewarder,
+                trainer.collector.prepare,
+                mine,
+                self.parts.evaluation_sampling,
+                self.config.seed,
+                at_a_time=max(1, self.config.rollout.max_sequences // options.n),
+                on_finish=lambda done: self.terminal.advance(bar, done),
+            )
+        trainer.collector.engine.rest()
+        result = summarise(trainer.ranks.gather_shares(outcomes))
+        self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
+        return evaluation_facts(result)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add to the run's seconds by phase."""
+        self.state["seconds"][phase] = self.state["seconds"].get(phase, 0.0) + seconds
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        return self.parts.trainer.accelerator.is_main_process
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""
+        if not self.is_main:
+            return
+        trainer = self.parts.trainer
+        by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
+        record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
+        self.folder.append_metrics(record)
+        for sink in self.sinks:
+            sink.log(record["step"], record)
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        started = time.perf_counter()
+        keep = self.config.log.keep_checkpoints
+        best = self.state["best"] and self.state["best"]["step"]
+        save_checkpoint(self.folder, self.parts.trainer, self.parts.processor, self.state, keep, best)
+        self.parts.trainer.accelerator.wait_for_everyone()
+        self.spend("checkpoint", time.perf_counter() - started)
+
+
+def evaluation_facts(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON-able facts that a checkpoint can carry."""
+    return {
+        "accuracy": result.accuracy.as_dict(),
+        "by_task": {task: accuracy.as_dict() for task, accuracy in result.by_task.items()},
+        "by_problem": result.by_problem,
+        "record": result.record(),
+    }
