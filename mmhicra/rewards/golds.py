@@ -23,16 +23,17 @@ def gold_problems(problems: Sequence[Problem], verifier: Verifier | None = None)
     if verifier is None:
         with Verifier() as own:
             return gold_problems(problems, own)
-    queries = [
-        Query(extract(rf"\boxed{{{problem.answer}}}", problem.kind).text, problem.answer, problem.kind, problem.choices)
-        for problem in problems
-    ]
-    return [_complaint(outcome) for outcome in verifier.verify_all(queries)]
+    return [_complaint(outcome) for outcome in verifier.verify_all(list(map(_gold_as_answer, problems)))]
 
 
 def gold_problem(problem: Problem, verifier: Verifier | None = None) -> str | None:
     """`gold_problems` for one problem."""
     return gold_problems([problem], verifier)[0]
+
+
+def _gold_as_answer(problem: Problem) -> Query:
+    boxed = extract(rf"\boxed{{{problem.answer}}}", problem.kind, choices=problem.choices).text
+    return Query(boxed, problem.answer, problem.kind, problem.choices, problem.question)
 
 
 def _complaint(outcome: Outcome) -> str | None:

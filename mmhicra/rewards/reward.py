@@ -147,9 +147,9 @@ class Rewarder:
         Raises:
             Refusal: a custom function returned something other than a finite number.
         """
-        extractions = [extract(completion.text, problem.kind) for problem, completion in pairs]
+        extractions = [extract(completion.text, problem.kind, choices=problem.choices) for problem, completion in pairs]
         queries = [
-            Query(extraction.text, problem.answer, problem.kind, problem.choices)
+            Query(extraction.text, problem.answer, problem.kind, problem.choices, problem.question)
             for (problem, _), extraction in zip(pairs, extractions, strict=True)
         ]
         outcomes = self.verifier.verify_all(queries)

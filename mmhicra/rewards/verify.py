@@ -20,12 +20,13 @@ from mmhicra.rewards.values import agree, read_value, right_hand_side
 
 @dataclass(frozen=True)
 class Query:
-    """One answer to be compared with one gold."""
+    """One answer to be compared with one gold; `question` says which nouns count as units and how parts are ordered."""
 
     extracted: str | None
     gold: str
     kind: AnswerKind = "math"
     choices: tuple[str, ...] = ()
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def verify(
     kind: AnswerKind = "math",
     choices: tuple[str, ...] = (),
     at_answer: Callable[[], None] | None = None,
+    question: str = "",
 ) -> Outcome:
     """Compare an answer with the gold, in this process and without a time limit.
 
@@ -57,8 +59,9 @@ def verify(
         kind: how to compare.
         choices: the options, for kind `choice`.
         at_answer: called once the gold is known to be usable, so that a stop-watch knows which side hangs.
+        question: what was asked; its nouns count as units, and it may say in which order parts stand.
     """
-    query = Query(extracted, gold, kind, choices)
+    query = Query(extracted, gold, kind, choices, question)
     decided = decide(query)
     if decided is not None or extracted is None:
         return decided or Outcome("no-answer", "no answer found")

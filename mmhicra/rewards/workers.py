@@ -232,7 +232,7 @@ def _judge(query: Query, connection: Connection, time_limit: float) -> Outcome:
         signal.setitimer(signal.ITIMER_PROF, time_limit)
 
     try:
-        return verify(query.extracted, query.gold, query.kind, query.choices, at_answer)
+        return verify(query.extracted, query.gold, query.kind, query.choices, at_answer, query.question)
     except Exception as error:  # noqa: BLE001 - sympy may raise anything on what a model writes; the record names it
         return _blame(at_gold, f"made the verifier fail with {type(error).__name__}")
 
