@@ -13,7 +13,6 @@ Of these, `eval.problems` are used, chosen by the SHA-256 of their ids.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmhicra.config import GENERATED_SOURCES, DataConfig
+from mmhicra.data.digest import digest_problems
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.refused import RefusedRow, start_of, write_refused
@@ -348,11 +348,3 @@ class ProblemStream:
         if not self.shuffle:
             return list(range(len(self.problems)))
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.problems)).tolist()
-
-
-def digest_problems(problems: Sequence[Problem]) -> str:
-    """SHA-256 over ids, questions and gold answers in order: another digest, another data set."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps([problem.id, problem.question, problem.answer, problem.kind]).encode() + b"\n")
-    return digest.hexdigest()

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mmhicra.config import DataConfig
 from mmhicra.config_loading import build_config
-from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, digest_problems, load_problems
+from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, load_problems
+from mmhicra.data.digest import digest_problems
 from mmhicra.data.refused import RefusedRow, summarise_refused
 from mmhicra.records import Problem
 from mmhicra.refusals import DataRefusal
