@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_data import DataFolder, write_data
 from PIL import Image
+from real_data import REAL_DATA, mark_real_data
 from short_runs import SHORT_LAB, STRONG, run
 
 from mmhicra.cli import main
@@ -16,6 +18,37 @@ from mmhicra.config import ModelConfig
 from mmhicra.records import Problem, ProblemImage
 from mmhicra.vlm.factory import make_tiny
 from mmhicra.vlm.loading import LoadedModel, load_policy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_real_data(items)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets; tests that use it are marked and skipped without it."""
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small made files in the places and forms of the real data sets. Not to be written to."""
+    return write_data(tmp_path_factory.mktemp("made_data"))
+
+
+MADE_AND_REAL = ["made", pytest.param("real", marks=pytest.mark.real_data)]
+
+
+@pytest.fixture(params=MADE_AND_REAL)
+def geometry3k(request: pytest.FixtureRequest) -> Path:
+    """The folder of Geometry3K, made and real, for tests whose own scenes last longer than a module's data."""
+    return request.getfixturevalue(f"{request.param}_data") / "geometry3k"
+
+
+@pytest.fixture(scope="session", params=MADE_AND_REAL)
+def data_folder(request: pytest.FixtureRequest) -> DataFolder:
+    """The made data sets and, where there are some, the real ones."""
+    return DataFolder(request.getfixturevalue(f"{request.param}_data"), real=request.param == "real")
 
 
 @pytest.fixture(scope="session")

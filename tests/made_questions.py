@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("MMHICRA_SHARED_DATA", ROOT.parent / "shared" / "data")) / "images_sample"
+from real_data import REAL_DATA
 
 
 def image_files(folder: Path, count: int) -> list[Path]:
     """Real images of MathVision problems, or as many drawn ones if there are none on this machine."""
-    real = sorted((SHARED / "images").rglob("*.jpg"))[:count]
+    real = sorted((REAL_DATA / "images_sample" / "images").rglob("*.jpg"))[:count]
     return real or [_draw(folder / "images" / f"{number}.png", number) for number in range(count)]
 
 

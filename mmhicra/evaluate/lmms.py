@@ -18,6 +18,7 @@ from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
+from PIL import ImageFile
 
 from mmhicra.assets import evaluation_path
 from mmhicra.config import RunConfig
@@ -35,6 +36,9 @@ from mmhicra.evaluate.scoring import Scores, summarise
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 from mmhicra.vlm.loading import load_policy, load_processor
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+"""lmms-eval sets it on import, and Pillow then fills the missing part of a truncated image with grey."""
 
 THREADS = 4
 """In which lmms-eval calls the scorer: its own default. The verdicts are the same in any number."""

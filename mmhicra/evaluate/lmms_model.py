@@ -15,6 +15,7 @@ from typing import Any
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
+from PIL import ImageFile
 
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import apply_override, build_config
@@ -26,6 +27,9 @@ from mmhicra.refusals import ConfigRefusal, DataRefusal
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.vlm.loading import LoadedModel, load_policy
 from mmhicra.vlm.processing import PromptBuilder
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+"""lmms-eval sets it on import, and Pillow then fills the missing part of a truncated image with grey."""
 
 ARGUMENTS = {
     "path": "model.path",

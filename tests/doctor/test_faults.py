@@ -8,13 +8,12 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from short_runs import REPOSITORY, SHORT, TINY
+from short_runs import SHORT, TINY
 
 from mmhicra.assets import asset_path
 from mmhicra.cli import main
 
 ROWS = 40
-GEOMETRY3K = REPOSITORY.parent / "shared" / "data" / "geometry3k"
 
 
 @pytest.fixture
@@ -100,9 +99,8 @@ def test_a_healthy_configuration(doctor, tmp_path):
     assert facts(report, "pace")["step"] > 0
 
 
-@pytest.mark.skipif(not GEOMETRY3K.exists(), reason="real Geometry3K problems are not in shared/")
-def test_real_problems(doctor):
-    status, report = doctor(f"data.source={GEOMETRY3K}", "data.limit=60", "data.max_pixels=28224")
+def test_problems_of_geometry3k(doctor, geometry3k):
+    status, report = doctor(f"data.source={geometry3k}", "data.limit=60", "data.max_pixels=28224")
     assert (status, report["faults"]) == (0, [])
     assert facts(report, "images")["shrunk"] > 0
     assert len(facts(report, "samples")["samples"]) == 8

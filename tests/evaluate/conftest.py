@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,6 @@ from mmhicra.rewards.workers import Verifier
 def verifier() -> Iterator[Verifier]:
     with Verifier(time_limit=TIME_LIMIT) as verifier:
         yield verifier
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    root = Path(__file__).resolve().parents[2]
-    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", root.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} does not exist (set MMHICRA_SHARED_DATA)")
-    return folder
 
 
 @pytest.fixture(scope="session")

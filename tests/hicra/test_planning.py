@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from mmhicra.refusals import Refusal
 LIBRARY = GramLibrary.load("published_249")
 GRAMS = [gram.text for gram in LIBRARY.grams]
 ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("MMHICRA_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
 def damage(rng, ids, tokenizer):
@@ -226,10 +224,8 @@ def test_mask_equals_the_slow_reference_with_the_tiny_vlms_tokenizer(compose, sl
         assert matcher.mask(ids).tolist() == slow_mask(ids, tokenizer, GRAMS)
 
 
-def test_real_responses_equal_the_slow_reference_at_a_plausible_density(tokenizer, slow_mask):
-    source = SHARED / "rl_outputs_r1v" / "geoqa_test_qwen2vl_7b_instruct_legacy.json.gz"
-    if not source.exists():
-        pytest.skip(f"no recorded responses: set MMHICRA_SHARED_DATA to a folder that holds {source.name}")
+def test_real_responses_equal_the_slow_reference_at_a_plausible_density(tokenizer, slow_mask, real_data):
+    source = real_data / "rl_outputs_r1v" / "geoqa_test_qwen2vl_7b_instruct_legacy.json.gz"
     results = json.loads(gzip.decompress(source.read_bytes()))["results"][:150]
     matcher, planning, total = PlanningMatcher(LIBRARY, tokenizer), 0, 0
     for result in results:

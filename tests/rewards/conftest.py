@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -43,12 +41,3 @@ def custom() -> type[Custom]:
 def verifier() -> Iterator[Verifier]:
     with Verifier(workers=2, time_limit=20) as verifier:
         yield verifier
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    root = Path(__file__).resolve().parents[2]
-    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", root.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} does not exist (set MMHICRA_SHARED_DATA)")
-    return folder

@@ -27,25 +27,26 @@ def read(path: Path):
         return [json.loads(line) for line in file] if ".jsonl" in path.name else json.load(file)
 
 
-def test_r1v_labels(shared_data, verifier):
-    rows = read(shared_data / "rl_outputs_r1v" / "geoqa_test_qwen2vl_7b_instruct_legacy.json.gz")["results"]
+def test_r1v_labels(data_folder, verifier):
+    rows = read(data_folder / "rl_outputs_r1v" / "geoqa_test_qwen2vl_7b_instruct_legacy.json.gz")["results"]
     found = [extract(row["model_output"]) for row in rows]
     outcomes = verifier.verify_all([Query(f.text, row["ground_truth"]) for f, row in zip(found, rows, strict=True)])
     ours = [outcome.verdict == "right" for outcome in outcomes]
     raw = sum(mine == row["is_correct"] for mine, row in zip(ours, rows, strict=True)) / len(rows)
-    apart = [n for n, row in enumerate(rows) if ours[n] != (row["is_correct"] ^ (n in LABEL_ERRORS))]
+    errors = LABEL_ERRORS if data_folder.real else frozenset()
+    apart = [n for n, row in enumerate(rows) if ours[n] != (row["is_correct"] ^ (n in errors))]
     for n in apart:
         print(f"{n}: gold {rows[n]['ground_truth']!r}, {found[n]}, {outcomes[n]}, label {rows[n]['is_correct']}")
     agreement = 1 - len(apart) / len(rows)
-    print(f"agreement {raw:.2%} with the labels as stored, {agreement:.2%} with {len(LABEL_ERRORS)} of them mended")
+    print(f"agreement {raw:.2%} with the labels as stored, {agreement:.2%} with {len(errors)} of them mended")
     assert raw >= 0.96
     assert agreement >= 0.99
     assert all(outcomes[n].verdict == "no-answer" for n in apart)  # cut short, or no statement of an answer
 
 
-def test_golds_of_mathverse_and_mathvision(shared_data, verifier):
-    mathverse = read(shared_data / "mathverse" / "testmini_text_only_with_options.json.gz")
-    mathvision = read(shared_data / "mathvision" / "test.jsonl.gz")
+def test_golds_of_mathverse_and_mathvision(real_data, verifier):
+    mathverse = read(real_data / "mathverse" / "testmini_text_only_with_options.json.gz")
+    mathvision = read(real_data / "mathvision" / "test.jsonl.gz")
     verse = [
         Problem(
             row["id"], "?", (), row["answer"], "choice" if row["options"] else "math", tuple(row["options"].values())
@@ -69,8 +70,8 @@ def test_golds_of_mathverse_and_mathvision(shared_data, verifier):
     assert as_text == [None] * len(prose)
 
 
-def test_golds_of_geometry3k(shared_data, verifier):
-    with (shared_data / "geometry3k" / "train.jsonl").open(encoding="utf-8") as file:
+def test_golds_of_geometry3k(data_folder, verifier):
+    with (data_folder / "geometry3k" / "train.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     right = ["ABCD".index(row["answer"]) for row in rows]
     letters = [Problem(str(r["id"]), "?", (), r["answer"], "choice", tuple(r["choices"])) for r in rows]
@@ -85,7 +86,10 @@ def test_golds_of_geometry3k(shared_data, verifier):
     for name, problems in (("letters", letters), ("values", values), ("precise values", precise)):
         shares[name] = sum(complaint is None for complaint in gold_problems(problems, verifier))
         print(f"Geometry3K {name}: {shares[name]} of {len(problems)} golds are usable")
-    assert shares == {"letters": 420, "values": 420, "precise values": 418}  # two answers are no numbers
+    if data_folder.real:
+        assert shares == {"letters": 420, "values": 420, "precise values": 418}  # two answers are no numbers
+    else:
+        assert set(shares.values()) == {len(rows)}
     queries = [Query(text, p.answer, "choice", p.choices) for p in letters for text in p.choices]
     verdicts = [outcome.verdict == "right" for outcome in verifier.verify_all(queries)]
     assert verdicts == [at == n for at in right for n in range(4)]  # by value: the right one and no other
@@ -99,10 +103,10 @@ def test_golds_of_geometry3k(shared_data, verifier):
         ("LLaVA-v1.5-13B", 11.0, 11.2),
     ],
 )
-def test_mathvision_accuracy_of_published_outputs(shared_data, verifier, output, least, most):
-    problems = {row["id"]: row for row in read(shared_data / "mathvision" / "test.jsonl.gz")}
+def test_mathvision_accuracy_of_published_outputs(real_data, verifier, output, least, most):
+    problems = {row["id"]: row for row in read(real_data / "mathvision" / "test.jsonl.gz")}
     queries = []
-    for row in read(shared_data / "mathvision" / "outputs" / f"{output}.jsonl.gz"):
+    for row in read(real_data / "mathvision" / "outputs" / f"{output}.jsonl.gz"):
         problem = problems[row["id"]]
         kind = "choice" if problem["options"] else "math"
         found = extract(row["response"], kind).text
@@ -113,9 +117,9 @@ def test_mathvision_accuracy_of_published_outputs(shared_data, verifier, output,
     assert least <= accuracy <= most
 
 
-def test_golds_of_other_problems_are_wrong(shared_data, verifier):
+def test_golds_of_other_problems_are_wrong(real_data, verifier):
     """MathVerse free-form golds against each other: at most 0.5 % of pairs agree, all of them as numbers."""
-    rows = read(shared_data / "mathverse" / "testmini_text_only.json.gz")
+    rows = read(real_data / "mathverse" / "testmini_text_only.json.gz")
     golds = sorted({row["answer"] for row in rows if row["question_type"] != "multi-choice"})
     rng = random.Random(0)
     pairs = [Query(answer, gold) for gold in golds for answer in rng.sample(golds, 4) if answer != gold]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,12 +286,9 @@ def test_odd_images_are_read_alike_or_refused_before_the_run(scene, tmp_path):
     assert scene.gap(groups) < CLOSE
 
 
-def test_geometry3k_is_read_alike(scene):
-    """Thirty real problems, those with the smallest and the largest images. (All of these files are RGBA.)"""
-    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "geometry3k"
-    if not folder.is_dir():
-        pytest.skip("needs the real data sets: set MMHICRA_SHARED_DATA to their folder")
-    usable, refused = usable_problems(scene, str(folder))
+def test_geometry3k_is_read_alike(scene, geometry3k):
+    """Thirty problems, those with the smallest and the largest images. (All of these files are RGBA.)"""
+    usable, refused = usable_problems(scene, str(geometry3k))
     assert not refused
     usable.sort(key=lambda problem: np.prod(problem.images[0].size()))
     chosen = [*usable[:15], *usable[-15:]]

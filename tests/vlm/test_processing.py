@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,17 +175,13 @@ def test_special_token_in_the_instruction_is_refused(tiny_model):
         builder(tiny_model("qwen2_5_vl"), instruction="Look: <|vision_start|>")
 
 
-def test_real_images_take_the_stock_grid(tiny_model):
+def test_diagrams_take_the_stock_grid(tiny_model, geometry3k):
     """Geometry diagrams of all sizes, at the limits of a real run."""
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("MMHICRA_SHARED_DATA", default)) / "geometry3k"
-    if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder}: set MMHICRA_SHARED_DATA")
-    rows = [json.loads(line) for line in (folder / "val.jsonl").read_text().splitlines()[:20]]
+    rows = [json.loads(line) for line in (geometry3k / "val.jsonl").read_text().splitlines()[:20]]
     loaded = tiny_model("qwen2_5_vl")
     build = builder(loaded, max_pixels=200704).build
     for row in rows:
-        image = ProblemImage(folder / row["image"], row["image"])
+        image = ProblemImage(geometry3k / row["image"], row["image"])
         prompt = build(Problem(row["image"], "<image>Find x.", (image,), "1"))
         size = {"shortest_edge": 3136, "longest_edge": 200704}
         raw = loaded.processor.image_processor(images=[image.open()], size=size, return_tensors="pt")
