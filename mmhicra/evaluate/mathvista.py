@@ -42,7 +42,8 @@ class MathVista:
 
     integer_rule: IntegerRule = "current"
     name: str = "mathvista"
-    response_fields: tuple[str, ...] = ("response",)
+    response_fields: tuple[str, ...] = ("execution", "response")
+    """A file of programs (`output_*_code.json`) holds what each printed; the program itself is no answer."""
     extraction_field: str = "extraction"
     label_field: str = "true_false"
     id_field: str = "pid"

@@ -13,8 +13,9 @@ from dataclasses import replace
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.rewards import algebra
 from mmhicra.rewards.answers import GUESSES, Extraction, extract, final_text
-from mmhicra.rewards.guesses import number_stated, option_stated
+from mmhicra.rewards.guesses import declared_number
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
+from mmhicra.rewards.option_guesses import option_stated
 from mmhicra.rewards.options import LETTERS, options_named, spell
 from mmhicra.rewards.values import read_value
 from mmhicra.rewards.verify import Outcome, Query
@@ -103,7 +104,7 @@ def decide(item: Item, extraction: Extraction) -> Outcome | Query:
         return Outcome("no-answer", "no answer found")
     if len(answer) > LONGEST_ANSWER:
         return Outcome("wrong", f"the answer is longer than {LONGEST_ANSWER} characters")
-    if compact(answer) == compact(item.answer) and item.kind != "choice":
+    if _same_writing(answer, item.answer) and item.kind != "choice":
         return Outcome("right", "the same writing")
     if _TOWER.search(plain(answer)):
         return Outcome("wrong", "a number too large to be worked out")
@@ -114,6 +115,14 @@ def decide(item: Item, extraction: Extraction) -> Outcome | Query:
     if item.kind in ("number", "math") and read_value(item.answer) and not read_value(answer):
         return _decide_prose(item, answer)
     return Query(answer, item.answer, item.kind, ())
+
+
+def _same_writing(answer: str, gold: str) -> bool:
+    """Whether two answers differ in nothing but font and white space; `1 6` is not `16`."""
+    joined = re.compile(r"(?<=\w) (?=\w)")
+    if compact(answer) != compact(gold):
+        return False
+    return len(joined.findall(plain(answer))) == len(joined.findall(plain(gold)))
 
 
 def named_options(answer: str, item: Item) -> frozenset[int]:
@@ -156,7 +165,7 @@ def _decide_prose(item: Item, answer: str) -> Outcome | Query:
     """An answer that is no plain number where one is wanted: the number it states in words, else algebra."""
     if not algebra.is_prose(answer):
         return Query(answer, item.answer, item.kind, ())
-    stated = number_stated(answer)
+    stated = declared_number(answer)
     if stated is None:
-        return Outcome("wrong", "states no number")
+        return Outcome("wrong", "states no number, or several")
     return Query(stated, item.answer, item.kind, ())

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmhicra.records import AnswerKind
-from mmhicra.rewards.guesses import first_turn, guess_number, guess_option, states_number
+from mmhicra.rewards.guesses import guess_number, states_number
 from mmhicra.rewards.notation import brace_pairs, plain
+from mmhicra.rewards.option_guesses import guess_option, guess_yes_or_no
 from mmhicra.rewards.options import options_named
+from mmhicra.rewards.sentences import first_turn
+from mmhicra.rewards.statements import asks_yes_or_no
 
 _THINK_TAG = re.compile(r"<(/?)think>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
@@ -42,7 +45,7 @@ _MOST_PHRASES = 1000
 """Of a response that are looked at, from its end: so many empty ones are no answer but a loop."""
 _LONGEST_BARE_ANSWER = 80
 
-GUESSES = frozenset({"last option", "last number"})
+GUESSES = frozenset({"last option", "last number", "last statement"})
 """Methods that found no declared answer and guessed one: fall-backs, counted beside every score."""
 
 _Rule = tuple[str, Callable[[str], str | None]]
@@ -103,9 +106,11 @@ def extract(
         rules.append(("letter at the end", _letter_at_the_end))
     rules.append(("bare", _bare))
     if loose and kind == "choice":
-        rules.append(("last option", lambda text: guess_option(text, choices)))
+        rules.append(("last option", lambda text: guess_option(text, choices, question)))
     elif loose and kind != "text":
         rules.append(("last number", lambda text: guess_number(text, question)))
+    elif loose and asks_yes_or_no(question):
+        rules.append(("last statement", lambda text: guess_yes_or_no(text, question)))
     method, found = _first(rules, text)
     return Extraction(found, method if found else "no answer found" if text.strip() else "empty")
 

@@ -1,24 +1,28 @@
-"""What a response most probably says that declares no answer. For evaluation only: guesses can be farmed by rewards.
+"""The number that a response most probably means where it declares none. For evaluation only: guesses can be farmed.
 
-The last sentence that states a number, or names exactly one option, is taken; refusals, closing courtesies, code,
-tables and what a model goes on to ask itself ("Question: ...") do not count. Numbers that only repeat the question do
-not count where another one stands beside them: in "the number of flocks with at least 17 birds is 15" the answer is 15.
+The last sentence that states a number is taken. What does not count: a number that is denied ("is not 42"), that only
+bounds another ("at least 17"), that is one of several on offer ("42 or 43", "13 to 20"), and one that only repeats the
+question: in "the number of flocks with at least 17 birds is 15" the answer is 15.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
-from mmhicra.rewards.notation import words
-from mmhicra.rewards.options import options_named
+from mmhicra.rewards.notation import plain
+from mmhicra.rewards.sentences import LONGEST_SENTENCE, concludes_with_refusal, sentences_backwards
 
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
-_DIGITS = r"(?<![\w.\\])(?<![A-Za-z]-)-?\$?(?:\d[\d,]{0,30}(?:\.\d+)?(?:\s?/\s?\d{1,12}(?![\d.]))?|\.\d+)"
+_DIGITS = (
+    r"(?<![\w.\\])(?<![A-Za-z]-)-?\$?"
+    r"(?:\d[\d,]{0,30}(?:\.\d+)?(?:\s?/\s?\d{1,12}(?![\d.])|:\d{1,12}(?![\d:]))?|\.\d+)"
+)
 _NONE_OF = (
     r"\bno(?=\s[a-z]{3,})(?!\s(?:other|more|longer|need|way|information|such|matter|one|clear|specific|answer)\b)"
 )
@@ -29,132 +33,176 @@ _STATING = re.compile(
     r"|estimated\sto\sbe|equal\sto|at|in)[\s*$\"]{1,6}){0,2}(?:[a-z]\s?=\s?)?$",
     re.IGNORECASE,
 )
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|neither|nor|rather\sthan|instead\sof|other\sthan|except|without)|n't)[\s*$\"]{1,6}"
+    r"(?:(?:be|equal|equal\sto|exactly|simply|just|a|the)[\s*$\"]{1,6}){0,2}$",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"[\s*$\"]{0,6}(?:is|was|are|would\sbe|seems)\s(?:not|wrong|incorrect|false|impossible)\b|\s?n't"
+)
+_BOUND = re.compile(
+    r"\b(?:(?:more|less|greater|higher|lower|fewer|larger|smaller|bigger|longer|shorter|older|younger)\sthan"
+    r"|at\s(?:least|most)|above|below|over|under|up\sto|between)[\s*$\"]{1,6}$",
+    re.IGNORECASE,
+)
+_ALTERNATIVE = re.compile(
+    r"[\s*$\"]{0,4}(?:to|or)[\s*$\"]{0,4}|\W{1,6}(?:or|perhaps|maybe|possibly|but)\b[\s*$\"]{0,4}"
+    r"(?:(?:maybe|possibly|perhaps|even|also|else)[\s*$\"]{1,4}){0,2}",
+    re.IGNORECASE,
+)
+_DASH = re.compile(r"\s?[-–]\s?|")
+"""Between the ends of a range; where an equals sign stands, it subtracts."""
+_BETWEEN = re.compile(r"\bbetween[\s*$]{1,4}\S{1,20}[\s*$]{1,4}and\b", re.IGNORECASE)
+_DETERMINED = re.compile(r"\b(?:the|these|those|any|each|every|both|all|same|first|last|other|of)\s$", re.IGNORECASE)
+_COUNTING = re.compile(r"\b(?:has|have|had|see|count|contains?|shows?|only|just|exactly)\s$", re.IGNORECASE)
 _REASONS = re.compile(r"\b(?:because|since|whereas|while)\b")
-_SENTENCE_GAP = re.compile(r"(?<=[.!?。])[\s*]{1,20}(?=\S)|\n")
-_COURTESY = re.compile(
-    r"\W{0,5}(?:I hope|Is there anything|Let me know|Do you|Please let|Would you|If you|Feel free|Sure\b|Note\b)",
-    re.IGNORECASE,
-)
-_REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can not|unable to|impossible|not possible|undefined"
-    r"|not (?:enough|provided|specified|given|clear)|need (?:to know|more)|needs? additional|please provide|sorry)\b",
-    re.IGNORECASE,
-)
 _DETAILS = re.compile(r"\W{0,5}(?:They|These|Those|The (?:other|values|remaining)|This means|In other words|Here)\b")
 """How a sentence begins that explains the one before it."""
 _ASKS_FOR_A_YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _YEAR = re.compile(r"[12]\d{3}")
-_FROM_ZERO = re.compile(r"\b0\s?(?:to|-|–)\s?(?=\d)")
-_FENCE = re.compile(r"```")
-_TABLE_ROW = re.compile(r"\s*\||.*\s\|\s|\s*-{3,}")
-_NEXT_QUESTION = re.compile(r"\n\s{0,20}(?:Hint|Question|Human|User|Q)\s?:")
+_HOW_MANY = re.compile(r"(?:\bhow (?:many|much)\b|\(_+\)|_{2,})([^?.!]{1,120})", re.IGNORECASE)
+"""What is to be counted: after "how many", or after the blank to fill in."""
+_JOINING = re.compile(r"\b(?:and|or|but|maybe|possibly|perhaps|versus|vs|unless)\b|,\s{0,3}\Z|[;/]")
 _BOLD_NUMBER = re.compile(r"\*\*([^*\n]{0,200})\*\*")
-_LETTER = re.compile(r"[(（]([A-Z])[)）]|\b(?:[Oo]ption|[Cc]hoice)(?:\sletter)?(?:\sis|:)?\s([A-Z])\b")
-_FINISHED = re.compile(r"[.!?。）)\]$*%\d\"'`]\s{0,9}\Z")
-_AFTER_IS = re.compile(r"\b(?:is|are|equals)\s|=\s?")
-_LONGEST_TAIL = 200
-_LONGEST_SENTENCE = 2000
-_LONG = 400
-"""Characters from which on a response without a full stop at its end counts as cut short."""
+_WORD = re.compile(r"[a-z]{2,}")
+_EMPTY = ("are", "there", "is", "the", "of")
+_NEAR = 60
+"""Characters beside a number that say what it is."""
 
 
-def first_turn(text: str) -> str:
-    """`text` up to where the model goes on to put itself another question."""
-    following = _NEXT_QUESTION.search(text, 1)
-    return text[: following.start()] if following and text[: following.start()].strip() else text
+@dataclass(frozen=True)
+class _Said:
+    """A number of a sentence."""
+
+    digits: str
+    stated: bool
+    start: int
+    end: int
 
 
 def states_number(text: str) -> bool:
     """Whether a number stands in `text`, in digits or as a word up to twenty."""
-    return bool(_NUMBER.search(text[:_LONGEST_SENTENCE]))
+    return bool(_NUMBER.search(text[:LONGEST_SENTENCE]))
 
 
 def guess_number(text: str, question: str = "") -> str | None:
-    """The number of the last sentence that has one, in digits; a year if one is asked for and there is one."""
-    asked = _numbers_of(question)
-    sentences = list(_sentences_backwards(text))
-    main = [sentence for sentence in sentences if not _DETAILS.match(sentence)]
-    stated = list(filter(None, (number_stated(sentence, asked) for sentence in main or sentences)))
-    if _ASKS_FOR_A_YEAR.search(question):
-        stated = list(filter(_YEAR.fullmatch, stated)) or stated
-    return next(iter(stated), None)
+    """The number of the last sentence that states one, in digits; a year if one is asked for and there is one.
 
-
-def number_stated(sentence: str, asked: frozenset[str] = frozenset()) -> str | None:
-    """The number of a sentence: in bold, else right after "is", "=", ..., else the first; rather not one `asked`."""
-    bold = [span for span in _BOLD_NUMBER.findall(sentence[:_LONGEST_SENTENCE]) if _NUMBER.search(span)]
-    said = bold[-1] if bold else sentence[:_LONGEST_SENTENCE]
-    reason = _REASONS.search(said)
-    if reason and _NUMBER.search(said[: reason.start()]):
-        said = said[: reason.start()]
-    said = _FROM_ZERO.sub("", said)
-    found = list(_NUMBER.finditer(said))
-    if not found:
+    A sentence that states its number ("is 10", "= 3", "there are 3") goes before a later one that only mentions one.
+    None if the last sentence refuses an answer, or offers several numbers.
+    """
+    if concludes_with_refusal(text, question):
         return None
-    stated = [
-        _digits(number[0]) for number in found if _STATING.search(said, max(0, number.start() - 60), number.start())
-    ]
+    asked = _numbers_of(question)
+    sentences = list(sentences_backwards(text, question))
+    found: list[tuple[bool, str]] = []
+    for sentence in [sentence for sentence in sentences if not _DETAILS.match(sentence)] or sentences:
+        said = _telling_part(sentence)
+        numbers = list(_numbers_in(said))
+        if _offers_several(said, numbers):
+            break
+        if (number := _choose(said, numbers, asked, question)) is not None:
+            found.append((any(one.stated for one in numbers), number))
+    if _ASKS_FOR_A_YEAR.search(question):
+        found = [one for one in found if _YEAR.fullmatch(one[1])] or found
+    return next((number for stated, number in found if stated), found[0][1] if found else None)
+
+
+def number_stated(sentence: str) -> str | None:
+    """The number of a sentence: in bold, else right after "is", "=", ..., else the first.
+
+    None if it has none, if all it has is denied or a bound, or if it offers several.
+    """
+    said = _telling_part(sentence)
+    numbers = list(_numbers_in(said))
+    return None if _offers_several(said, numbers) else _choose(said, numbers)
+
+
+def declared_number(answer: str) -> str | None:
+    """The number of a declared answer in words ("the sum is 5"); None if it joins several ("5 apples and 6 pears")."""
+    said = _telling_part(plain(answer))
+    numbers = list(_numbers_in(said))
+    joined = any(
+        one.digits != other.digits and _JOINING.search(said[one.end : other.start]) for one, other in pairwise(numbers)
+    )
+    return None if joined or _offers_several(said, numbers) else _choose(said, numbers)
+
+
+def _telling_part(sentence: str) -> str:
+    """What of a sentence tells its number: a bold span that has one, and no reasons for it."""
+    said = sentence[:LONGEST_SENTENCE]
+    bold = [span for span in _BOLD_NUMBER.findall(said) if _NUMBER.search(span)]
+    said = bold[-1] if bold else said
+    reason = _REASONS.search(said)
+    return said[: reason.start()] if reason and _NUMBER.search(said[: reason.start()]) else said
+
+
+def _choose(said: str, numbers: list[_Said], asked: frozenset[str] = frozenset(), question: str = "") -> str | None:
+    """What was counted, else stated, else mentioned first; a number of the question only where it is stated."""
+    if counted := _counted(said, numbers, question):
+        return counted
+    stated = [number.digits for number in numbers if number.stated]
     fresh = [number for number in stated if number not in asked]
     if fresh:
         return fresh[-1] if "=" in said or "≈" in said else fresh[0]
     if stated:
         return stated[-1]
-    every = [_digits(number[0]) for number in found]
-    return next((number for number in every if number not in asked), every[0])
+    return next((number.digits for number in numbers if number.digits not in asked), None)
 
 
-def guess_option(text: str, choices: Sequence[str]) -> str | None:
-    """The last option marked by its letter, `(B)`, else the one that the last sentence naming exactly one quotes."""
-    sentences = list(_sentences_backwards(text))
-    for sentence in sentences:
-        letters = {
-            letter for pair in _LETTER.findall(sentence) for letter in pair if letter and _known(letter, choices)
-        }
-        if len(letters) == 1:
-            return letters.pop()
-    for sentence in sentences:
-        if (named := option_stated(sentence, tuple(choices))) is not None:
-            return choices[named]
-        tail = _AFTER_IS.split(sentence[-_LONGEST_TAIL:])[-1]
-        values = options_named(tail, choices) if tail != sentence else frozenset()
-        if len(values) == 1:
-            return choices[min(values)]
-    if any(map(str.isdigit, "".join(choices))):
-        return guess_number(text)  # a value was worked out that no option has
-    return None
+def _numbers_in(said: str) -> Iterator[_Said]:
+    """The numbers that may be an answer: not denied, no bound of another, no "these two"."""
+    found = list(_NUMBER.finditer(said))
+    for number in found:
+        before = said[max(0, number.start() - _NEAR) : number.start()]
+        if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(said[number.end() : number.end() + _NEAR]):
+            continue
+        stated = bool(_STATING.search(before))
+        if _BOUND.search(before) or (number[0].isalpha() and not stated and _is_determiner(number[0], before)):
+            continue
+        yield _Said(_digits(number[0]), stated, number.start(), number.end())
 
 
-def option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
-    """The option a sentence quotes; of options that are numbers the one it states, not one it calculates with."""
-    named = options_quoted(sentence, choices)
-    if len(named) != 1:
+def _is_determiner(word: str, before: str) -> bool:
+    """`the two people` and `one end` count nothing."""
+    return bool(_DETERMINED.search(before)) or (word.lower() == "one" and not _COUNTING.search(before))
+
+
+def _offers_several(said: str, numbers: list[_Said]) -> bool:
+    """Whether two different numbers stand there as a range, or one for the other: 13 to 20, 13-18, 42 or 43."""
+    for one, other in pairwise(numbers):
+        between = said[one.end : other.start]
+        if one.digits != other.digits and len(between) <= _NEAR:
+            dash = "=" not in said and _DASH.fullmatch(between) is not None
+            if dash or _ALTERNATIVE.fullmatch(between):
+                return True
+    return len(numbers) == 1 and _BETWEEN.search(said) is not None
+
+
+def _counted(said: str, numbers: list[_Said], question: str) -> str | None:
+    """The number followed by what the question asks to count, if one stands out: "2 dots in each group"."""
+    asked = _HOW_MANY.search(question)
+    wanted = _stems(asked[1]) if asked else frozenset()
+    if len(wanted) < 2 or not numbers:
         return None
-    number = words(choices[named[0]])
-    if re.fullmatch(r"-?[\d.]+[°%]?", number) and number.strip("°%") != number_stated(sentence):
-        return None
-    return named[0]
+    ends = [*(number.start for number in numbers[1:]), len(said)]
+    shared = [
+        len(wanted & _stems(said[number.end : min(end, number.end + _NEAR)]))
+        for number, end in zip(numbers, ends, strict=True)
+    ]
+    best = max(shared)
+    return numbers[shared.index(best)].digits if best > 1 and shared.count(best) == 1 else None
 
 
-@lru_cache(maxsize=4096)
-def options_quoted(text: str, choices: tuple[str, ...]) -> list[int]:
-    """Indices of the options whose words stand in `text`; one inside a longer one that stands there does not count."""
-    said = words(text[:_LONGEST_SENTENCE])
-    spelt = [words(choice) for choice in choices]
-    there = [i for i, choice in enumerate(spelt) if _is_quotable(choice) and _stands_in(choice, said)]
-    return [i for i in there if not any(i != j and spelt[i] != spelt[j] and spelt[i] in spelt[j] for j in there)]
-
-
-def _is_quotable(choice: str) -> bool:
-    """A single letter is no quotation: `a` is an article, `E` a point."""
-    return len(choice) > 1 or choice.isdigit()
-
-
-def _stands_in(choice: str, said: str) -> bool:
-    return bool(re.search(rf"(?<![\w.]){re.escape(choice)}(?![\w^]|\.\d)", said))
-
-
-def _known(letter: str, choices: Sequence[str]) -> bool:
-    return ord(letter) - ord("A") < (len(choices) or 26)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(word.removesuffix("s") for word in _WORD.findall(text.lower())) - {
+        "are",
+        "there",
+        "is",
+        "the",
+        "of",
+    }
 
 
 def _numbers_of(text: str) -> frozenset[str]:
@@ -166,19 +214,3 @@ def _digits(written: str) -> str:
     if small == "no":
         return "0"
     return str(_SMALL.index(small)) if small in _SMALL else written.replace(",", "").replace("$", "")
-
-
-def _sentences_backwards(text: str) -> Iterator[str]:
-    lines: list[str] = []
-    fenced = False
-    for line in first_turn(text).split("\n"):
-        if _FENCE.search(line):
-            fenced = not fenced
-        elif not fenced and not _TABLE_ROW.match(line[:_LONGEST_SENTENCE]):
-            lines.append(line)
-    sentences = _SENTENCE_GAP.split("\n".join(lines))
-    if len(text) > _LONG and sentences and not _FINISHED.search(sentences[-1][-40:]):
-        sentences.pop()  # cut short
-    for sentence in reversed(sentences):
-        if sentence.strip() and not _COURTESY.match(sentence) and not _REFUSAL.search(sentence[:_LONGEST_SENTENCE]):
-            yield sentence

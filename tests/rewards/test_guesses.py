@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmhicra.rewards.answers import GUESSES, extract
-from mmhicra.rewards.guesses import guess_number, guess_option, number_stated, options_quoted
+from mmhicra.rewards.guesses import guess_number, number_stated
+from mmhicra.rewards.option_guesses import guess_option, options_quoted
 from mmhicra.rewards.options import options_named
 
 NUMBERS = [
@@ -15,7 +16,7 @@ NUMBERS = [
     ("There are 3 bars below 40. They are the bars for 2014, 2015 and 2016.", "How many are below 40?", "3"),
     ("10 - 3 - 2 = **5 objects** are left. I hope this helps! Let me know about the other 7.", "", "5"),
     ("Luca needs $0.06 + $0.07 = $0.13.", "", "0.13"),
-    ("The numbers range from 0 to 7.", "", "7"),
+    ("The numbers range from 0 to 7.", "", None),
     ("I cannot see how far apart the two people are.", "", None),
     ("The model is WizardLM-30B.", "", None),
     ("It is 12.\n```\nprint(13)\n```\n| a | 14 |", "", "12"),
@@ -45,6 +46,10 @@ OPTIONS = [
 @pytest.mark.parametrize(("text", "choices", "named"), OPTIONS)
 def test_options(text, choices, named):
     assert guess_option(text, choices) == named
+
+
+def test_a_letter_is_guessed_where_the_options_are_not_known():
+    assert extract('The piece that fits is the letter "C".', "choice", loose=True).text == "C"
 
 
 def test_a_quoted_option_may_stand_in_another():
