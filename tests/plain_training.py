@@ -57,10 +57,11 @@ def nucleus_entropies(logprobs, mass):
     """(R,) nats of the likeliest tokens that together reach `mass`, renormalised (SIREN, arXiv 2509.25133)."""
     values = []
     for row in logprobs:
-        order = row.detach().argsort(descending=True).tolist()
+        order = row.detach().argsort(descending=True)
+        known = row.detach()[order].exp().tolist()
         count, held = 0, 0.0
         while held < mass:
-            held += math.exp(float(row[order[count]]))
+            held += known[count]
             count += 1
         kept = row[order[:count]].log_softmax(-1)
         values.append(-(kept.exp() * kept).sum())

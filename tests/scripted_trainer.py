@@ -22,10 +22,14 @@ from mmhicra.vlm.processing import PromptBuilder
 GRAMS = ("let me check", "it seems", "so")
 SMALL = [
     *("train.steps=2", "train.prompts_per_step=4", "rollout.n=3", "rollout.max_new_tokens=40", "threads=1"),
-    *("data.max_prompt_tokens=160", "data.shuffle=false", "train.tokens_per_micro_batch=260"),
+    "rollout.guard.every=0",
+    *("data.max_prompt_tokens=80", "data.shuffle=false", "train.tokens_per_micro_batch=120"),
     *("train.optimizer.warmup_steps=0", "train.optimizer.max_grad_norm=1e9", "train.optimizer.learning_rate=1e-3"),
 ]
-"""Four prompts of three responses: several rows, of which one group fills more than one."""
+"""Four prompts of three responses in several rows, one group in two of them.
+
+The script does not follow the weights, as a guard would ask.
+"""
 QUESTIONS = {
     "p0": "What is 2 + 3?",
     "p1": "<image>How wide is it?",

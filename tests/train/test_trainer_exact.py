@@ -12,11 +12,12 @@ from plain_training import PlainModel, of_tokens
 from scripted_trainer import noise, scripted_config, scripted_problems, scripted_trainer
 from witness import Witness
 
+from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
-FAR = ("rollout.guard.every=0", "train.optimizer.learning_rate=4e-3")
-"""The engine's log-probs may be anything, and updates move the policy by more than the clip range."""
+FAR = ("train.optimizer.learning_rate=4e-3",)
+"""Updates move the policy by more than the clip range."""
 SEVERAL = ("train.minibatches=2", "train.epochs=2", *FAR)
 
 CASES = {
@@ -124,3 +125,15 @@ def test_what_is_configured_is_trained(make, case):
         witness.compare_engine()
     for name in REACHED.get(case, ()):
         assert max(numbers[name] for numbers in metrics) > 0, name
+
+
+def test_an_engine_that_does_not_follow_is_stopped_at_the_second_step(make):
+    """The scripted engine claims the first weights' log-probs for ever: right once, stale from then on."""
+    trainer, witness = make("rollout.guard.every=1")
+    numbers, _ = trainer.step()
+    assert 1 <= numbers["engine/probability_error_worst"] < 1.0001
+    assert trainer.worst_problem is None
+    before = {name: p.detach().clone() for name, p in witness.trained().items()}
+    with pytest.raises(Misaligned, match=r"rollout.guard.stop_above \(1.001\); worst is problem p"):
+        trainer.step()
+    assert all(torch.equal(before[name], p) for name, p in witness.trained().items())
