@@ -1,0 +1,179 @@
+"""Which groups a step trains on and in which order, what the engine does meanwhile, and when the guard is asked."""
+
+import pytest
+import torch
+from scripted_trainer import scripted_config, scripted_trainer, tokenised
+from short_runs import VOLATILE
+
+from mmhicra.records import Problem
+from mmhicra.train.guard import Misaligned
+from mmhicra.vlm.loading import load_policy
+
+SIGNAL, ALIKE = (1.0, 0.0), (1.0, 1.0)
+
+
+@pytest.fixture
+def make(tiny_model_folder):
+    """(Rewards of each problem, overrides) -> a trainer; `claimed` is the log-prob of every token."""
+
+    def made(rewards, *overrides, claimed=-5.0, changes=None):
+        config = scripted_config(
+            tiny_model_folder("qwen2_5_vl"),
+            *("rollout.n=2", "train.tokens_per_micro_batch=400", "train.steps=4", *overrides),
+        )
+        if changes:
+            config = config.model_copy(update={"rollout": config.rollout.model_copy(update=changes)})
+        names = [f"p{number}" for number in range(len(rewards))]
+        problems = [Problem(id=name, question=f"What is {name}?", images=(), answer="1") for name in names]
+        script = {
+            name: tuple(([f"{name} {'abc'[index]}"], reward) for index, reward in enumerate(own))
+            for name, own in zip(names, rewards, strict=True)
+        }
+        loaded = load_policy(config.model)
+        trainer = scripted_trainer(config, loaded, lambda prompt, ids: [claimed] * len(ids), problems, script)
+        trainer.names = {
+            tuple(tokenised(loaded.tokenizer, pieces)[0]): name for name in names for pieces, _ in script[name]
+        }
+        return trainer
+
+    return made
+
+
+def followed(trainer):
+    """The problems of every optimiser step, noted as they are trained on."""
+    updates, seen = [], []
+
+    def look(module, arguments):
+        if torch.is_grad_enabled():
+            (batch,) = arguments
+            lengths = torch.bincount(batch.sequence).tolist()
+            seen.extend(trainer.names[tuple(ids.tolist())] for ids in batch.targets.split(lengths))
+
+    def note(*_):
+        updates.append(frozenset(seen))
+        seen.clear()
+
+    trainer.policy.register_forward_pre_hook(look)
+    trainer.optimizer.register_step_pre_hook(note)
+    return updates
+
+
+def generated(trainer):
+    """The problems of every call of the engine."""
+    return [call[1] for call in trainer.collector.engine.calls if call[0] == "generate"]
+
+
+def ids(groups):
+    return [group.prompt.problem.id for group in groups]
+
+
+def test_every_epoch_has_an_order_of_its_own_that_seed_and_step_decide(make):
+    options = ("train.prompts_per_step=6", "train.minibatches=3", "train.epochs=3")
+    orders = {}
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        trainer = make([SIGNAL] * 6, *options, f"seed={seed}")
+        updates = followed(trainer)
+        trainer.step()
+        trainer.step()
+        orders[name] = [updates[first : first + 3] for first in range(0, len(updates), 3)]
+    assert [len(update) for epoch in orders["one"] for update in epoch] == [2] * 18
+    assert all(frozenset().union(*epoch) == {f"p{n}" for n in range(6)} for epoch in orders["one"])
+    assert orders["one"] == orders["again"]
+    assert len({tuple(epoch) for epoch in orders["one"]}) == 6, "three epochs of two steps"
+    assert orders["one"] != orders["other"]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "rounds", "kept", "dropped"),
+    [
+        ([SIGNAL] * 8, [["p0", "p1"]], ["p0", "p1"], []),
+        ([SIGNAL, ALIKE] * 4, [["p0", "p1"], ["p2", "p3"]], ["p0", "p2"], ["p1", "p3"]),
+        ([ALIKE, SIGNAL, SIGNAL, SIGNAL] * 2, [["p0", "p1"], ["p2", "p3"]], ["p1", "p2"], ["p0", "p3"]),
+        ([ALIKE] * 8, [["p0", "p1"], ["p2", "p3"], ["p4", "p5"]], [], ["p0", "p1", "p2", "p3", "p4", "p5"]),
+    ],
+    ids=["enough at once", "filled up", "more than enough", "never"],
+)
+def test_a_step_is_filled_up_to_its_share_and_no_further(make, rewards, rounds, kept, dropped):
+    trainer = make(rewards, "train.prompts_per_step=2", "train.dynamic_sampling.max_rounds=3")
+    updates = followed(trainer)
+    numbers, rollouts = trainer.step()
+    assert generated(trainer) == rounds
+    assert (ids(rollouts.kept), ids(rollouts.dropped)) == (kept, dropped)
+    assert (numbers["group/kept"], numbers["group/dropped"]) == (len(kept), len(dropped))
+    assert updates == ([set(kept)] if kept else [])
+    assert all(c.advantages.any() for group in rollouts.kept for c in group.completions)
+    assert not any(c.advantages.any() for g in rollouts.dropped for c in g.completions if g.rewards() == list(ALIKE))
+
+
+def test_without_refills_a_step_trains_on_what_has_signal(make):
+    trainer = make([SIGNAL, ALIKE] * 4, "train.prompts_per_step=4")
+    _, rollouts = trainer.step()
+    assert generated(trainer) == [["p0", "p1", "p2", "p3"]]
+    assert (ids(rollouts.kept), ids(rollouts.dropped)) == (["p0", "p2"], ["p1", "p3"])
+
+
+def test_a_step_without_signal_changes_nothing_and_the_next_one_trains(make):
+    trainer = make([ALIKE, ALIKE, SIGNAL, SIGNAL], "train.prompts_per_step=2", "train.epochs=2")
+    before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
+    first, _ = trainer.step()
+    assert all(torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
+    assert [call[0] for call in trainer.collector.engine.calls] == ["generate", "rest"], "no weights to hand over"
+    assert not any(name.startswith(("loss/", "optimiser/grad")) for name in first)
+    second, _ = trainer.step()
+    assert any(not torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
+    assert second["optimiser/grad_norm"] > 0
+    assert trainer.collector.engine.calls[-1][0] == "sync"
+
+
+def test_the_guard_judges_a_step_without_signal_too_when_it_is_due(make):
+    options = ("train.prompts_per_step=2", "rollout.guard.every=2")
+    with pytest.raises(Misaligned, match="worst is problem p0"):
+        make([ALIKE] * 4, *options).step()
+    trainer = make([ALIKE] * 4, *options)
+    trainer.guard.judged, trainer.step_number = True, 1
+    numbers, _ = trainer.step()  # the second step is not its turn
+    assert "engine/probability_error_worst" not in numbers
+
+
+def test_a_small_disagreement_is_told_but_stops_nothing(make, tiny_model_folder):
+    trainer = make([SIGNAL] * 4, "train.prompts_per_step=2")
+    first, rollouts = trainer.step()
+    logprobs = {tuple(c.ids): c.old_logprobs for group in rollouts.kept for c in group.completions}
+    trainer = make([SIGNAL] * 4, "train.prompts_per_step=2", "rollout.guard.every=1")
+    gaps = {"p0": 0.0001, "p1": 0.0006}
+    trainer.collector.engine.logprobs_of = lambda prompt, ids: (logprobs[tuple(ids)] + gaps[prompt.problem.id]).tolist()
+    numbers, _ = trainer.step()
+    assert trainer.worst_problem == "p1"
+    assert numbers["engine/probability_error_worst"] == pytest.approx(1.0006, abs=2e-5)
+    assert 1.0001 < numbers["engine/probability_error"] < 1.0006
+    assert first["engine/probability_error"] > 1.0006
+
+
+def test_prefetch_samples_one_step_ahead_but_for_the_steps_at_which_the_guard_looks(make):
+    options = ("train.prompts_per_step=2", "train.loss.correction={}", "rollout.guard={every: 3, stop_above: 1e9}")
+    trainer = make([SIGNAL] * 8, *options, "rollout.guard.sample_above=1e9", changes={"prefetch": True})
+    told, policies = [], []
+    for _ in range(4):
+        numbers, _ = trainer.step()
+        policies.append(trainer.on_policy)
+        assert ("engine/probability_error_worst" in numbers) == trainer.on_policy
+        told.append([(call[0], call[3] if call[0] == "generate" else None) for call in trainer.collector.engine.calls])
+        trainer.collector.engine.calls.clear()
+    assert told == [
+        [("generate", 1), ("generate", 2), ("sync", None)],
+        [("generate", 3), ("sync", None)],
+        [("rest", None), ("sync", None)],  # step 4 is the guard's
+        [("generate", 4), ("rest", None), ("sync", None)],
+    ]
+    assert policies == [True, False, False, True]
+
+
+def test_the_numbers_of_a_step_do_not_depend_on_how_it_is_cut_into_rows(make):
+    numbers = {}
+    for budget in (120, 10_000):
+        trainer = make([SIGNAL] * 4, f"train.tokens_per_micro_batch={budget}")
+        numbers[budget], _ = trainer.step()
+    names = [name for name in numbers[120] if not name.startswith(VOLATILE)]
+    assert len(names) > 30
+    for name in names:
+        assert numbers[120][name] == pytest.approx(numbers[10_000][name], rel=1e-4, abs=1e-5), name
