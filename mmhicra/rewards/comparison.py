@@ -1,0 +1,190 @@
+"""Short cuts for math-verify's comparison of two expressions, which `simplify` and `solve` make slow.
+
+Most wrong answers differ from the gold at the first point that both are evaluated at, and most right ones cancel when
+their difference is expanded. What neither shows goes the long way as before.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import math_verify.grader
+import mpmath
+import sympy
+from math_verify.grader import is_atomic_or_pct_atomic
+from sympy.core.relational import Relational
+
+from mmhicra.rewards.points import TooLarge, Undecided, Value, points, value_at
+
+_BITS = (100, 150)
+"""A difference must be the same in both precisions, or it is rounding."""
+_CLEAR = 1e-9
+"""Share of the larger value that a difference must exceed."""
+_CLEAR_INTEGRAL = 1e-2
+"""The same where a quadrature is involved, which has errors of its own."""
+_MOST_BITS = 10**6
+"""Binary digits, before or behind the point, of a number that is worked out exactly."""
+_MOST_EXPANDED = 12
+"""The largest power of a sum that is multiplied out."""
+_UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
+_SEARCHED = 32
+"""Values of one symbol among which a zero of an equation is looked for."""
+_HALVINGS = 60
+
+_long_numeric, _long_symbolic = math_verify.grader.sympy_numeric_eq, math_verify.grader.sympy_symbolic_eq
+_long_solve = math_verify.grader.sympy_solve_and_compare
+
+
+def take_short_cuts() -> None:
+    """Let `math_verify.verify` in this process try the short cuts first."""
+    math_verify.grader.sympy_numeric_eq = _numeric
+    math_verify.grader.sympy_symbolic_eq = _symbolic
+    math_verify.grader.sympy_solve_and_compare = _solve
+
+
+@lru_cache(maxsize=64)
+def differ(one: sympy.Expr, other: sympy.Expr) -> bool:
+    """Whether two scalar expressions are certainly not equal for all real values of their symbols."""
+    clear = _CLEAR_INTEGRAL if one.has(sympy.Integral) or other.has(sympy.Integral) else _CLEAR
+    least_scale = 1 if one.has(sympy.Float) or other.has(sympy.Float) else 0  # 0.1 + 0.2 - 0.3 is not quite 0
+    for point in points(one.free_symbols | other.free_symbols):
+        try:
+            pairs = [(value_at(one, point, bits), value_at(other, point, bits)) for bits in _BITS]
+        except Undecided:
+            continue
+        gap, again = (abs(a - b) for a, b in pairs)
+        scale = max(abs(pairs[0][0]), abs(pairs[0][1]), least_scale)
+        if gap > clear * scale and abs(gap - again) <= gap / 1000:
+            return True
+    return False
+
+
+def cancels(one: sympy.Expr, other: sympy.Expr) -> bool:
+    """Whether the difference of two scalar expressions is 0 once it is multiplied out."""
+    difference = one - other
+    if difference.has(*_UNEVALUATED) or any(_is_large_power(each) for each in difference.atoms(sympy.Pow)):
+        return False
+    difference = sympy.expand(difference.doit())
+    return difference.is_zero is True or sympy.expand(sympy.together(difference).as_numer_denom()[0]).is_zero is True
+
+
+def curves_differ(one: sympy.Expr, other: sympy.Expr) -> bool:
+    """Whether `one = 0` and `other = 0` certainly have different real solutions: a zero of one that the other lacks."""
+    return _zero_is_its_own(one, other) or _zero_is_its_own(other, one)
+
+
+def is_multiple(one: sympy.Expr, other: sympy.Expr) -> bool:
+    """Whether one expression is a number times the other, so that both are 0 at the same places."""
+    if one.has(*_UNEVALUATED, sympy.Float) or other.has(*_UNEVALUATED, sympy.Float):
+        return False
+    point = next(iter(points(one.free_symbols | other.free_symbols)))
+    ratio = one.doit().subs(point) / other.doit().subs(point)
+    return bool(ratio.is_Rational and ratio) and cancels(one, ratio * other)
+
+
+def is_too_large(expression: sympy.Basic) -> bool:
+    """Whether a number in `expression`, however deep, has more digits than can be worked out."""
+    for part in sympy.preorder_traversal(expression):
+        if isinstance(part, sympy.Pow | sympy.factorial | sympy.binomial | sympy.exp) and not part.free_symbols:
+            try:
+                size = abs(value_at(part, {}, _BITS[0]))
+            except TooLarge:
+                return True
+            except Undecided:
+                continue
+            if size and abs(mpmath.mag(size)) > _MOST_BITS:
+                return True
+    return False
+
+
+def _numeric(one: Any, other: Any, *settings: int) -> bool:
+    settled = any(is_atomic_or_pct_atomic(each, kind) for each in (one, other) for kind in (sympy.Float, sympy.Integer))
+    if not settled and _are_scalars(one, other) and differ(one, other):
+        return False
+    return _long_numeric(one, other, *settings)
+
+
+def _symbolic(one: Any, other: Any) -> bool:
+    if _are_scalars(one, other):
+        if differ(one, other):
+            return False
+        if cancels(one, other):
+            return True
+    return _long_symbolic(one, other)
+
+
+def _solve(gold: Relational, answer: Relational, *settings: int) -> bool:
+    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) and _are_scalars(*gold.args, *answer.args):
+        one, other = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+        if curves_differ(one, other):
+            return False
+        if len(one.free_symbols | other.free_symbols) > 1 and is_multiple(one, other):
+            return True
+    return _long_solve(gold, answer, *settings)
+
+
+def _are_scalars(*expressions: Any) -> bool:
+    return all(isinstance(each, sympy.Expr) and not isinstance(each, sympy.MatrixExpr) for each in expressions)
+
+
+def _is_large_power(power: sympy.Pow) -> bool:
+    return not power.exp.is_Integer or abs(power.exp) > _MOST_EXPANDED if power.base.is_Add else False
+
+
+def _zero_is_its_own(one: sympy.Expr, other: sympy.Expr) -> bool:
+    symbols = one.free_symbols | other.free_symbols
+    for point in points(symbols):
+        for symbol in sorted(one.free_symbols, key=lambda each: each.name):
+            bracket = _bracket(one, {**point}, symbol)
+            if bracket is None:
+                continue
+            low, high = bracket
+            at = {**point, symbol: _bisect(one, {**point}, symbol, low, high)}
+            try:
+                ends = [[abs(_real(each, {**point, symbol: end})) for end in bracket] for each in (one, other)]
+                inside = [abs(_real(each, at)) for each in (one, other)]
+            except Undecided:
+                continue
+            if inside[0] < 1e-9 * max(ends[0]) and inside[1] > 1e-6 * max(ends[1]):
+                return True
+    return False
+
+
+def _bracket(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol) -> tuple[Any, Any] | None:
+    """Two neighbouring values of `symbol` between which `one` changes its sign."""
+    before = None
+    for step in range(_SEARCHED):
+        at = sympy.Rational(-8117 + 541 * step, 1009)
+        try:
+            value = _real(one, {**point, symbol: at})
+        except Undecided:
+            before = None
+            continue
+        if before is not None and (value > 0) != (before[1] > 0):
+            return before[0], at
+        before = at, value
+    return None
+
+
+def _bisect(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol, low: Any, high: Any) -> Any:
+    """Where `one` changes its sign between two values; somewhere between them if it has gaps there."""
+    low, high = (_real(symbol, {symbol: end}) for end in (low, high))
+    try:
+        rising = _real(one, {**point, symbol: high}) > 0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if (_real(one, {**point, symbol: middle}) > 0) == rising:
+                high = middle
+            else:
+                low = middle
+    except Undecided:
+        pass
+    return (low + high) / 2
+
+
+def _real(expression: sympy.Expr, point: dict[Any, Any]) -> Value:
+    value = value_at(expression, point, _BITS[0])
+    if value.imag:
+        raise Undecided("complex")
+    return value.real
