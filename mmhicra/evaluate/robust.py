@@ -17,13 +17,13 @@ from mmhicra.rewards.guesses import declared_number
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
 from mmhicra.rewards.option_guesses import option_stated
 from mmhicra.rewards.options import LETTERS, options_named, spell
+from mmhicra.rewards.unworked import TOO_LARGE, is_too_large
 from mmhicra.rewards.values import read_value
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
 _LONGEST_RESPONSE = 100_000
 """Characters of a response, its thinking left out, that are read; a longer one keeps its end, where answers stand."""
-_TOWER = re.compile(r"\^\s*[{(]*\s*-?\d+\s*\^|\^\s*[{(]*\s*-?\d{5}|\d!\s*!|\d{6}\s*!")
 _NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
 """What an option may hold that is a number, but none that `read_value` reads."""
 _MARKED_LETTER = re.compile(r"[(\[{ ]*([A-Z])[)\]}.: ]*")
@@ -106,8 +106,8 @@ def decide(item: Item, extraction: Extraction) -> Outcome | Query:
         return Outcome("wrong", f"the answer is longer than {LONGEST_ANSWER} characters")
     if _same_writing(answer, item.answer) and item.kind != "choice":
         return Outcome("right", "the same writing")
-    if _TOWER.search(plain(answer)):
-        return Outcome("wrong", "a number too large to be worked out")
+    if is_too_large(answer):
+        return Outcome("wrong", TOO_LARGE)
     if _NOTHING_TO_READ.fullmatch(plain(answer)) and item.kind != "text":
         return Outcome("wrong", "nothing that can be read")
     if item.kind == "choice":

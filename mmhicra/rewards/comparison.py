@@ -13,9 +13,8 @@ import math_verify.grader
 import mpmath
 import sympy
 from math_verify.grader import is_atomic_or_pct_atomic
-from sympy.core.relational import Relational
 
-from mmhicra.rewards.points import TooLarge, Undecided, Value, points, value_at
+from mmhicra.rewards.points import Expression, TooLarge, Undecided, Value, points, value_at
 
 _BITS = (100, 150)
 """A difference must be the same in both precisions, or it is rounding."""
@@ -33,7 +32,7 @@ _SEARCHED = 32
 _HALVINGS = 60
 
 _long_numeric, _long_symbolic = math_verify.grader.sympy_numeric_eq, math_verify.grader.sympy_symbolic_eq
-_long_solve = math_verify.grader.sympy_solve_and_compare
+_long_solve, _long_sets = math_verify.grader.sympy_solve_and_compare, math_verify.grader.sympy_compare_sets
 
 
 def take_short_cuts() -> None:
@@ -41,14 +40,15 @@ def take_short_cuts() -> None:
     math_verify.grader.sympy_numeric_eq = _numeric
     math_verify.grader.sympy_symbolic_eq = _symbolic
     math_verify.grader.sympy_solve_and_compare = _solve
+    math_verify.grader.sympy_compare_sets = _sets
 
 
 @lru_cache(maxsize=64)
-def differ(one: sympy.Expr, other: sympy.Expr) -> bool:
+def differ(one: Expression, other: Expression) -> bool:
     """Whether two scalar expressions are certainly not equal for all real values of their symbols."""
     clear = _CLEAR_INTEGRAL if one.has(sympy.Integral) or other.has(sympy.Integral) else _CLEAR
     least_scale = 1 if one.has(sympy.Float) or other.has(sympy.Float) else 0  # 0.1 + 0.2 - 0.3 is not quite 0
-    for point in points(one.free_symbols | other.free_symbols):
+    for point in points(one, other):
         try:
             pairs = [(value_at(one, point, bits), value_at(other, point, bits)) for bits in _BITS]
         except Undecided:
@@ -60,30 +60,30 @@ def differ(one: sympy.Expr, other: sympy.Expr) -> bool:
     return False
 
 
-def cancels(one: sympy.Expr, other: sympy.Expr) -> bool:
+def cancels(one: Expression, other: Expression) -> bool:
     """Whether the difference of two scalar expressions is 0 once it is multiplied out."""
-    difference = one - other
-    if difference.has(*_UNEVALUATED) or any(_is_large_power(each) for each in difference.atoms(sympy.Pow)):
+    raw = one - other
+    if raw.has(*_UNEVALUATED) or any(map(_is_large_power, raw.atoms(sympy.Pow))):
         return False
-    difference = sympy.expand(difference.doit())
-    return difference.is_zero is True or sympy.expand(sympy.together(difference).as_numer_denom()[0]).is_zero is True
+    difference: Any = sympy.expand(raw.doit())
+    return difference.is_zero is True or sympy.expand(_numerator(difference)).is_zero is True
 
 
-def curves_differ(one: sympy.Expr, other: sympy.Expr) -> bool:
+def curves_differ(one: Expression, other: Expression) -> bool:
     """Whether `one = 0` and `other = 0` certainly have different real solutions: a zero of one that the other lacks."""
     return _zero_is_its_own(one, other) or _zero_is_its_own(other, one)
 
 
-def is_multiple(one: sympy.Expr, other: sympy.Expr) -> bool:
+def is_multiple(one: Expression, other: Expression) -> bool:
     """Whether one expression is a number times the other, so that both are 0 at the same places."""
     if one.has(*_UNEVALUATED, sympy.Float) or other.has(*_UNEVALUATED, sympy.Float):
         return False
-    point = next(iter(points(one.free_symbols | other.free_symbols)))
+    point = next(iter(points(one, other)))
     ratio = one.doit().subs(point) / other.doit().subs(point)
     return bool(ratio.is_Rational and ratio) and cancels(one, ratio * other)
 
 
-def is_too_large(expression: sympy.Basic) -> bool:
+def is_too_large(expression: Expression) -> bool:
     """Whether a number in `expression`, however deep, has more digits than can be worked out."""
     for part in sympy.preorder_traversal(expression):
         if isinstance(part, sympy.Pow | sympy.factorial | sympy.binomial | sympy.exp) and not part.free_symbols:
@@ -114,7 +114,7 @@ def _symbolic(one: Any, other: Any) -> bool:
     return _long_symbolic(one, other)
 
 
-def _solve(gold: Relational, answer: Relational, *settings: int) -> bool:
+def _solve(gold: Any, answer: Any, *settings: int) -> bool:
     if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) and _are_scalars(*gold.args, *answer.args):
         one, other = gold.lhs - gold.rhs, answer.lhs - answer.rhs
         if curves_differ(one, other):
@@ -124,17 +124,53 @@ def _solve(gold: Relational, answer: Relational, *settings: int) -> bool:
     return _long_solve(gold, answer, *settings)
 
 
+def _sets(gold: Any, answer: Any, *settings: int) -> bool:
+    if isinstance(gold, sympy.Interval) != isinstance(answer, sympy.Interval):
+        interval, other = (gold, answer) if isinstance(gold, sympy.Interval) else (answer, gold)
+        if isinstance(other, sympy.FiniteSet | sympy.Tuple | sympy.Expr):
+            return _is_point(interval, other) and _long_sets(gold, answer, *settings)
+    elements = [_elements(each) for each in (gold, answer)]
+    if all(elements) and (_has_its_own(*elements) or _has_its_own(*reversed(elements))):
+        return False
+    return _long_sets(gold, answer, *settings)
+
+
+def _is_point(interval: Expression, other: Any) -> bool:
+    """Whether what was read as an open interval may be a point `(a, b)`: nothing else has finitely many elements."""
+    return bool(interval.is_open) and isinstance(other, sympy.FiniteSet | sympy.Tuple) and len(other) == 2
+
+
+def _elements(expression: Any) -> list[Expression]:
+    """Of a list, set or tuple of scalars, or of one scalar; none of anything else."""
+    listed = isinstance(expression, sympy.FiniteSet | sympy.Tuple)
+    elements = list(expression.args) if listed else [expression]
+    return elements if _are_scalars(*elements) and not any(map(_is_percent_or_float, elements)) else []
+
+
+def _has_its_own(ones: list[Expression], others: list[Expression]) -> bool:
+    """Whether one of the first elements certainly differs from all others."""
+    return any(all(one != other and differ(one, other) for other in others) for one in ones)
+
+
+def _is_percent_or_float(expression: Expression) -> bool:
+    """What math-verify compares with a tolerance."""
+    return expression.has(sympy.UnevaluatedExpr, sympy.Float)
+
+
 def _are_scalars(*expressions: Any) -> bool:
     return all(isinstance(each, sympy.Expr) and not isinstance(each, sympy.MatrixExpr) for each in expressions)
 
 
-def _is_large_power(power: sympy.Pow) -> bool:
+def _numerator(expression: Expression) -> Expression:
+    return sympy.fraction(sympy.together(expression))[0]
+
+
+def _is_large_power(power: Expression) -> bool:
     return not power.exp.is_Integer or abs(power.exp) > _MOST_EXPANDED if power.base.is_Add else False
 
 
-def _zero_is_its_own(one: sympy.Expr, other: sympy.Expr) -> bool:
-    symbols = one.free_symbols | other.free_symbols
-    for point in points(symbols):
+def _zero_is_its_own(one: Expression, other: Expression) -> bool:
+    for point in points(one, other):
         for symbol in sorted(one.free_symbols, key=lambda each: each.name):
             bracket = _bracket(one, {**point}, symbol)
             if bracket is None:
@@ -151,7 +187,7 @@ def _zero_is_its_own(one: sympy.Expr, other: sympy.Expr) -> bool:
     return False
 
 
-def _bracket(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol) -> tuple[Any, Any] | None:
+def _bracket(one: Expression, point: dict[Any, Any], symbol: Expression) -> tuple[Any, Any] | None:
     """Two neighbouring values of `symbol` between which `one` changes its sign."""
     before = None
     for step in range(_SEARCHED):
@@ -167,7 +203,7 @@ def _bracket(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol) -> tu
     return None
 
 
-def _bisect(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol, low: Any, high: Any) -> Any:
+def _bisect(one: Expression, point: dict[Any, Any], symbol: Expression, low: Any, high: Any) -> Any:
     """Where `one` changes its sign between two values; somewhere between them if it has gaps there."""
     low, high = (_real(symbol, {symbol: end}) for end in (low, high))
     try:
@@ -183,7 +219,7 @@ def _bisect(one: sympy.Expr, point: dict[Any, Any], symbol: sympy.Symbol, low: A
     return (low + high) / 2
 
 
-def _real(expression: sympy.Expr, point: dict[Any, Any]) -> Value:
+def _real(expression: Expression, point: dict[Any, Any]) -> Value:
     value = value_at(expression, point, _BITS[0])
     if value.imag:
         raise Undecided("complex")

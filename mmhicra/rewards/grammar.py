@@ -1,4 +1,4 @@
-r"""LaTeX to sympy by the grammar of math-verify, parsed in two stages, which gives the same trees in a third of the time.
+r"""LaTeX to sympy by the grammar of math-verify, in two stages: the same trees in a fifth of the time.
 
 ANTLR's full LL prediction caches nothing and is needed for a single rule of this grammar. So a text is parsed with the
 cached SLL prediction, and once more with LL only if that failed. By ANTLR's documentation of `PredictionMode.SLL` a
@@ -59,13 +59,14 @@ class _Parser(PSParser):
     def __init__(self, tokens: CommonTokenStream) -> None:
         super().__init__(tokens)
         known = self._interp
-        self._interp = _Simulator(self, known.atn, known.decisionToDFA, known.sharedContextCache)
+        self._interp: _Simulator = _Simulator(self, known.atn, known.decisionToDFA, known.sharedContextCache)
 
     def math(self) -> Any:
         try:
             return super().math()
         except Exception:  # noqa: BLE001 - whatever the listener raised; the second stage raises it again
-            lexer = self._input.tokenSource
+            tokens: Any = self._input
+            lexer = tokens.tokenSource
             lexer.reset()
             self.setTokenStream(CommonTokenStream(lexer))
             self._interp.second_stage = True
@@ -75,7 +76,7 @@ class _Parser(PSParser):
 class _Simulator(ParserATNSimulator):
     second_stage = False
 
-    def adaptivePredict(self, input: Any, decision: int, outerContext: Any) -> int:  # noqa: A002, N802, N803 - ANTLR's
+    def adaptivePredict(self, input: Any, decision: int, outerContext: Any) -> int:  # noqa: N802, N803 - ANTLR's
         rule = self.parser.ruleNames[self.atn.decisionToState[decision].ruleIndex]
         exact = self.second_stage or rule == _NEEDS_CONTEXT
         self.predictionMode = PredictionMode.LL if exact else PredictionMode.SLL

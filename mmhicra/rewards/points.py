@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,8 @@ import mpmath
 import sympy
 from sympy.core.function import AppliedUndef
 
+Expression = Any
+"""Of sympy, whose own annotations say too little to check anything by."""
 Value = Any
 """An `mpf` or `mpc` of the context at hand."""
 
@@ -37,9 +39,12 @@ class TooLarge(Undecided):
     """A number larger than can be worked out."""
 
 
-def points(symbols: Iterable[sympy.Symbol]) -> Iterator[Mapping[sympy.Symbol, sympy.Rational]]:
-    """Two points of positive fractions and one of integers, where sums up to n have values too; the same every time."""
-    names = sorted(symbols, key=lambda symbol: symbol.name)
+def points(*expressions: Expression) -> Iterator[Mapping[Expression, sympy.Rational]]:
+    """Values for all symbols of some expressions, the same every time.
+
+    Two points of positive fractions and one of integers, where sums up to n have values too.
+    """
+    names = sorted({symbol for each in expressions for symbol in each.free_symbols}, key=lambda symbol: symbol.name)
     if not names:
         yield {}
         return
@@ -48,7 +53,7 @@ def points(symbols: Iterable[sympy.Symbol]) -> Iterator[Mapping[sympy.Symbol, sy
     yield {name: sympy.Integer(3 + 2 * at) for at, name in enumerate(names)}
 
 
-def value_at(expression: sympy.Basic, point: Mapping[sympy.Symbol, Any], bits: int) -> Value:
+def value_at(expression: Expression, point: Mapping[Expression, Any], bits: int) -> Value:
     """The value of a scalar expression with every symbol of it as `point` says.
 
     Undefined functions get smooth values that depend on their name and arguments.
@@ -61,14 +66,14 @@ def value_at(expression: sympy.Basic, point: Mapping[sympy.Symbol, Any], bits: i
 
 
 class _Evaluator:
-    def __init__(self, bits: int, point: Mapping[sympy.Symbol, Any]) -> None:
+    def __init__(self, bits: int, point: Mapping[Expression, Any]) -> None:
         self.context = _context(bits)
         self.point = {
             symbol: self.number(given) if isinstance(given, sympy.Expr) else self.context.mpmathify(given)
             for symbol, given in point.items()
         }
 
-    def value(self, expression: sympy.Basic) -> Value:
+    def value(self, expression: Expression) -> Value:
         try:
             found = self.work_out(expression)
         except (ZeroDivisionError, OverflowError, ValueError, TypeError, RecursionError) as error:
@@ -77,7 +82,7 @@ class _Evaluator:
             raise Undecided("not finite")
         return found
 
-    def work_out(self, expression: sympy.Basic) -> Value:
+    def work_out(self, expression: Expression) -> Value:
         if expression.is_Number or expression in _CONSTANTS:
             return self.number(expression)
         if expression.is_Symbol:
@@ -217,7 +222,7 @@ def _plain(name: str) -> Callable[[_Evaluator, tuple[Any, ...]], Value]:
     return function
 
 
-_SAME_NAME = "exp sin cos tan cot sec csc sinh cosh tanh coth asin acos atan asinh gamma".split()
+_SAME_NAME = "exp sin cos tan cot sec csc sinh cosh tanh coth asin acos atan asinh gamma"
 _KNOWN: dict[Any, Callable[[_Evaluator, tuple[Any, ...]], Value]] = {
     sympy.Add: _Evaluator.add,
     sympy.Mul: _Evaluator.multiply,
@@ -234,7 +239,7 @@ _KNOWN: dict[Any, Callable[[_Evaluator, tuple[Any, ...]], Value]] = {
     sympy.Sum: _Evaluator.add_up,
     sympy.Product: _Evaluator.multiply_up,
     sympy.Integral: _Evaluator.integrate,
-} | {getattr(sympy, name): _plain(name) for name in _SAME_NAME}
+} | {getattr(sympy, name): _plain(name) for name in _SAME_NAME.split()}
 _CONSTANTS = {sympy.pi: "pi", sympy.E: "e", sympy.I: "j", sympy.EulerGamma: "euler", sympy.GoldenRatio: "phi"}
 
 
@@ -246,6 +251,6 @@ def _context(bits: int) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _fraction(name: str, number: int) -> sympy.Rational:
+def _fraction(name: str, number: int) -> Expression:
     """Between 0.3 and 2.7."""
     return sympy.Rational(random.Random(f"{name} {number}").randint(3_000_000, 27_000_000), 10_000_019)

@@ -15,6 +15,7 @@ from mmhicra.records import AnswerKind, Verdict
 from mmhicra.rewards import algebra
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, control_character, words
 from mmhicra.rewards.options import options_named, spell
+from mmhicra.rewards.unworked import TOO_LARGE, is_too_large, unworked
 from mmhicra.rewards.values import agree, read_value, right_hand_side
 
 
@@ -65,10 +66,15 @@ def verify(
     decided = decide(query)
     if decided is not None or extracted is None:
         return decided or Outcome("no-answer", "no answer found")
-    if kind == "math" and read_value(gold) is None and not algebra.parses(gold):
-        return Outcome("gold-unusable", "the gold cannot be parsed as mathematics")
+    if kind == "math" and read_value(gold) is None:
+        if algebra.is_too_large(gold):
+            return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
+        if not algebra.parses(gold):
+            return Outcome("gold-unusable", "the gold cannot be parsed as mathematics")
     if at_answer:
         at_answer()
+    if algebra.is_too_large(extracted):
+        return Outcome("wrong", TOO_LARGE)
     if kind == "choice":
         equal = frozenset(i for i, choice in enumerate(choices) if algebra.equal(choice, extracted))
         return _judge_options(equal, query)
@@ -98,7 +104,8 @@ def decide(query: Query) -> Outcome | None:
         case "math":
             if read_value(query.gold) and read_value(query.extracted):
                 return _compare_numbers(query.gold, query.extracted)
-            return None
+            why = unworked(query.extracted, query.gold)
+            return Outcome("wrong", why) if why and compact(query.extracted) != compact(query.gold) else None
 
 
 @lru_cache(maxsize=4096)
@@ -119,8 +126,11 @@ def gold_trouble(gold: str, kind: AnswerKind, choices: tuple[str, ...]) -> str |
         case "text":
             return None if words(gold) else "the gold has no letters or digits"
         case "math":
-            prose = read_value(gold) is None and algebra.is_prose(gold)
-            return "the gold is prose, not mathematics (give the problem kind text)" if prose else None
+            if read_value(gold) is not None:
+                return None
+            if algebra.is_prose(gold):
+                return "the gold is prose, not mathematics (give the problem kind text)"
+            return f"the gold is {TOO_LARGE}" if is_too_large(gold) else None
 
 
 def _compare_numbers(gold: str, extracted: str) -> Outcome:
@@ -133,7 +143,10 @@ def _compare_numbers(gold: str, extracted: str) -> Outcome:
 def _compare_options(query: Query) -> Outcome | None:
     extracted = query.extracted or ""
     named = options_named(extracted, query.choices)
-    return None if not named and _takes_algebra(extracted, query.choices) else _judge_options(named, query)
+    algebraic = not named and _takes_algebra(extracted, query.choices)
+    if algebraic and (why := unworked(extracted, " ".join(query.choices))):
+        return Outcome("wrong", why)
+    return None if algebraic else _judge_options(named, query)
 
 
 def _judge_options(named: frozenset[int], query: Query) -> Outcome:

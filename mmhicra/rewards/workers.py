@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -28,6 +29,10 @@ _PATIENCE = 20.0
 """Times its limit that a worker may take by the clock on the wall, should the kernel not have ended it."""
 _MEMORY = 2 * 2**30
 """Bytes of address space that a worker may take."""
+_MOST_STARTS = 3
+"""Times that every worker may end before it is ready, none of them ready in between."""
+_MOST_DEATHS = 2
+"""Workers that may die over one query; the second death is its verdict."""
 
 
 class Verifier:
@@ -37,15 +42,23 @@ class Verifier:
     second import of the main program as `multiprocessing` would do. They start when first needed, so numbers, options
     and texts cost no process. Usable from any thread; one batch at a time.
 
+    A worker that something else than its limit ends (`kill -9`, the kernel short of memory) is no verdict: its query
+    goes to a fresh worker. Only a second death over the same query counts against it.
+
     Args:
         workers: processes at most. With 0 a query that needs algebra is refused, since nothing could stop it.
         time_limit: processor seconds for the gold and again for the answer. A slower answer is wrong, a slower gold
             is unusable.
+
+    Attributes:
+        lost: how many workers something else than their limit has ended, over the life of this verifier.
     """
 
     def __init__(self, workers: int = 2, time_limit: float = 5.0) -> None:
         self.workers = workers
         self.time_limit = time_limit
+        self.lost = 0
+        self._failed_starts = 0
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
         self._lock = threading.Lock()
@@ -69,8 +82,7 @@ class Verifier:
         """One outcome per query, in order; equal queries are decided once.
 
         Raises:
-            Refusal: a query needs algebra and there are no workers.
-            RuntimeError: a worker could not start.
+            Refusal: a query needs algebra and there are no workers, or several in a row could not start.
         """
         outcomes: dict[Query, Outcome] = {}
         hard: list[Query] = []
@@ -92,6 +104,7 @@ class Verifier:
     def _work(self, queries: list[Query]) -> dict[Query, Outcome]:
         outcomes: dict[Query, Outcome] = {}
         waiting = deque(queries)
+        deaths: Counter[Query] = Counter()
         busy: dict[Connection, _Worker] = {}
         try:
             while waiting or busy:
@@ -103,11 +116,17 @@ class Verifier:
                 heard = wait(list(busy), max(0.0, patience))
                 for worker in list(busy.values()):
                     outcome = worker.listen() if worker.connection in heard else worker.overdue()
-                    if outcome is None:
+                    if outcome is None and not worker.is_gone:
                         continue
-                    outcomes[worker.query] = outcome
                     del busy[worker.connection]
+                    if worker.is_gone:
+                        outcome = self._after_death(worker, deaths)
+                    if outcome is None:
+                        waiting.appendleft(worker.query)
+                    else:
+                        outcomes[worker.query] = outcome
                     if worker.stage == "idle":
+                        self._failed_starts = 0
                         self._idle.append(worker)
                     else:
                         self._discard(worker)
@@ -116,12 +135,39 @@ class Verifier:
                 self._discard(worker)
         return outcomes
 
+    def _after_death(self, worker: _Worker, deaths: Counter[Query]) -> Outcome | None:
+        """What the death of a worker that its limit did not end says of its query; None if it is to be tried again.
+
+        Raises:
+            Refusal: so many workers in a row ended before they were ready.
+        """
+        self.lost += 1
+        if worker.stage == "starting":
+            self._failed_starts += 1
+            if self._failed_starts < _MOST_STARTS * self.workers:
+                return None
+            self._failed_starts = 0
+            self._discard(worker)
+            raise Refusal(
+                f"the reward workers end before they are ready, the last {worker.ended}: "
+                f'run {sys.executable} -c "import mmhicra.rewards.workers, math_verify" to see why; if memory is '
+                "short, set reward.workers to fewer"
+            )
+        self._failed_starts = 0
+        deaths[worker.query] += 1
+        if deaths[worker.query] < _MOST_DEATHS:
+            return None
+        return _blame(
+            worker.stage == "gold", f"crashed the verifier {_MOST_DEATHS} times, the last time {worker.ended}"
+        )
+
     def _worker(self) -> _Worker:
         """An idle worker that is still alive, else a new one."""
         while self._idle:
             worker = self._idle.pop()
             if worker.process.poll() is None:
                 return worker
+            self.lost += 1
             self._discard(worker)
         worker = _Worker(self.time_limit)
         self._alive.add(worker)
@@ -139,6 +185,7 @@ class _Worker:
 
     def __init__(self, time_limit: float) -> None:
         self.time_limit = time_limit
+        self.is_gone = False
         self.stage: Literal["starting", "gold", "answer", "idle", "lost"] = "starting"
         self.deadline = time.monotonic() + _START_LIMIT
         self.connection, theirs = Pipe()
@@ -159,43 +206,54 @@ class _Worker:
         self.query = query
         if self.stage == "idle":
             self._enter("gold")
-        self.connection.send(query)
+        with suppress(OSError):  # it has just died: `listen` notices
+            self.connection.send(query)
 
     def listen(self) -> Outcome | None:
-        """What the process says: the stage it has reached, or the outcome."""
+        """What the process says: the stage it has reached, or the outcome. Sets `is_gone` if it has died."""
         try:
             said: Any = self.connection.recv()
         except (EOFError, OSError):
-            timed_out = self.process.wait() == -signal.SIGPROF
-            return self._lost(self._too_slow if timed_out else "crashed the verifier")
+            if self.process.wait() == -signal.SIGPROF:
+                return self._too_slow()
+            self.is_gone = True
+            return None
         self._enter("idle" if isinstance(said, Outcome) else said)
         return said if isinstance(said, Outcome) else None
 
     def overdue(self) -> Outcome | None:
-        return self._lost(self._too_slow) if time.monotonic() >= self.deadline else None
+        """The outcome of a query that has taken too long by the clock on the wall; a start that has is a death."""
+        if time.monotonic() < self.deadline:
+            return None
+        if self.stage == "starting":
+            self.is_gone = True
+            return None
+        return self._too_slow()
+
+    @property
+    def ended(self) -> str:
+        """How the process ended, in words."""
+        status = self.process.poll()
+        if status is None:
+            return f"not ready after {_START_LIMIT:g} s"
+        if status < 0:
+            killed = " (out of memory?)" if status == -signal.SIGKILL else ""
+            return f"by signal {signal.Signals(-status).name}{killed}"
+        return f"with exit status {status}"
 
     def kill(self) -> None:
         self.connection.close()
         self.process.kill()
         self.process.wait()
 
-    @property
-    def _too_slow(self) -> str:
-        return f"exceeded {self.time_limit:g} s of verification"
+    def _too_slow(self) -> Outcome:
+        outcome = _blame(self.stage == "gold", f"exceeded {self.time_limit:g} s of verification")
+        self.stage = "lost"
+        return outcome
 
     def _enter(self, stage: Literal["gold", "answer", "idle"]) -> None:
         self.stage = stage
         self.deadline = time.monotonic() + _PATIENCE * self.time_limit
-
-    def _lost(self, fate: str) -> Outcome:
-        if self.stage == "starting":
-            raise RuntimeError(
-                f"a verification worker did not start (exit status {self.process.poll()}): "
-                f'run {sys.executable} -c "import mmhicra.rewards.workers, math_verify" to see why'
-            )
-        gold_is_at_fault = self.stage == "gold"
-        self.stage = "lost"
-        return _blame(gold_is_at_fault, fate)
 
 
 def serve(descriptor: int, time_limit: float) -> None:
