@@ -115,8 +115,9 @@ def _symbolic(one: Any, other: Any) -> bool:
 
 
 def _solve(gold: Any, answer: Any, *settings: int) -> bool:
-    if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) and _are_scalars(*gold.args, *answer.args):
-        one, other = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    sides = [*gold.args, *answer.args] if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) else []
+    if len(sides) == 4 and _are_scalars(*sides):
+        one, other = sides[0] - sides[1], sides[2] - sides[3]
         if curves_differ(one, other):
             return False
         if len(one.free_symbols | other.free_symbols) > 1 and is_multiple(one, other):
