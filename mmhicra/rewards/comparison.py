@@ -115,7 +115,7 @@ def _symbolic(one: Any, other: Any) -> bool:
 
 
 def _solve(gold: Any, answer: Any, *settings: int) -> bool:
-    sides = [*gold.args, *answer.args] if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) else []
+    sides: list[Any] = [*gold.args, *answer.args] if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) else []
     if len(sides) == 4 and _are_scalars(*sides):
         one, other = sides[0] - sides[1], sides[2] - sides[3]
         if curves_differ(one, other):
