@@ -85,6 +85,8 @@ class TrainConfig(Section):
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
     loss: LossConfig = LossConfig()
+    max_skipped_updates: Positive = 3
+    """An update whose loss or gradient is not finite is skipped; after so many in a row the run saves and stops."""
     optimizer: OptimizerConfig = OptimizerConfig()
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
 

@@ -223,10 +223,16 @@ class Completion:
 
 @dataclass(eq=False)
 class Group:
-    """One prompt and its G completions."""
+    """One prompt and its G completions.
+
+    Attributes:
+        place: its number among the groups that its step keeps, over all ranks and in the order of their problems, set
+            by the trainer; None if it is not kept.
+    """
 
     prompt: Prompt
     completions: list[Completion]
+    place: int | None = None
 
     def rewards(self) -> list[float]:
         """The G total rewards.

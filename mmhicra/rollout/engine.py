@@ -7,6 +7,7 @@ multimodal tokens are never sampled, and a request's random numbers depend on it
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 from torch import nn
 
 from mmhicra.config import RolloutConfig
-from mmhicra.records import Group, Prompt
+from mmhicra.records import Completion, Group, Prompt
 from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.vlm.loading import LoadedModel
 
@@ -77,6 +78,7 @@ class Engine(Protocol):
 
         Raises:
             PromptMismatch: the engine reads a prompt as other tokens than the trainer.
+            NoDistribution: log-probs of sampled tokens are not finite.
         """
         ...
 
@@ -97,8 +99,25 @@ class PromptMismatch(Refusal):
     """Engine and trainer would not see the same prompt."""
 
 
+class NoDistribution(Refusal):
+    """The engine's log-probs are not finite: there was nothing to sample from."""
+
+
 class StaleEngine(Refusal):
     """The engine would sample from other weights than those that are trained."""
+
+
+def refuse_nonfinite(prompt: Prompt, completions: Sequence[Completion]) -> None:
+    """Raise NoDistribution, with problem and token position, if a sampled token has a log-prob that is not finite."""
+    for number, completion in enumerate(completions):
+        at = next((at for at, value in enumerate(completion.logprobs) if not math.isfinite(value)), None)
+        if at is not None:
+            raise NoDistribution(
+                f"problem {prompt.problem.id}: the log-prob of token {at} of response {number} is "
+                f"{completion.logprobs[at]}, so the model computes no finite numbers: were its weights trained with "
+                "too high a train.optimizer.learning_rate? Start from an earlier checkpoint with a lower one; with "
+                "model.precision bf16 try fp32"
+            )
 
 
 def request_seed(run_seed: int, step: int, problem_id: str) -> int:

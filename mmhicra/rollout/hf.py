@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.rollout.cache import ResponseCache, decoding_attention
-from mmhicra.rollout.engine import Arrival, Progress, Sampling, request_seed
+from mmhicra.rollout.engine import Arrival, Progress, Sampling, refuse_nonfinite, request_seed
 from mmhicra.rollout.packed import packed_linears
 from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import Embedded, Family
@@ -85,6 +85,7 @@ class HFEngine:
         """See `Engine.generate`. The model is left in the mode it was in.
 
         Raises:
+            NoDistribution: see `Engine.generate`.
             ValueError: `max_sequences` cannot hold the completions of one prompt.
         """
         at_a_time = self.max_sequences // sampling.n
@@ -107,6 +108,7 @@ class HFEngine:
                 completions = self._completions(batch)
                 for row, index in enumerate(chosen):
                     group = completions[row * sampling.n : (row + 1) * sampling.n]
+                    refuse_nonfinite(prompts[index], group)
                     groups[index] = Group(prompts[index], group)
                     if on_group is not None:
                         on_group(groups[index])

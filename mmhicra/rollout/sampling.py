@@ -42,13 +42,14 @@ def draw(logprobs: Tensor, uniforms: Tensor) -> Tensor:
         uniforms: (R,) float64 in [0, 1), multiples of 2**-53 as `torch.rand` draws them.
 
     Returns:
-        (R,) int64.
+        (R,) int64. A row that is not finite gives some token: its log-prob is not finite, which the engine refuses.
     """
     cdf = logprobs.double().exp().cumsum(-1)
     # Probabilities add up to 1 only nearly. For u up to 1 - 2**-53 the product rounds to less than the total, so some
     # token exceeds it, and `right` finds the first that does: one that adds something.
     targets = uniforms.unsqueeze(-1) * cdf[:, -1:]
-    return torch.searchsorted(cdf, targets, right=True).squeeze(-1)
+    # NaN is above every number, so its place would be behind the last token.
+    return torch.searchsorted(cdf, targets, right=True).squeeze(-1).clamp(max=logprobs.shape[-1] - 1)
 
 
 def request_uniforms(seed: int, sampling: Sampling) -> Tensor:

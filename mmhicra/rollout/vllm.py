@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from mmhicra.records import Completion, Group, Prompt
-from mmhicra.rollout.engine import Arrival, Progress, PromptMismatch, Sampling, StaleEngine, request_seed
+from mmhicra.rollout.engine import (
+    Arrival,
+    Progress,
+    PromptMismatch,
+    Sampling,
+    StaleEngine,
+    refuse_nonfinite,
+    request_seed,
+)
 from mmhicra.rollout.vllm_parallel import ALONE, Together
 from mmhicra.rollout.vllm_worker import Held
 from mmhicra.vlm.families import Family
@@ -106,6 +114,9 @@ class VLLMEngine:
         finally:
             if waiting:  # interrupted: what is still under way must not come back in the next call
                 engine.abort_request(list(waiting))
+        # Not before all are there: a process that left would let those that generate together with it wait.
+        for group in groups.values():
+            refuse_nonfinite(group.prompt, group.completions)
         return [groups[number] for number in range(len(prompts))]
 
     def read(self, prompt: Prompt) -> Any:

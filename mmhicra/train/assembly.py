@@ -174,6 +174,7 @@ def make_trainer(
         guard=make_guard(config, terminal),
         ranks=ranks,
         work=work,
+        say=terminal.say,
     )
 
 

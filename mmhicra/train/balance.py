@@ -91,12 +91,29 @@ def plan_moves(costs: Sequence[Sequence[float]]) -> list[Move]:
         arrived[target] += own.pop(best)  # it stays there: a group is sent once
 
 
-def balance(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[list[Group], float]:
-    """Exchange groups among ranks; every rank must call it.
+def balance(parts: Sequence[list[Group]], work: Work, accelerator: Accelerator) -> tuple[list[Group], float]:
+    """Exchange groups among ranks until each part, what is trained at a time, is even; every rank must call it.
+
+    Args:
+        parts: this rank's groups of each part; the number of parts is the same on all ranks.
+        work: what a group costs.
+        accelerator: of this process.
 
     Returns:
-        This rank's groups now, and the heaviest load over the mean (1 is even).
+        This rank's groups now, in the order of their places, and the time all parts take over what they would if the
+        loads were even (1 is even).
     """
+    held: list[Group] = []
+    busiest = even = 0.0
+    for part in parts:
+        own, loads = exchange(part, work, accelerator)
+        held += own
+        busiest, even = busiest + max(loads), even + sum(loads) / len(loads)
+    return sorted(held, key=place_of), busiest / even if even else 1.0
+
+
+def exchange(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[list[Group], list[float]]:
+    """Exchange groups among ranks; returns this rank's, and the loads of all ranks afterwards."""
     own = [work.forward(group) for group in groups]
     costs: list[list[float]] = gather_object([own]) if accelerator.num_processes > 1 else [own]
     rank, stay = accelerator.process_index, dict(enumerate(groups))
@@ -109,10 +126,15 @@ def balance(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[
             arrived.append(parcel[0])
         loads[source] -= costs[source][index]
         loads[target] += costs[source][index]
-    mean = sum(loads) / len(loads)
-    return [*stay.values(), *arrived], max(loads) / mean if mean else 1.0
+    return [*stay.values(), *arrived], loads
+
+
+def place_of(group: Group) -> int:
+    """Its place among the groups that its step keeps."""
+    assert group.place is not None
+    return group.place
 
 
 def _light(group: Group) -> Group:
     """Without the pictures, which only an engine needs."""
-    return Group(replace(group.prompt, images=()), group.completions)
+    return replace(group, prompt=replace(group.prompt, images=()))

@@ -53,15 +53,18 @@ class Collector:
     ahead: Ahead | None = None
     """The groups of the next step, if they are sampled already."""
 
-    def roll_out(self, step: int) -> list[Group]:
-        """This rank's share of the groups of the next problems, scored."""
+    def roll_out(self, step: int, *, refill: bool = False) -> list[Group]:
+        """This rank's share of the groups of the next problems, scored.
+
+        With `refill` they are problems that the step has not had yet; none if it has had all.
+        """
         if self.ahead is not None:
             ahead, self.ahead = self.ahead, None
             groups = ahead.groups()
             with self.time("reward"):
                 self.rewarder.score(groups)
             return groups
-        prompts = self.next_prompts()
+        prompts = self.next_prompts(refill)
         total = len(prompts) * self.sampling.n
         with ThreadPoolExecutor(1) as scorer:
             scores: list[Future[None]] = []
@@ -93,9 +96,10 @@ class Collector:
             with self.time("rollout"):
                 self.ahead.groups()
 
-    def next_prompts(self) -> list[Prompt]:
-        """This rank's share of the prompts of a step."""
-        return self.prepare(self.ranks.share(self.stream.take(self.config.train.prompts_per_step)))
+    def next_prompts(self, refill: bool = False) -> list[Prompt]:
+        """This rank's share of the prompts of a step, or of those that fill it up."""
+        take = self.stream.refill if refill else self.stream.take
+        return self.prepare(self.ranks.share(take(self.config.train.prompts_per_step)))
 
     def prepare(self, problems: Sequence[Problem]) -> list[Prompt]:
         """Process each problem once, and look at its images if what is seen stays the same for the whole run."""
@@ -142,6 +146,18 @@ class Ahead:
     def groups(self) -> list[Group]:
         """The groups; waits for them."""
         return self.sampled.result()
+
+
+def place_groups(signals: Sequence[bool], taken: int, wanted: int) -> list[int | None]:
+    """The place of each group among those that its step keeps; None without signal, or if there are enough.
+
+    Args:
+        signals: whether each group has signal, of all ranks in the order of the problems.
+        taken: how many the step has kept before.
+        wanted: how many it keeps at most.
+    """
+    free = iter(range(taken, wanted))
+    return [next(free, None) if signal else None for signal in signals]
 
 
 def sampled_of(group: Group) -> list[dict[str, Any]]:

@@ -23,6 +23,10 @@ LIMITS = {"fp32": (1.0002, 1.001, 1.005), "bf16": (1.02, 1.05, 1.5)}
 """Warning, stop, and stop for one prompt, by `model.precision`; 1.05 is what NeMo RL asks of bf16."""
 
 
+LARGEST_GAP = 700.0
+"""exp of a larger one is no float64."""
+
+
 class Misaligned(Refusal):
     """Engine and trainer do not compute the same thing."""
 
@@ -117,7 +121,7 @@ class AlignmentGuard:
         if not looks:
             return
         error, worst = mean_error(looks), worst_prompt(looks)
-        if error > self.limits.stop or mean_error(worst) > self.limits.sample:
+        if not (error <= self.limits.stop and mean_error(worst) <= self.limits.sample):  # NaN is above every limit
             raise Misaligned(self._verdict(error, worst, looks))
         if error > self.limits.warn:
             self.say(
@@ -128,7 +132,7 @@ class AlignmentGuard:
     def _verdict(self, error: float, worst: Sequence[Look], looks: Sequence[Look]) -> str:
         limit = (
             f"rollout.guard.stop_above ({self.limits.stop:g})"
-            if error > self.limits.stop
+            if not error <= self.limits.stop
             else f"rollout.guard.sample_above ({self.limits.sample:g}) on one prompt"
         )
         one = max(worst, key=lambda look: look.error / look.tokens)
@@ -142,8 +146,8 @@ class AlignmentGuard:
 
 
 def look_at(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: float) -> Look:
-    """Compare one completion's log-probs with the trainer's (R,)."""
-    gaps = [abs(own - engine) for own, engine in zip(logprobs.tolist(), completion.logprobs, strict=True)]
+    """Compare one completion's log-probs with the trainer's (R,); a gap that is no number is infinite."""
+    gaps = [gap_of(own, engine) for own, engine in zip(logprobs.tolist(), completion.logprobs, strict=True)]
     largest = max(gaps)
     at = next((at for at, gap in enumerate(gaps) if gap > allowed), gaps.index(largest))
     sizes = ", ".join(image_sizes(prompt)) or "no image"
@@ -151,10 +155,16 @@ def look_at(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: f
         problem=prompt.problem.id,
         prompt=f"{sizes}; {len(prompt)} prompt tokens",
         tokens=len(gaps),
-        error=sum(map(math.exp, gaps)),
+        error=sum(math.exp(gap) if gap < LARGEST_GAP else math.inf for gap in gaps),
         largest=largest,
         first=(at, completion.ids[at], completion.logprobs[at], float(logprobs[at])),
     )
+
+
+def gap_of(own: float, engine: float) -> float:
+    """|own - engine| of two log-probs, infinite if one is not finite."""
+    gap = abs(own - engine)
+    return math.inf if math.isnan(gap) else gap
 
 
 @torch.no_grad()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+
+from mmhicra.refusals import Refusal
 
 
 class Ranks:
@@ -36,6 +39,20 @@ class Ranks:
             return list(items)
         shares = gather_object([list(items)])
         return [shares[i % self.count][i // self.count] for i in range(sum(len(part) for part in shares))]
+
+    @contextmanager
+    def refusing_together(self) -> Iterator[None]:
+        """If any rank refuses in the `with` block all do, at its end: none waits for one that has left."""
+        refusal: Refusal | None = None
+        try:
+            yield
+        except Refusal as raised:
+            refusal = raised
+        said = self.gather([] if refusal is None else [str(refusal)])
+        if refusal is not None:
+            raise refusal
+        if said:
+            raise Refusal(said[0])
 
     def sum(self, value: float) -> float:
         """Sum of `value` over all ranks."""

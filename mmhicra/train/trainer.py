@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,26 +16,20 @@ from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.records import Completion, Group
 from mmhicra.train.balance import Work, balance
-from mmhicra.train.collecting import Collector
+from mmhicra.train.collecting import Collector, place_groups
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
-from mmhicra.train.losses import (
-    Totals,
-    anchored_entropy_slope,
-    clipped_policy_loss,
-    importance_weights,
-    k3,
-    peak_entropy,
-    token_weights,
-)
+from mmhicra.train.losses import Totals, anchored_entropy_slope, k3, peak_entropy
 from mmhicra.train.memory import MemoryGauge
 from mmhicra.train.metrics import Tally, Timers
+from mmhicra.train.objective import row_objective, scored_tokens, tally_row
 from mmhicra.train.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.policy import Policy
 from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
 from mmhicra.train.sharding import accumulating, clip_gradients
 from mmhicra.train.speed import update_speed
+from mmhicra.train.updates import FiniteCheck, Spoiled, UpdateCount, nothing_trained
 
 
 @dataclass(frozen=True)
@@ -78,13 +73,17 @@ class Trainer:
     worst_problem: str | None = None
     """On which engine and trainer disagreed most in the last step, if by more than the guard's warning."""
     memory: MemoryGauge = field(default_factory=MemoryGauge)
+    say: Callable[[str], None] = lambda text: None
+    """Shows a line."""
 
     def __post_init__(self) -> None:
         self.time = self.collector.time = Timers(self.memory)
+        self.updates = UpdateCount(self.config.train.max_skipped_updates)
 
     def step(self) -> tuple[dict[str, float], Rollouts]:
         """One step of HICRA; returns its numbers and its rollouts."""
         self.step_number += 1
+        self.updates.begin_step()
         self.tally, self.time = Tally(), Timers(self.memory)
         self.collector.time = self.time
         self.on_policy = self.collector.ahead is None
@@ -102,18 +101,24 @@ class Trainer:
     def collect(self) -> Rollouts:
         """Roll out and score until enough groups carry signal, or the rounds are spent.
 
-        A group whose rewards are all alike has zero advantage everywhere: it leaves before any forward pass.
+        A group whose rewards are all alike has zero advantage everywhere: it leaves before any forward pass. Of the
+        others the first of all ranks together are kept, so that it does not matter how many ranks there are.
         """
-        share = len(self.ranks.share(range(self.config.train.prompts_per_step)))
+        wanted, taken = self.config.train.prompts_per_step, 0
         kept: list[Group] = []
         dropped: list[Group] = []
-        for _ in range(self.config.train.dynamic_sampling.max_rounds):
-            for group in self.collector.roll_out(self.step_number):
-                (kept if has_signal(group.rewards()) and len(kept) < share else dropped).append(group)
-            if not self.ranks.sum(float(share - len(kept))):
+        for number in range(self.config.train.dynamic_sampling.max_rounds):
+            with self.ranks.refusing_together():
+                groups = self.collector.roll_out(self.step_number, refill=number > 0)
+            signals = self.ranks.gather_shares([has_signal(group.rewards()) for group in groups])
+            places = place_groups(signals, taken, wanted)
+            for group, group.place in zip(groups, self.ranks.share(places), strict=True):
+                (dropped if group.place is None else kept).append(group)
+            taken += len(places) - places.count(None)
+            if taken == wanted or not places:
                 break
         with self.time("balance"):
-            kept, self.imbalance = balance(kept, self.work, self.accelerator)
+            kept, self.imbalance = balance(self.split(kept, epoch=0), self.work, self.accelerator)
         return Rollouts(kept, dropped)
 
     def look_ahead(self) -> None:
@@ -148,7 +153,7 @@ class Trainer:
             return
         if self.config.train.updates_per_step > 1 or self.crediting.needs_entropy or self.crediting.follows_drift:
             with self.time("old_logprobs"):
-                for completion, values in self.score(self.logprobs_and_entropy, rollouts.kept):
+                for completion, values in self.score(lambda batch: scored_tokens(self.policy(batch)), rollouts.kept):
                     completion.old_logprobs, completion.entropy = values.unbind(-1)
         if self.reference is not None:
             with self.time("reference"):
@@ -171,12 +176,16 @@ class Trainer:
     def update(self, rollouts: Rollouts) -> None:
         """`epochs` passes of `minibatches` optimiser steps each over the kept groups."""
         if not self.trains:
+            if self.updates.rest():
+                self.say(f"warning: {nothing_trained(0, self.updates.idle_in_a_row, self.config.rollout.n)}")
             return
         if self.config.train.loss.siren and self.anchor is None:
-            self.anchor = self.mean_peak_entropy(rollouts.kept)
+            entropy = self.mean_peak_entropy(rollouts.kept)
+            self.anchor = entropy if math.isfinite(entropy) else None
         for epoch in range(self.config.train.epochs):
             for minibatch in self.split(rollouts.kept, epoch):
-                self.optimise(minibatch)
+                if not self.updates.exhausted:
+                    self.optimise(minibatch)
 
     def adapt(self, rollouts: Rollouts) -> None:
         """Let an adaptive alpha see what this step did."""
@@ -186,7 +195,7 @@ class Trainer:
             return
         part, whole = self.drift(rollouts.kept) if controller.signal == "kl" else positive_mass(rollouts.kept)
         part, whole = self.ranks.sum(part), self.ranks.sum(whole)
-        if whole:
+        if whole and math.isfinite(part / whole):
             controller.observe(part / whole)
             self.tally.mean(f"hicra/{controller.signal}", torch.tensor([part / whole]))
 
@@ -198,26 +207,41 @@ class Trainer:
         return float(sum(gap.sum() for gap in gaps)), float(sum(len(gap) for gap in gaps))
 
     def optimise(self, groups: Sequence[Group]) -> None:
-        """One optimiser step on `groups` by gradient accumulation."""
+        """One optimiser step on `groups` by gradient accumulation; skipped if it is not finite on every rank."""
         totals, slope = self.totals(groups), self.siren_slope(groups)
         rows = self.rows(groups)
+        parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        check = FiniteCheck(parameters, self.ranks)
         for number, (row, live) in enumerate(rows, start=1):
-            with accumulating(self.accelerator, self.policy, last=number == len(rows)):
+            last = number == len(rows)
+            with accumulating(self.accelerator, self.policy, last=last):
                 with self.time("forward"):
                     loss = self.loss(row, totals, slope, live)
                 with self.time("backward"):
                     self.accelerator.backward(loss)
+                    check.see(row, loss.detach(), last=last)
             self.collector.progress("update", number, len(rows))
-        if self.judges:
+        with self.time("optimiser"):
+            norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm).detach()
+            spoiled = check.verdict(norm)
+        if self.judges and spoiled is None:
             self.guard.judge(self.ranks.gather(self.guard.looks))
         with self.time("optimiser"):
-            parameters = [p for p in self.policy.parameters() if p.requires_grad]
-            norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm)
-            self.optimizer.step()
-            self.tally.mean("optimiser/learning_rate", torch.tensor([self.schedule.get_last_lr()[0]]))
-            self.schedule.step()
+            self.apply(norm) if spoiled is None else self.skip(spoiled)
             self.optimizer.zero_grad(set_to_none=True)
-            self.tally.mean("optimiser/grad_norm", norm.detach().reshape(1))
+
+    def apply(self, norm: Tensor) -> None:
+        """Change the weights by the gradients, whose norm was `norm` before clipping."""
+        self.optimizer.step()
+        self.tally.mean("optimiser/learning_rate", torch.tensor([self.schedule.get_last_lr()[0]]))
+        self.schedule.step()
+        self.tally.mean("optimiser/grad_norm", norm.reshape(1))
+        self.updates.make()
+
+    def skip(self, spoiled: Spoiled) -> None:
+        """Leave weights, optimiser state and learning-rate schedule as they are, and say why."""
+        self.updates.skip(spoiled)
+        self.say(f"warning: step {self.step_number}: an optimizer update is skipped, because {spoiled}")
 
     def loss(self, row: Sequence[SubGroup], totals: Totals, slope: float, live: bool) -> Tensor:
         """The weighted sum of this row, a micro-batch; over all micro-batches and ranks these add up to the loss.
@@ -225,65 +249,20 @@ class Trainer:
         `slope` is what SIREN weighs the mean peak entropy with; 0 without it.
         A row that is not `live` only keeps this rank in step: its loss weighs nothing.
         """
-        options = self.config.train.loss
         batch = pack(row).to(self.accelerator.device)
         stats = self.policy(batch)
-        old = stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        policy = clipped_policy_loss(
-            stats.logprobs,
-            old,
-            batch.advantages,
-            batch.sequence,
-            clip_low=options.clip_low,
-            clip_high=options.clip_high,
-            level=options.ratio,
-        )
-        per_token, kl = policy.loss, None
-        weights, correction = None, options.correction
-        if correction:
-            weights = importance_weights(old, batch.engine_logprobs, batch.sequence, **correction.model_dump())
-            per_token = per_token * weights
-        if batch.reference_logprobs is not None:
-            kl = k3(stats.logprobs, batch.reference_logprobs)
-            per_token = per_token + options.kl_coefficient * kl
-        if options.entropy_coefficient:
-            per_token = per_token - options.entropy_coefficient * stats.entropy
-        loss = (token_weights(batch.sequence, options.aggregation, totals) * per_token).sum()
-        if options.siren and slope:
-            count = int(batch.sequence.max()) + 1
-            peaks = peak_entropy(stats.nucleus_entropy, batch.sequence, options.siren.quantile, count)
-            loss = loss + slope * peaks.sum() / totals.sequences
         if not live:
-            return loss * 0.0
+            return 0.0 * stats.logprobs.sum()
+        options = self.config.train.loss
+        old = stats.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        objective = row_objective(stats, batch, old, options, totals, slope)
         if self.on_policy and self.guard.on:
             self.guard.look(row, old)
-        if correction and weights is not None:
-            self.tally.mean("loss/correction", weights)
-            self.tally.mean("loss/correction_limited", ((weights == 0) | (weights >= correction.limit)).float())
-        if kl is not None:
-            self.tally.mean("loss/kl", kl.detach())
-        self.tally.mean("loss/ratio", policy.ratio)
-        self.tally.maximum("loss/ratio_max", policy.ratio)
-        self.tally.mean("loss/clipped_low", policy.clipped_low.float())
-        self.tally.mean("loss/clipped_high", policy.clipped_high.float())
-        self.tally.mean("loss/per_token", per_token.detach())
-        self.tally_tokens(batch, stats.logprobs.detach(), stats.entropy.detach(), old)
+        tally_row(self.tally, objective, stats, batch, old, options)
         if batch.old_logprobs is None:  # on-policy: this pass is the look back, for the record
             self.remember(row, old, stats.entropy.detach())
         # Data-parallel wrappers average gradients over ranks, but the totals already count every rank.
-        return loss * self.accelerator.num_processes
-
-    def tally_tokens(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, old: Tensor) -> None:
-        """Entropy and log-prob by token class, and how far the engine's log-probs are from the trainer's."""
-        self.tally.mean("entropy/all", entropy)
-        self.tally.mean("entropy/planning", entropy[batch.planning])
-        self.tally.mean("entropy/execution", entropy[~batch.planning])
-        self.tally.mean("logprob/planning", logprobs[batch.planning])
-        self.tally.mean("logprob/execution", logprobs[~batch.planning])
-        gap = (old - batch.engine_logprobs).abs()  # under the weights that the engine sampled with, if on-policy
-        self.tally.mean("engine/logprob_gap", gap)
-        self.tally.maximum("engine/logprob_gap_max", gap)
-        self.tally.mean("engine/probability_error", gap.exp())
+        return objective.loss * self.accelerator.num_processes
 
     def remember(self, row: Sequence[SubGroup], logprobs: Tensor, entropy: Tensor) -> None:
         """Leave its (T,) log-probs and entropies under the policy that sampled with every completion of `row`."""
@@ -311,11 +290,6 @@ class Trainer:
             count = self.ranks.sum(float(len(peaks)))
             return self.ranks.sum(float(sum(p.sum() for p in peaks))) / max(count, 1.0)
 
-    def logprobs_and_entropy(self, batch: MicroBatch) -> Tensor:
-        """(T, 2): of each response token, under the policy as it is."""
-        stats = self.policy(batch)
-        return torch.stack([stats.logprobs, stats.entropy], dim=-1)
-
     @torch.no_grad()
     def score(
         self, values_of: Callable[[MicroBatch], Tensor], groups: Sequence[Group]
@@ -341,10 +315,15 @@ class Trainer:
         return [(row, True) for row in rows] + [(spare, False)] * (count - len(rows))
 
     def split(self, groups: Sequence[Group], epoch: int) -> list[list[Group]]:
-        """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch."""
-        order = np.random.default_rng([self.config.seed, self.step_number, epoch]).permutation(len(groups))
+        """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch.
+
+        The parts are drawn over all ranks, and each rank has its own groups of a part: all ranks must call it.
+        """
+        count = int(self.ranks.sum(float(len(groups))))
+        order = np.random.default_rng([self.config.seed, self.step_number, epoch]).permutation(count)
+        own = {group.place: group for group in groups}
         parts = np.array_split(order, self.config.train.minibatches)
-        return [[groups[i] for i in part] for part in parts if len(part) or self.accelerator.num_processes > 1]
+        return [[own[place] for place in part.tolist() if place in own] for part in parts if len(part)]
 
     def totals(self, groups: Sequence[Group]) -> Totals:
         """Tokens and responses of one optimiser step, over all ranks."""
@@ -357,7 +336,8 @@ class Trainer:
 
     def sync(self) -> None:
         """Give the engine the weights as they are now."""
-        self.collector.land()
+        with self.ranks.refusing_together():
+            self.collector.land()
         if self.trains:
             with self.time("sync"):
                 for name, value in self.collector.engine.sync(self.unwrapped.model).items():
@@ -378,6 +358,7 @@ class Trainer:
             **seen,
             "group/kept": self.ranks.sum(float(len(rollouts.kept))),
             "group/dropped": self.ranks.sum(float(len(rollouts.dropped))),
+            "optimizer/skipped": float(self.updates.skipped_in_step),
             "speed/imbalance": self.imbalance,
             **(self.speed(rollouts.kept) if self.trains else {}),
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},

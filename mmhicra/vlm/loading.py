@@ -19,6 +19,7 @@ from mmhicra.assets import asset_path
 from mmhicra.config import LoraConfig, ModelConfig
 from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
+from mmhicra.vlm.weights import nonfinite
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
 """The `model.path` of the models that ship with mmhicra."""
@@ -108,7 +109,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
         seed: of the adapters' initial weights; the global random state is left alone.
 
     Raises:
-        Refusal: like `load_processor`, or the weights are missing, broken or of another shape.
+        Refusal: like `load_processor`, or the weights are missing, broken, not finite or of another shape.
         ConfigRefusal: like `load_processor`, or a LoRA target is not a linear layer of the language model.
     """
     parts = load_processor(model)
@@ -144,6 +145,8 @@ def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
     trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
     if odd := sorted(own.keys() ^ trained):
         raise Refusal(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
+    if broken := nonfinite(weights.items()):
+        raise Refusal(f"{checkpoint}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: name another one")
     loaded.model.load_state_dict(own, strict=False)
 
 
@@ -211,6 +214,11 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
         raise Refusal(
             f"model.path {parts.path}: {len(unusable)} weights are missing or of another shape than its config.json "
             f"says, e.g. {unusable[0]}: fetch the folder again"
+        )
+    if broken := nonfinite(policy.named_parameters()):
+        raise Refusal(
+            f"model.path {parts.path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: fetch the folder "
+            "again, or name an earlier checkpoint"
         )
     return policy
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,20 @@ def named_weights(model: nn.Module, family: Family, sides: Sides) -> Iterator[tu
         if owner.endswith(".base_layer") and kind == "weight":
             weight = weight + adapters_of(modules[owner.removesuffix(".base_layer")])
         yield name.replace(".base_layer.", "."), weight
+
+
+def nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity; of a split one only this rank's part is looked at."""
+    return [name for name, tensor in tensors if not _finite(tensor)]
+
+
+def _finite(tensor: Tensor) -> bool:
+    part = tensor.detach()
+    part = part.to_local() if isinstance(part, DTensor) else part
+    if not part.is_floating_point():
+        return True
+    # A sum takes one pass and no memory. Where it is finite everything is; where not, it may only have overflowed.
+    return bool(part.sum().isfinite()) or bool(part.isfinite().all())
 
 
 def adapters_of(layer: LoraLinear) -> Tensor:
