@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from mmhicra.bench.machine import now
@@ -21,6 +20,7 @@ from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.assembly import assemble
 from mmhicra.train.metrics import Tally, Timers
 from mmhicra.train.packing import SubGroup, split_groups
+from mmhicra.train.processes import make_accelerator
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Rollouts
@@ -97,7 +97,7 @@ class Ours:
             ],
         )
         self.stack = ExitStack()
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        accelerator = make_accelerator()
         run_folder = RunFolder(str(folder))
         run_folder.create("", overwrite=True)
         parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmhicra.doctor.memory import Load
     from mmhicra.doctor.problems import Reader
     from mmhicra.records import Prompt
+    from mmhicra.rewards.reward import Rewarder
     from mmhicra.rewards.workers import Verifier
     from mmhicra.rollout.engine import Engine, Sampling
     from mmhicra.train.policy import Policy
@@ -79,6 +80,7 @@ class Examination:
         self.progress = progress
         self.builder: PromptBuilder | None = None
         self.made: dict[str, Check] = {}
+        self.rewarder: Rewarder | None = None
 
     def run(self) -> Report:
         """Make every check that can be made."""
@@ -222,12 +224,12 @@ class Examination:
         from mmhicra.rewards.reward import Rewarder
 
         try:
-            rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
+            self.rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
         except ConfigRefusal as refusal:
             check = Check("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))
             return check
-        return check_golds(self.reader, rewarder, lambda done, total: self.progress("Gold answers", done, total))
+        return check_golds(self.reader, self.rewarder, lambda done, total: self.progress("Gold answers", done, total))
 
     def look_at_images(self) -> Check:
         """Count sizes."""
@@ -288,10 +290,8 @@ class Examination:
 
     def look_at_engine(self) -> Check:
         """Put the model on its device, and start the engine that the configuration names."""
-        import torch
-        from accelerate import Accelerator
-
         from mmhicra.train.assembly import make_engine, make_policy
+        from mmhicra.train.processes import make_accelerator
 
         check = Check("engine", "Rollout engine")
         faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
@@ -299,7 +299,7 @@ class Examination:
         if stopping:
             check.because, check.passable = f"it cannot run: {stopping[0].what}", False
             return check
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        accelerator = make_accelerator()
         self.policy, _ = make_policy(self.config, self.model, self.sampling, accelerator)
         self.engine = make_engine(self.config, self.model, self.policy, accelerator, self.stack)
         check.facts = {"engine": self.engine.name, "attention": self.policy.attention}
@@ -317,7 +317,9 @@ class Examination:
         if vision is not None:
             self.prompts = vision.look(self.prompts)
         tokenizer = self.model.tokenizer
-        return check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer)
+        sound = "golds" in self.made and not any(f.kind == "custom reward" for f in self.made["golds"].faults)
+        judge = self.rewarder.score if self.rewarder and sound else None
+        return check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer, judge)
 
     def look_at_pace(self) -> Check:
         """Time the longest step."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Check, Grid, Remedy
-from mmhicra.records import Prompt
+from mmhicra.records import Group, Prompt
 from mmhicra.rollout.engine import Engine, PromptMismatch, Sampling
 from mmhicra.train.guard import Limits, Look, looks_of, mean_error, worst_prompt
 from mmhicra.train.policy import Policy
@@ -19,10 +19,16 @@ TOKENS = 256
 
 
 def check_gap(
-    config: RunConfig, policy: Policy, engine: Engine, sampling: Sampling, prompts: Sequence[Prompt], tokenizer: Any
+    config: RunConfig,
+    policy: Policy,
+    engine: Engine,
+    sampling: Sampling,
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    judge: Callable[[Sequence[Group]], None] | None = None,
 ) -> Check:
     """Roll out, score again, and compare as the alignment guard does. Top-p and top-k are left off: the trainer does
-    not follow them.
+    not follow them. `judge` rewards the responses, of which the check says how many are right.
     """
     check = Check("gap", f"Log-probs of {ROLLOUTS} rollouts")
     each = -(-ROLLOUTS // len(prompts))
@@ -56,11 +62,29 @@ def check_gap(
     )
     rows = [[k.problem, k.prompt, str(k.tokens), f"{mean_error([k]):.6f}", f"{k.largest:.1e}"] for k in looks]
     check.grids = [Grid("", ("problem", "prompt", "tokens", "mean exp |gap|", "largest"), rows)]
+    if judge is not None:
+        judge(groups)
+        _tell_right(check, groups, cut=tokens < sampling.max_new_tokens)
     if config.rollout.cuts:
         check.notes.append("rollout.top_p and rollout.top_k cut what is sampled from; training sees a gap by design")
     if not error <= limit:  # NaN is no gap that is sound
         _blame(check, error, worst_prompt(looks), tokenizer)
     return check
+
+
+def _tell_right(check: Check, groups: Sequence[Group], cut: bool) -> None:
+    """How many responses are right: where all or none are, training has nothing to go by."""
+    verdicts = [c.reward.verdict for group in groups for c in group.completions if c.reward is not None]
+    right = verdicts.count("right")
+    check.facts["right"] = {"count": right, "of": len(verdicts)}
+    check.summary += f"; {right} of {len(verdicts)} responses are right"
+    if right in (0, len(verdicts)):
+        short = f", perhaps because they were cut at {TOKENS} tokens" if cut and not right else ""
+        check.notes.append(
+            f"{'no' if not right else 'every'} sampled response is right{short}: a group whose rewards are all alike "
+            f"trains nothing. If training keeps none either, take {'easier' if not right else 'harder'} problems, a "
+            "larger rollout.n, or another model"
+        )
 
 
 def _blame(check: Check, error: float, worst: Sequence[Look], tokenizer: Any) -> None:

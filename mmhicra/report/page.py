@@ -136,6 +136,21 @@ def _short(value: Any) -> float | None:
 
 
 def verdict(run: RunData) -> str:
+    """The run in one sentence, and what it says of itself if it trained nothing or had to skip updates."""
+    return " ".join([outcome(run), *(f"{line[0].upper()}{line[1:]}." for line in warnings(run))])
+
+
+def warnings(run: RunData) -> list[str]:
+    """What the summary advises; of a run without one, whether no step so far had anything to train on."""
+    if "advice" in run.summary:
+        return run.summary["advice"]
+    kept = [record["group/kept"] for record in run.metrics if record.get("group/kept") is not None]
+    skipped = sum(record.get("optimizer/skipped") or 0 for record in run.metrics)
+    lines = ["nothing was trained so far: no step had a group whose rewards differ"] if kept and not any(kept) else []
+    return lines + ([f"{skipped:.0f} optimizer updates were skipped"] if skipped else [])
+
+
+def outcome(run: RunData) -> str:
     """The run in one sentence."""
     held_out = run.summary.get("held_out") or {}
     before, after, change = held_out.get("before"), held_out.get("after"), held_out.get("change")

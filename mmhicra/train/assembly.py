@@ -36,6 +36,7 @@ from mmhicra.train.collecting import Collector
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.policy import Policy
+from mmhicra.train.processes import sharded
 from mmhicra.train.ranks import Ranks
 from mmhicra.train.reference import Reference
 from mmhicra.train.run_folder import RunFolder
@@ -256,11 +257,6 @@ def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
     if config.rollout.cuts and config.rollout.guard.every:
         terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
     return guard
-
-
-def sharded(config: RunConfig, accelerator: Accelerator) -> bool:
-    """Whether the model is split over processes; with one process there is nothing to split."""
-    return config.model.shard and accelerator.num_processes > 1
 
 
 def load_checked_problems(

@@ -25,6 +25,7 @@ from mmhicra.refusals import RunFolderRefusal
 from mmhicra.train.run_folder import PARTIAL, RunFolder, jsonable, writing
 from mmhicra.train.sharding import restore_states, whole_optimizer_state, whole_state
 from mmhicra.train.trainer import Trainer
+from mmhicra.train.updates import refuse_nonfinite_state
 from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
 
 
@@ -42,9 +43,11 @@ def save_checkpoint(
         best: the step of one that stays beside them.
 
     Raises:
+        NotFinite: a trained weight or the optimiser's state is not finite; nothing is written.
         RunFolderRefusal: the disk is full or cannot be written.
     """
     policy = trainer.unwrapped
+    refuse_nonfinite_state(policy, trainer.optimizer, trainer.ranks)
     weights = whole_state(policy)
     moments = whole_optimizer_state(policy, trainer.optimizer)
     collected = trainer.collector.state()
@@ -109,6 +112,7 @@ def method_state(trainer: Trainer) -> dict[str, Any]:
         "grams": {"name": library.name, "count": len(library), "hash": library.content_hash},
         "crediting": trainer.crediting.state(),
         "siren_anchor": trainer.anchor,
+        "updates": trainer.updates.state(),
         "first": trainer.first,
     }
 
@@ -127,6 +131,7 @@ def restore_method(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
         )
     trainer.crediting.restore(state["crediting"])
     trainer.anchor, trainer.first = state["siren_anchor"], state["first"]
+    trainer.updates.restore(state.get("updates", {}))  # older checkpoints have none
 
 
 def random_states() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mmhicra.train.assembly import Assembly
 from mmhicra.train.best import better, value_of
 from mmhicra.train.checkpoint import save_checkpoint
 from mmhicra.train.evaluation import Evaluation, evaluate, summarise
-from mmhicra.train.metrics import Sink
+from mmhicra.train.metrics import Sink, nonfinite_numbers
 from mmhicra.train.rollout_records import rollout_records
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import gathered
@@ -87,10 +87,12 @@ class Run:
             improved = self.note_best(self.state["latest"]["record"])
         self.write(record)
         self.terminal.show_step(record, self.steps)
-        if last or improved or self.due(self.config.log.checkpoint_every):
+        if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
             self.save()
         if improved and self.is_main:
             self.folder.write_best(self.state["best"])
+        if trainer.updates.exhausted:
+            raise trainer.updates.refusal()
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one; 0 is never."""
@@ -125,6 +127,7 @@ class Run:
         # Ranks may have different numbers of problems: none may wait for another in between.
         with (
             self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
+            trainer.ranks.refusing_together(),
             gathered(trainer.policy),
         ):
             outcomes = evaluate(
@@ -158,6 +161,10 @@ class Run:
         trainer = self.parts.trainer
         by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
         record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
+        if strange := nonfinite_numbers(record):
+            record["nonfinite"] = strange
+            named = ", ".join(strange)
+            self.terminal.say(f"warning: step {record['step']}: null in metrics.jsonl because not finite: {named}")
         self.folder.append_metrics(record)
         for sink in self.sinks:
             sink.log(record["step"], record)

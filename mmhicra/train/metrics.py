@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,11 @@ class Timers:
             self.memory |= {phase: max(self.memory[phase], held) for phase in self._open}
 
 
+def larger(one: float, other: float) -> float:
+    """The larger of two numbers; NaN if either is, which `max` would lose."""
+    return other if other > one or math.isnan(other) else one
+
+
 class Tally:
     """Weighted means and maxima that add up over micro-batches, and over ranks by `merge`."""
 
@@ -70,7 +76,7 @@ class Tally:
     def maximum(self, name: str, values: Tensor) -> None:
         """Take every element of `values` into the maximum called `name`."""
         if values.numel():
-            self.maxima[name] = max(self.maxima.get(name, -float("inf")), float(values.max()))
+            self.maxima[name] = larger(self.maxima.get(name, -math.inf), float(values.max()))
 
     def merge(self, others: Sequence[Tally]) -> Tally:
         """The tally of this and `others` together."""
@@ -80,13 +86,18 @@ class Tally:
                 merged.sums[name] += value
                 merged.weights[name] += tally.weights[name]
             for name, value in tally.maxima.items():
-                merged.maxima[name] = max(merged.maxima.get(name, -float("inf")), value)
+                merged.maxima[name] = larger(merged.maxima.get(name, -math.inf), value)
         return merged
 
     def result(self) -> dict[str, float]:
         """Name -> mean or maximum."""
         means = {name: self.sums[name] / self.weights[name] for name in self.sums}
         return {**means, **self.maxima}
+
+
+def nonfinite_numbers(record: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers of `record` that are NaN or infinite, which JSON cannot say."""
+    return [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
 
 
 class Sink(Protocol):

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator
 
 from mmhicra.config import RunConfig
 from mmhicra.train.assembly import assemble
 from mmhicra.train.checkpoint import restore_checkpoint
 from mmhicra.train.loop import Interrupted, Run
 from mmhicra.train.metrics import open_sinks, refuse_missing_trackers
+from mmhicra.train.processes import describe, make_accelerator
 from mmhicra.train.resume import open_folder
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.stopping import stopping_softly
@@ -42,10 +42,12 @@ def train(
     started = time.perf_counter()
     refuse_missing_trackers(config.log)
     transformers.utils.logging.disable_progress_bar()  # its bars break ours
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = make_accelerator()
     terminal = terminal or Terminal(quiet=not accelerator.is_main_process)
     if config.threads:
         torch.set_num_threads(config.threads)
+    for line in describe(config, accelerator):
+        terminal.say(line)
     torch.manual_seed(config.seed)
     folder = RunFolder(config.run_folder)
     checkpoint = open_folder(folder, config, resume, overwrite, accelerator)

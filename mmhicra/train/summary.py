@@ -10,9 +10,10 @@ import torch
 import transformers
 
 import mmhicra
-from mmhicra.config import BenchmarkConfig
+from mmhicra.config import BenchmarkConfig, RunConfig
 from mmhicra.train.evaluation import paired_change
 from mmhicra.train.loop import Run
+from mmhicra.train.updates import IDLE_STEPS, UpdateCount, nothing_trained
 
 
 def summarise_run(run: Run, wall_seconds: float) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def summarise_run(run: Run, wall_seconds: float) -> dict[str, Any]:
             "held_out": len(run.parts.held_out),
             "refused": run.parts.refused,
         },
+        "updates": run.parts.trainer.updates.facts(),
+        "advice": advice(run.parts.trainer.updates, run.config),
         "wall_seconds": wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
@@ -64,6 +67,16 @@ def summarise_run(run: Run, wall_seconds: float) -> dict[str, Any]:
             "tensorboard": str(run.folder.tensorboard) if run.config.log.tensorboard else None,
         },
     }
+
+
+def advice(updates: UpdateCount, config: RunConfig) -> list[str]:
+    """What a person should know of a run that trained nothing in many of its steps, or skipped updates."""
+    lines = []
+    if updates.idle and (not updates.made or updates.idle_in_a_row >= IDLE_STEPS):
+        lines.append(nothing_trained(updates.made, updates.idle, config.rollout.n))
+    if updates.skipped:
+        lines.append(f"{updates.skipped} optimizer updates were skipped, the last because {updates.last}")
+    return lines
 
 
 def benchmark_metrics(record: dict[str, Any], benchmarks: Sequence[BenchmarkConfig]) -> dict[str, Any]:

@@ -133,6 +133,8 @@ class Terminal:
                 f"change  {change['mean']:+.1f} points (95 % interval {change['low']:+.1f} to {change['high']:+.1f}, "
                 "paired by problem)"
             )
+        for line in summary["advice"]:
+            self.say(f"warning: {line}")
         self.show_places([(name, place) for name, place in summary["paths"].items() if place])
 
     def show_tasks(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

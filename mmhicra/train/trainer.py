@@ -162,7 +162,7 @@ class Trainer:
 
     def assign_credit(self, rollouts: Rollouts) -> None:
         """Turn rewards and token classes into per-token advantages, and look at both."""
-        with self.time("credit"):
+        with self.time("credit"), self.ranks.refusing_together():
             for number, group in enumerate(rollouts.all):
                 self.crediting.assign(group, self.step_number, kept=number < len(rollouts.kept))
         with self.time("telemetry"):
@@ -210,8 +210,7 @@ class Trainer:
         """One optimiser step on `groups` by gradient accumulation; skipped if it is not finite on every rank."""
         totals, slope = self.totals(groups), self.siren_slope(groups)
         rows = self.rows(groups)
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        check = FiniteCheck(parameters, self.ranks)
+        check = FiniteCheck(self.policy, self.ranks)
         for number, (row, live) in enumerate(rows, start=1):
             last = number == len(rows)
             with accumulating(self.accelerator, self.policy, last=last):
@@ -222,6 +221,7 @@ class Trainer:
                     check.see(row, loss.detach(), last=last)
             self.collector.progress("update", number, len(rows))
         with self.time("optimiser"):
+            parameters = [p for p in self.policy.parameters() if p.requires_grad]  # not before: shards come and go
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm).detach()
             spoiled = check.verdict(norm)
         if self.judges and spoiled is None:

@@ -12,12 +12,14 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 
 from mmhicra.refusals import Refusal
 from mmhicra.train.packing import SubGroup
 from mmhicra.train.ranks import Ranks
+from mmhicra.vlm.weights import nonfinite
 
 IDLE_STEPS = 10
 """After so many steps in a row without an update, because no group had signal, the run says so once."""
@@ -60,14 +62,14 @@ class FiniteCheck:
     """Watches the rows of one optimiser update; every rank makes one.
 
     Args:
-        parameters: those that are trained.
+        policy: what is trained.
         ranks: that update together.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
-        self.parameters = parameters
+    def __init__(self, policy: nn.Module, ranks: Ranks) -> None:
+        self.policy = policy
         self.ranks = ranks
-        self.sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
+        self.sharded = isinstance(policy, FSDPModule)
         self.seen: list[tuple[Sign, list[str]]] = []
         self.rows: list[list[str]] = []
 
@@ -97,8 +99,9 @@ class FiniteCheck:
 
     def _norm(self) -> float:
         """Of this rank's gradients so far; those of a sharded model are not there before they are summed."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return 0.0 if self.sharded else nn.utils.get_total_norm(gradients).item()
+        if self.sharded:
+            return 0.0
+        return nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]).item()
 
 
 @dataclass
@@ -129,8 +132,8 @@ class UpdateCount:
 
     @property
     def exhausted(self) -> bool:
-        """Whether as many updates in a row were skipped as the configuration allows."""
-        return self.skipped_in_a_row >= self.limit
+        """Whether as many updates in a row were skipped as the configuration allows; a resumed run tries once more."""
+        return self.skipped_in_step > 0 and self.skipped_in_a_row >= self.limit
 
     def begin_step(self) -> None:
         """Count for another step."""
@@ -176,6 +179,25 @@ class UpdateCount:
     def facts(self) -> dict[str, int]:
         """For `summary.json`."""
         return {"made": self.made, "skipped": self.skipped, "steps_without_signal": self.idle}
+
+
+def refuse_nonfinite_state(policy: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
+    """Raise NotFinite, on every rank, if a trained weight or the optimiser's state of it is not finite on any."""
+    trained = [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
+    names = {id(parameter): name for name, parameter in trained}
+    moments = [
+        (f"{part} of {names.get(id(parameter), 'a weight')}", value)
+        for parameter, parts in optimizer.state.items()
+        for part, value in parts.items()
+        if isinstance(value, Tensor)
+    ]
+    found = list(dict.fromkeys(ranks.gather(nonfinite([*trained, *moments]))))
+    if found:
+        raise NotFinite(
+            f"{len(found)} tensors of the trained weights and their optimizer state hold NaN or infinity, e.g. "
+            f"{found[0]}: no checkpoint is written, the earlier ones are as they were. Go on from the newest with "
+            "--resume, or start anew with a lower train.optimizer.learning_rate"
+        )
 
 
 def nothing_trained(made: int, idle: int, n: int) -> str:

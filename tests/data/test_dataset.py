@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -306,6 +307,37 @@ def test_each_epoch_is_a_permutation_of_its_own(takes, seed):
     assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
     full = [epoch for epoch in epochs if len(epoch) == 7][:3]
     assert len(set(full)) == len(full), "each epoch has its own order"
+
+
+@given(st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=3), max_size=10), st.integers(0, 3), st.booleans())
+def test_no_problem_comes_twice_in_a_step(steps, seed, shuffle):
+    """A step is one `take` and the refills after it; epochs stay whole, and a resumed stream goes on the same."""
+    stream, taken = ProblemStream(PROBLEMS, seed, shuffle), []
+    for first, *refills in steps:
+        resumed = ProblemStream(PROBLEMS, seed, shuffle)
+        resumed.restore(json.loads(json.dumps(stream.state())))
+        step = [ids(stream.take(first)), *(ids(stream.refill(count)) for count in refills)]
+        assert step == [ids(resumed.take(first)), *(ids(resumed.refill(count)) for count in refills)]
+        had = [name for part in step for name in part]
+        assert len(set(had)) == len(had) == min(7, first + sum(refills))
+        taken += had
+    epochs = [taken[start : start + 7] for start in range(0, len(taken), 7)]
+    assert all(len(set(epoch)) == len(epoch) for epoch in epochs), "within an epoch no problem comes twice"
+
+
+@given(st.lists(st.integers(1, 7), max_size=12), st.integers(0, 3))
+def test_where_no_problem_would_come_twice_the_order_is_the_epoch_s(takes, seed):
+    """The plain stream: epochs one after another, as long as no step would have a problem of both."""
+    stream, order = ProblemStream(PROBLEMS, seed), []
+    for epoch in range(13):
+        order += np.random.default_rng([seed, epoch]).permutation(7).tolist()
+    start = 0
+    for count in takes:
+        plain = order[start : start + count]
+        if len(set(plain)) < count:
+            break
+        assert ids(stream.take(count)) == [str(place) for place in plain]
+        start += count
 
 
 def test_seeds_order_differently_and_no_shuffle_keeps_the_order():

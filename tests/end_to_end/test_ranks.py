@@ -1,4 +1,4 @@
-"""Two processes, copied or sharded, train to the same weights as one."""
+"""Two processes, copied or sharded, train to the same weights as one, and skip the same updates."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import spoiling
 import torch
 from made_questions import image_files, mathverse_row
 from short_runs import SHORT, TINY, metrics, run, state_files
@@ -21,22 +22,31 @@ OPTIONS = (
 )
 
 
-def run_on_two(folder, *overrides):
+REFILLED = (
+    *("train.dynamic_sampling.max_rounds=6", "train.minibatches=2", "train.prompts_per_step=6"),
+    "data.count=40",  # step 2 runs over into the second epoch
+)
+"""Steps are filled up, over the end of an epoch, and each has two optimiser steps a pass."""
+
+
+def run_on_two(folder, *overrides, script=("-m", "mmhicra"), **environment):
+    """Returns the status and stderr of the launcher."""
     sets = [part for override in (*SHORT, f"run_folder={folder}", *OPTIONS, *overrides) for part in ("--set", override)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.run(
-        [*launcher, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
+        [*launcher, *script, "train", "--config", str(TINY), *sets],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
-    assert process.returncode == 0, process.stderr[-3000:]
+    return process.returncode, process.stderr
 
 
-def rolled_out(folder):
-    """Every response of the first step, whichever rank made it."""
-    lines = (folder / "rollouts" / "step_000001.jsonl").read_text(encoding="utf-8").splitlines()
-    return sorted((record["prompt"], record["completion"], record["response"]) for record in map(json.loads, lines))
+def rolled_out(folder, step=1):
+    """Every response of a step, whichever rank made it, and whether its group was kept."""
+    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+    records = map(json.loads, lines)
+    return sorted((record["prompt"], record["completion"], record["kept"], record["response"]) for record in records)
 
 
 def evaluated(folder):
@@ -63,16 +73,55 @@ def alone(tmp_path_factory, benchmark):
 
 @pytest.mark.parametrize("shard", ["false", "true"], ids=["copied", "sharded"])
 def test_two_ranks_equal_one(alone, benchmark, tmp_path, shard):
-    run_on_two(tmp_path / "two", f"model.shard={shard}", benchmark)
+    status, said = run_on_two(tmp_path / "two", f"model.shard={shard}", benchmark)
+    assert status == 0, said[-3000:]
     assert evaluated(tmp_path / "two") == evaluated(alone)
     assert rolled_out(tmp_path / "two") == rolled_out(alone)
-    one, two = state_files(alone, 2), state_files(tmp_path / "two", 2)
+    assert_equal_runs(alone, tmp_path / "two")
+
+
+def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):
+    run(tmp_path / "one", *OPTIONS, *REFILLED)
+    status, said = run_on_two(tmp_path / "two", *REFILLED)
+    assert status == 0, said[-3000:]
+    rounds = [len(rolled_out(tmp_path / "one", step)) / (4 * 6) for step in (1, 2)]
+    assert max(rounds) > 1, "no step was filled up"
+    assert rolled_out(tmp_path / "two") == rolled_out(tmp_path / "one")
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+def test_ranks_skip_together_what_one_of_them_sees(tmp_path):
+    """A NaN in the gradient of the second of two ranks: skipped by both, and after two in a row both stop."""
+    folder = tmp_path / "two"
+    overrides = ("train.steps=6", "train.epochs=1", "eval.problems=0", "train.max_skipped_updates=2")
+    status, said = run_on_two(
+        folder,
+        *(*overrides, "model.shard=true"),
+        script=(spoiling.__file__,),
+        **{spoiling.SPOILT: json.dumps({"steps": [2, 4, 5], "rank": 1})},
+    )
+    assert status != 0
+    assert "mmhicra: 2 optimizer updates in a row were skipped" in said
+    assert "exitcode  : 2 " in said, said[-3000:]
+    assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0, 1.0, 1.0]
+    states = {step: state_files(folder, step) for step in range(1, 6)}
+    for before, after, alike in ((1, 2, True), (2, 3, False), (3, 5, True)):
+        same = [torch.equal(states[before][name], states[after][name]) for name in states[before]]
+        assert all(same) is alike
+    assert all(bool(value.isfinite().all()) for value in states[5].values())
+    run(folder, *OPTIONS, *overrides, "model.shard=true", resume=True)
+    assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+
+
+def assert_equal_runs(alone, together):
+    """Weights, optimiser state and metrics after two steps agree but for rounding."""
+    one, two = state_files(alone, 2), state_files(together, 2)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(
             two[name], one[name], atol=2e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
         )
-    for mine, theirs in zip(metrics(alone), metrics(tmp_path / "two"), strict=True):
+    for mine, theirs in zip(metrics(alone), metrics(together), strict=True):
         assert mine.keys() == theirs.keys()
         assert mine.pop("grams", None) == theirs.pop("grams", None)
         assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-5)
