@@ -11,6 +11,7 @@ from mmhicra.data.visual_math import generate
 from mmhicra.doctor.gap import check_gap
 from mmhicra.doctor.memory import Load
 from mmhicra.doctor.pace import Pace, longest_step
+from mmhicra.records import RewardRecord
 from mmhicra.rollout.engine import sampling_of
 from mmhicra.rollout.hf import HFEngine
 from mmhicra.train.policy import Policy
@@ -32,7 +33,16 @@ def test_an_engine_that_was_not_synced_is_blamed_by_its_worst_sample(synced, tmp
     builder = PromptBuilder(model.processor, model.family, model.config, config.data)
     prompts = [builder.build(problem) for problem in generate("train", 4, 0)]
     sampling = sampling_of(config.rollout, model, n=4, temperature=1.0)
-    check = check_gap(config, policy, engine, sampling, prompts, model.tokenizer)
+
+    def judge(groups):
+        """Every response is right."""
+        for completion in (completion for group in groups for completion in group.completions):
+            completion.reward = RewardRecord("1", "boxed", "1", "right", "scripted", {}, 1.0)
+
+    check = check_gap(config, policy, engine, sampling, prompts, model.tokenizer, judge)
+    assert check.facts["right"] == {"count": 8, "of": 8}
+    assert "8 of 8 responses are right" in check.summary
+    assert "every sampled response is right: a group whose rewards are all alike trains nothing" in check.notes[0]
     assert len(check.facts["rollouts"]) == 8
     assert check.state == ("well" if synced else "faulty")
     if not synced:

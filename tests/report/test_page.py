@@ -42,6 +42,18 @@ def test_a_folder_with_nothing_but_a_configuration_gives_a_page(tmp_path):
     assert "<html" in render(data)
 
 
+def test_a_run_that_trained_nothing_or_skipped_updates_says_so_first(tmp_path):
+    idle = write_run(tmp_path / "idle", metrics(3, **{"group/kept": 0.0}), {})
+    said = "Nothing was trained so far: no step had a group whose rewards differ."
+    assert data_of(idle)["verdict"].endswith(said)
+    ill = write_run(tmp_path / "ill", metrics(3, **{"group/kept": 2.0, "optimizer/skipped": 1.0}), {})
+    assert data_of(ill)["verdict"].endswith("of the last. 3 optimizer updates were skipped.")
+    well = write_run(tmp_path / "well", metrics(3, **{"group/kept": 2.0, "optimizer/skipped": 0.0}), {})
+    assert data_of(well)["verdict"].endswith("of the last.")
+    (idle / "summary.json").write_text(json.dumps({"advice": ["nothing was trained: take easier problems"]}))
+    assert data_of(idle)["verdict"].endswith("Nothing was trained: take easier problems.")
+
+
 def test_a_broken_line_in_the_middle_is_refused_by_its_place(tmp_path):
     run = write_run(tmp_path / "run", metrics(2), {})
     (run / "metrics.jsonl").write_text('{"step": 1\n{"step": 2}\n')
