@@ -6,6 +6,7 @@ the policy, which `train.loss.correction` makes up for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 from mmhicra.config import RunConfig
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.records import Completion, Group, Problem, Prompt
+from mmhicra.refusals import Refusal
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.memory import MemoryGauge
@@ -25,6 +27,8 @@ from mmhicra.train.sharding import gathered
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.processing import PromptBuilder
 
+LARGEST_REWARD = 1e12
+"""Of a completion: the squares of gradients that are larger in proportion are no float32."""
 Progress = Callable[[str, int, int], None]
 """Told (phase, done, total) while a step works."""
 
@@ -146,6 +150,21 @@ class Ahead:
     def groups(self) -> list[Group]:
         """The groups; waits for them."""
         return self.sampled.result()
+
+
+def finite_rewards(group: Group) -> list[float]:
+    """The total rewards of a group.
+
+    Raises:
+        Refusal: one is not a finite number, or too large to train on.
+    """
+    rewards = group.rewards()
+    if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):  # NaN is not
+        raise Refusal(
+            f"problem {group.prompt.problem.id}: its rewards are {', '.join(f'{reward:g}' for reward in rewards)}: "
+            f"reward.custom must give finite numbers of at most {LARGEST_REWARD:g}"
+        )
+    return rewards
 
 
 def place_groups(signals: Sequence[bool], taken: int, wanted: int) -> list[int | None]:

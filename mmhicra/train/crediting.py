@@ -12,7 +12,6 @@ from mmhicra.hicra.credit import NEEDS_ENTROPY, CreditOptions, assign_credit
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import Marked, PlanningMatcher
 from mmhicra.records import Group
-from mmhicra.refusals import Refusal
 
 
 class Crediting:
@@ -67,11 +66,7 @@ class Crediting:
         return marked
 
     def assign(self, group: Group, step: int, *, kept: bool) -> None:
-        """Set the per-token advantages of a group of this step; if it is not kept, for the record only.
-
-        Raises:
-            Refusal: its rewards are so far apart that an advantage is not finite.
-        """
+        """Set the per-token advantages of a group of this step; if it is not kept, for the record only."""
         credit = self.config.credit
         options = CreditOptions(
             alpha=self.controller.at(step),
@@ -80,13 +75,6 @@ class Crediting:
             entropy_divisor=credit.entropy_divisor,
         )
         assign_credit(group, credit.method if kept else "grpo", options, credit.scale)
-        advantages = [each.advantages for each in group.completions if each.advantages is not None]
-        if not all(bool(values.isfinite().all()) for values in advantages):
-            rewards = group.rewards()
-            raise Refusal(
-                f"problem {group.prompt.problem.id}: rewards from {min(rewards):g} to {max(rewards):g} give advantages "
-                "that no float32 holds: scale the reward down (reward.custom)"
-            )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able."""

@@ -16,7 +16,7 @@ from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.records import Completion, Group
 from mmhicra.train.balance import Work, balance
-from mmhicra.train.collecting import Collector, place_groups
+from mmhicra.train.collecting import Collector, finite_rewards, place_groups
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
 from mmhicra.train.losses import Totals, anchored_entropy_slope, k3, peak_entropy
@@ -110,8 +110,8 @@ class Trainer:
         for number in range(self.config.train.dynamic_sampling.max_rounds):
             with self.ranks.refusing_together():
                 groups = self.collector.roll_out(self.step_number, refill=number > 0)
-            signals = self.ranks.gather_shares([has_signal(group.rewards()) for group in groups])
-            places = place_groups(signals, taken, wanted)
+                signals = [has_signal(finite_rewards(group)) for group in groups]
+            places = place_groups(self.ranks.gather_shares(signals), taken, wanted)
             for group, group.place in zip(groups, self.ranks.share(places), strict=True):
                 (dropped if group.place is None else kept).append(group)
             taken += len(places) - places.count(None)
@@ -162,7 +162,7 @@ class Trainer:
 
     def assign_credit(self, rollouts: Rollouts) -> None:
         """Turn rewards and token classes into per-token advantages, and look at both."""
-        with self.time("credit"), self.ranks.refusing_together():
+        with self.time("credit"):
             for number, group in enumerate(rollouts.all):
                 self.crediting.assign(group, self.step_number, kept=number < len(rollouts.kept))
         with self.time("telemetry"):
@@ -240,6 +240,7 @@ class Trainer:
 
     def skip(self, spoiled: Spoiled) -> None:
         """Leave weights, optimiser state and learning-rate schedule as they are, and say why."""
+        self.guard.take()  # log-probs that are not finite say nothing of the engine
         self.updates.skip(spoiled)
         self.say(f"warning: step {self.step_number}: an optimizer update is skipped, because {spoiled}")
 

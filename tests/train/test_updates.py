@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 from short_runs import short_config
 from torch import nn
 
-from mmhicra.records import Completion
-from mmhicra.train.collecting import place_groups
+from mmhicra.records import Completion, Group, RewardRecord
+from mmhicra.refusals import Refusal
+from mmhicra.train.collecting import finite_rewards, place_groups
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, look_at
 from mmhicra.train.metrics import Tally, nonfinite_numbers
 from mmhicra.train.updates import IDLE_STEPS, FiniteCheck, NotFinite, Sign, UpdateCount, refuse_nonfinite_state
@@ -154,6 +156,18 @@ def test_a_maximum_keeps_what_is_no_number():
     for merged in (one.merge([other]), other.merge([one])):
         assert nonfinite_numbers(merged.result()) == ["x"]
     assert nonfinite_numbers({"step": 1, "a": INF, "b": NAN, "c": 0.5, "d": "nan", "e": None}) == ["a", "b"]
+
+
+@pytest.mark.parametrize("reward", [NAN, INF, -INF, 1e30, -1e39])
+def test_rewards_that_are_not_finite_are_refused(reward):
+    records = [RewardRecord(None, "none", "1", "wrong", "", {}, total) for total in (1.0, reward)]
+    completions = [Completion([1], [0.0], "stop", "", reward=record) for record in records]
+    group = Group(SimpleNamespace(problem=SimpleNamespace(id="p")), completions)
+    assert finite_rewards(Group(group.prompt, completions[:1])) == [1.0]
+    with pytest.raises(
+        Refusal, match=f"problem p: its rewards are 1, {re.escape(f'{reward:g}')}: reward.custom must give"
+    ):
+        finite_rewards(group)
 
 
 def test_the_first_groups_with_signal_are_kept():
