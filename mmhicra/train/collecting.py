@@ -6,7 +6,6 @@ the policy, which `train.loss.correction` makes up for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
