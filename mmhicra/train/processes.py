@@ -80,7 +80,7 @@ def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
     ]
     if config.model.shard and count == 1:
         lines.append("model.shard has no effect: there is one process, and nothing to split the model over")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
     if device.type == "cuda" and here < torch.cuda.device_count():
         lines.append(
             f"warning: {torch.cuda.device_count()} GPUs are here, {here} used: `torchrun --nproc-per-node "
