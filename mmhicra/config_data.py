@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mmhicra.config_base import Positive, Section, Share
 
@@ -12,15 +12,41 @@ GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
 
 
+ChoiceAnswer = Literal["auto", "letter", "text", "index", "index_from_1"]
+NOT_READ = "none"
+"""What a role is set to that has no column although the source may have one."""
+
+
 class ColumnsConfig(Section):
-    """Which column of the source holds what; overrides the preset's names one by one."""
+    """Which column of the source holds what; overrides the preset's names one by one.
+
+    None takes the preset's column. `none` reads no column: rows are then numbered (`id`), trained on without images
+    (`images`), asked without choices (`choices`), or have no gold answer (`answer`, for custom rewards alone).
+    """
 
     question: str | None = None
     answer: str | None = None
-    images: str | None = None
-    choices: str | None = None
+    images: str | list[str] | None = None
+    """A list takes the images of several columns, in this order. `none` confirms a run without any image."""
+    choices: str | list[str] | None = None
+    """A list names a column for each choice, in the order A, B, C."""
     id: str | None = None
     task: str | None = None
+    kind: str | None = None
+    """How golds are compared: `text`, `number`, `math` or `choice` for the whole source, or a column that says it."""
+    unused: list[str] = Field(default=[])
+    """Columns that are left out on purpose, although they seem to hold images, choices or videos."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ColumnsConfig:
+        for role in ("question", "kind"):
+            if getattr(self, role) == NOT_READ:
+                raise ValueError(f"columns.{role} cannot be {NOT_READ}: name a column, or leave it out")
+        for role in ("images", "choices"):
+            named = getattr(self, role)
+            if isinstance(named, list) and (not named or NOT_READ in named):
+                raise ValueError(f"columns.{role}: a list names columns; for none of them write {NOT_READ}")
+        return self
 
 
 class DataConfig(Section):
@@ -33,6 +59,9 @@ class DataConfig(Section):
         "auto"
     )
     columns: ColumnsConfig = ColumnsConfig()
+    choice_answer: ChoiceAnswer = "auto"
+    """How an answer names its choice: `letter`, `text`, `index` (from 0) or `index_from_1`. `auto` takes letters and
+    texts, and a number that is no choice's text as an index from 0; a number that may be both is refused."""
     split: str = "train"
     eval_source: str | None = None
     """Held-out problems; None takes the source's own `eval_split` or, without one, `held_out_share` of it."""

@@ -5,12 +5,13 @@ Shapes in docstrings: P prompt length (image placeholders expanded), R response 
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from mmhicra.deep_grey import is_deep, is_inverted, to_eight_bits
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,9 @@ IMAGE_PLACEHOLDER = "<image>"
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag that says how to turn an image to look at it, and its values that swap width and height."""
 
+LARGEST_IMAGE = 89_478_485
+"""Pixels of an image that is decoded, 268 MB in RGB: where Pillow begins to warn of decompression bombs."""
+
 FinishReason = Literal["stop", "length"]
 Verdict = Literal["right", "wrong", "no-answer", "gold-unusable"]
 AnswerKind = Literal["math", "choice", "number", "text"]
@@ -31,34 +35,30 @@ AnswerKind = Literal["math", "choice", "number", "text"]
 
 @dataclass(frozen=True)
 class ProblemImage:
-    """An image held as it came (path, encoded bytes, base64 text or PIL image) and decoded only when opened.
+    """An image held as it came (path, encoded bytes or PIL image) and decoded only when opened.
 
     Attributes:
-        payload: a path, encoded bytes (PNG, JPEG, ...) or a PIL image; `from_base64` makes the second from text.
+        payload: a path, encoded bytes (PNG, JPEG, ...) or a PIL image.
         reference: what logs and rollout files say instead of the pixels, e.g. `images/train/0.png`.
     """
 
     payload: Path | bytes | Image.Image
     reference: str
 
-    @classmethod
-    def from_base64(cls, text: str, reference: str) -> ProblemImage:
-        """Decode base64 text, with or without a `data:image/...;base64,` prefix.
-
-        Raises:
-            ValueError: the text is not base64.
-        """
-        return cls(base64.b64decode(text.rsplit(",", 1)[-1], validate=True), reference)
-
     def open(self) -> Image.Image:
         """Decode to RGB, transparent pixels on white, turned as its metadata says, which do not come along.
 
+        Grey of more than 8 bits is scaled (`deep_grey`). Of several pages or frames the first is taken.
+
         Raises:
-            OSError: the file is missing, or its bytes are not a whole image.
+            OSError: the file is missing, its bytes are not a whole image, or it has more than `LARGEST_IMAGE` pixels.
         """
         from PIL import Image, ImageOps
 
-        image = ImageOps.exif_transpose(self._load(Image))
+        loaded = self._load(Image)
+        image = ImageOps.exif_transpose(loaded)
+        if is_deep(image.mode):
+            image = to_eight_bits(image, is_inverted(loaded))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -80,14 +80,35 @@ class ProblemImage:
         with Image.open(io.BytesIO(self.payload) if isinstance(self.payload, bytes) else self.payload) as image:
             return _turned(image)
 
+    def header(self) -> tuple[str, bool]:
+        """The Pillow mode as it is stored, e.g. `I;16`, and whether there are several pages or frames.
+
+        Raises:
+            OSError: the file is missing, or is no image.
+        """
+        from PIL import Image
+
+        if isinstance(self.payload, Image.Image):
+            return self.payload.mode, bool(getattr(self.payload, "is_animated", False))
+        with Image.open(io.BytesIO(self.payload) if isinstance(self.payload, bytes) else self.payload) as image:
+            return image.mode, bool(getattr(image, "is_animated", False))
+
     def _load(self, pil: Any) -> Image.Image:
         if isinstance(self.payload, bytes):
-            return pil.open(io.BytesIO(self.payload))
+            return _decoded(pil.open(io.BytesIO(self.payload)))
         if isinstance(self.payload, Path):
             with pil.open(self.payload) as image:
-                image.load()
-                return image
+                return _decoded(image)
         return self.payload
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """Decode the first page, unless the header says that it is too large."""
+    width, height = image.size
+    if width * height > LARGEST_IMAGE:
+        raise OSError(f"{width}x{height} pixels are more than {LARGEST_IMAGE}: make it smaller")
+    image.load()
+    return image
 
 
 def _turned(image: Image.Image) -> tuple[int, int]:

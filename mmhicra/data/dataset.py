@@ -13,8 +13,10 @@ Of these, `eval.problems` are used, chosen by the SHA-256 of their ids.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +24,14 @@ from typing import Any, Literal
 import numpy as np
 
 from mmhicra.config import GENERATED_SOURCES, DataConfig
+from mmhicra.config_data import NOT_READ
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.presets import choose_reader
-from mmhicra.data.refused import RefusedRow, start_of, write_refused
-from mmhicra.data.sources import Table, find_source
+from mmhicra.data.refused import RefusedRow, refuse_if_too_many, start_of, write_refused
+from mmhicra.data.rows import Table
+from mmhicra.data.sources import find_source
+from mmhicra.data.text import shorten
 from mmhicra.records import Problem
 from mmhicra.refusals import DataRefusal
 
@@ -44,6 +49,8 @@ class Loaded:
 
     Attributes:
         preset: the layout the training rows were read by, e.g. what `auto` found.
+        notes: what a person should know about how the rows were read, a line each.
+        columns: of the training rows.
         shares: what is judged by `data.max_refused_share`: name of a source, its refused rows, and how many are used.
     """
 
@@ -52,6 +59,8 @@ class Loaded:
     refused: list[RefusedRow]
     preset: str
     shares: Sequence[tuple[str, list[RefusedRow], int]] = ()
+    notes: Sequence[str] = ()
+    columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Pool:
     problems: list[Problem] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
     table: Table | None = None
+    notes: Sequence[str] = ()
 
 
 def load_problems(
@@ -96,9 +106,10 @@ def load_problems(
     def told(before: int) -> Callable[[int], None]:
         return lambda number: progress(before + number, total) if progress else None
 
-    train, bad = check_problems(training.problems, checks, progress=told(0))
+    seen: Counter[str] = Counter()
+    train, bad = check_problems(training.problems, checks, progress=told(0), seen=seen)
     drawn = sorted(testing.problems, key=_hash_of)
-    tests, bad_tests = check_problems(drawn, checks, enough=held_out, progress=told(len(training.problems)))
+    tests, bad_tests = check_problems(drawn, checks, enough=held_out, progress=told(len(training.problems)), seen=seen)
     refused = sorted([*training.refused, *bad], key=_place)
     refused_tests = sorted([*testing.refused, *bad_tests], key=_place)
     if refused_path is not None:
@@ -111,7 +122,34 @@ def load_problems(
         refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
     if not train:
         raise DataRefusal(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
-    return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares)
+    notes = [*dict.fromkeys([*training.notes, *testing.notes]), *_image_notes(seen)]
+    columns = training.table.columns if training.table else ()
+    return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares, notes, columns)
+
+
+def refuse_without_images(loaded: Loaded, data: DataConfig) -> None:
+    """Stop if no training problem has an image, unless `data.columns.images: none` confirms that.
+
+    Raises:
+        DataRefusal: names the setting and the columns there are.
+    """
+    if data.columns.images == NOT_READ or any(problem.images for problem in loaded.train):
+        return
+    columns = f"; its columns are: {shorten(', '.join(loaded.columns), 1000)}" if loaded.columns else ""
+    raise DataRefusal(
+        f"{data.source}: no row has an image: set data.columns.images to the column that holds them, or to {NOT_READ} "
+        f"to train on text alone{columns}"
+    )
+
+
+def _image_notes(seen: Counter[str]) -> list[str]:
+    """What is not shown as it came."""
+    notes = []
+    if seen["pages"]:
+        notes.append(f"{seen['pages']} images have several pages or frames: the first of each is used")
+    if seen["deep"]:
+        notes.append(f"{seen['deep']} grey images of more than 8 bits are scaled to 8")
+    return notes
 
 
 def check_problems(
@@ -120,6 +158,7 @@ def check_problems(
     *,
     enough: int | None = None,
     progress: Callable[[int], None] | None = None,
+    seen: Counter[str] | None = None,
 ) -> tuple[list[Problem], list[RefusedRow]]:
     """Decode every image once and apply the checks; each problem is either used or refused with a reason.
 
@@ -128,6 +167,7 @@ def check_problems(
         checks: applied in order, the first objection counts.
         enough: stop after so many good ones; the rest is neither used nor refused.
         progress: told how many are checked, after each.
+        seen: see `refuse_broken_images`.
 
     Returns:
         The good problems, and the refused rows, each in the order given.
@@ -137,7 +177,7 @@ def check_problems(
     for number, problem in enumerate(problems, start=1):
         if enough is not None and len(good) >= enough:
             break
-        reason = _objection(problem, (refuse_broken_images, *checks))
+        reason = _objection(problem, (partial(refuse_broken_images, seen=seen), *checks))
         if reason is None:
             good.append(problem)
         else:
@@ -160,25 +200,6 @@ def _objection(problem: Problem, checks: Sequence[Check]) -> str | None:
         if reason is not None:
             return " ".join(reason.split())
     return None
-
-
-def refuse_if_too_many(name: str, refused: Sequence[RefusedRow], used: int, allowed: float, listed: str = "") -> None:
-    """Stop if no row of a source can be used, or a larger share than allowed cannot.
-
-    Raises:
-        DataRefusal: one line with the counts, the first refused row and its reason, and the way to mend it.
-    """
-    rows = len(refused) + used
-    if not refused or (used and len(refused) / rows <= allowed):
-        return
-    first = f"first {refused[0].where}: {refused[0].reason}{listed}"
-    if not used:
-        settings = "data.preset, data.columns and data.image_folder"
-        raise DataRefusal(f"{name}: none of its {rows} rows can be used, {first}; mend them, or look into {settings}")
-    raise DataRefusal(
-        f"{name}: {len(refused)} of {rows} rows ({len(refused) / rows:.1%}) cannot be used, {first}; "
-        f"mend them, or raise data.max_refused_share (now {allowed:g}) to train without them"
-    )
 
 
 def split_off(pool: Pool, share: float) -> tuple[Pool, Pool]:
@@ -259,19 +280,26 @@ def _generated_pool(source: str, split: Literal["train", "held_out"], count: int
 
 def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) -> Pool:
     """Make every row of a table a problem or a refused row."""
-    reader = choose_reader(data.preset, data.columns, table, data.image_folder, label)
+    reader = choose_reader(data.preset, data.columns, table, data.image_folder, label, data.choice_answer)
+    unread = reader.watch()
     problems: dict[str, Problem] = {}
     refused: list[RefusedRow] = []
     for row in islice(table.rows(), limit):
         try:
+            unread.look(row.cells, row.where)
             problem = reader.read(row)
             if problem.id in problems:
-                raise DataRefusal(f"id twice: {problem.id}, first at {problems[problem.id].source}")
+                raise DataRefusal(
+                    f"id twice: {problem.id}, first at {problems[problem.id].source}; data.columns.id: {NOT_READ} "
+                    "numbers the rows"
+                )
             problems[problem.id] = problem
-        except DataRefusal as reason:
+        except (DataRefusal, RecursionError) as error:
+            reason = "row unreadable: nested too deeply" if isinstance(error, RecursionError) else str(error)
             question = start_of(reader.question_of(row))
-            refused.append(RefusedRow(row.source, row.number, reader.id_of(row), str(reason), question))
-    return Pool(table.name, reader.preset, list(problems.values()), refused, table)
+            refused.append(RefusedRow(row.source, row.number, reader.id_of(row), reason, question))
+    unread.refuse(table.name)
+    return Pool(table.name, reader.preset, list(problems.values()), refused, table, reader.notes)
 
 
 def _row_of(problem: Problem, number: int) -> tuple[str, int]:

@@ -1,38 +1,69 @@
 r"""The gold answer of a problem and its kind.
 
-An answer loses what a solution wraps around it: `<answer>`, `\boxed{}`, `$`, `\text{}`. Its kind is the first
-that applies: `choice` if there are choices (the answer becomes the letter) or it is one capital letter from A
-to J; `number` if it is a plain decimal number; `text` if it is at most five words; `math` otherwise.
+An answer loses what a solution wraps around it: `<answer>`, `\boxed{}`, `$`, `\text{}`. Its kind is what
+`data.columns.kind` says, else the first that applies: `choice` if there are choices (the answer becomes the letter) or
+it is one capital letter from A to J; `number` if it is a plain decimal number; `text` if it is a few words; `math`
+otherwise.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+from mmhicra.config_data import ChoiceAnswer
+from mmhicra.data.text import shorten
 from mmhicra.records import AnswerKind
 from mmhicra.refusals import DataRefusal
 
+KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+
 _LETTER = re.compile(r"\(?([A-Z])\)?[.:]?")
+_ANY_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _LONE_LETTER = re.compile(r"\(?([A-J])\)?[.:]?")
 _NUMBER = re.compile(r"(?=.*\d)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
-_WORDS = re.compile(r"[^\W\d_]+(?:[ '’,.-]+[^\W\d_]+)*\.?")
+_INTEGER = re.compile(r"[+-]?\d{1,9}")
+_NUMBERS_IN_TEXT = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '’,.，、;；-]+[^\W\d_]+)*[.。]?")
 MOST_WORDS = 5
-"""A longer text would have to be repeated word by word."""
+MOST_UNSPACED = 20
+"""A longer text would have to be repeated word by word; the second counts characters of languages without blanks."""
+MOST_WRAPS = 20
+"""Layers around an answer that are taken off."""
 _FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt"})
+_SHORT_WORDS = frozenset(
+    ("am", "an", "as", "at", "be", "by", "do", "go", "he", "hi", "if", "in", "is", "it", "me", "my", "no", "of", "ok")
+) | frozenset(("on", "or", "pm", "so", "to", "up", "us", "we"))
+"""Words of two letters; any other two letters, e.g. AB, are a product or a segment."""
+_OTHER_SCRIPT = re.compile(
+    r"[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0400-\u06ff\u0900-\u0eff\u1e00-\u1eff\u3040-\u9fff\uac00-\ud7af]"
+)
+"""Letters that mathematics does not use: accented Latin, Cyrillic, Hebrew, Arabic, Indian, Thai, East Asian."""
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u9fff]")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 """Half of a LaTeX command: JSON reads `\\f` of an unescaped `\\frac` as a form feed."""
 
 
-def read_answer(cell: Any, choices: Sequence[str], *, prefer_text: bool = False) -> tuple[str, AnswerKind]:
+def read_answer(
+    cell: Any,
+    choices: Sequence[str],
+    *,
+    prefer_text: bool = False,
+    kind: AnswerKind | None = None,
+    by: ChoiceAnswer = "auto",
+) -> tuple[str, AnswerKind]:
     """The gold answer and its kind, by the rules at the top of this file.
 
     Args:
-        cell: text, a number, or a list of one of them.
+        cell: text, a number, or a list of one of them; with `kind` text also a list or an object, kept as JSON.
         choices: what a multiple-choice answer must name.
         prefer_text: look for the answer among the texts of the choices before reading it as a letter.
+        kind: as the configuration says; None tells it from the answer.
+        by: how the answer names its choice, see `data.choice_answer`.
 
     Raises:
         DataRefusal: the answer is empty, ambiguous, or names no choice.
@@ -40,21 +71,52 @@ def read_answer(cell: Any, choices: Sequence[str], *, prefer_text: bool = False)
     if isinstance(cell, list | tuple) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, list | tuple | Mapping):
-        raise DataRefusal(f"answer unusable: a {type(cell).__name__} of {len(cell)}, not one answer")
+        if kind != "text":
+            raise DataRefusal(
+                f"answer unusable: a {type(cell).__name__} of {len(cell)}, not one answer; data.columns.kind: text "
+                "keeps it as JSON"
+            )
+        cell = _as_json(cell)
+    if isinstance(cell, bytes | bytearray | memoryview):
+        raise DataRefusal("answer unusable: bytes, not text; write it as text")
+    if isinstance(cell, float) and not math.isfinite(cell):
+        raise DataRefusal(f"answer unusable: {cell} is no finite number")
     answer = unwrap_answer("" if cell is None else str(cell))
     if not answer:
         raise DataRefusal("answer empty")
-    if choices:
-        return choose_letter(answer, choices, prefer_text=prefer_text), "choice"
+    if choices and kind in (None, "choice"):
+        return _choose(cell, answer, choices, prefer_text, by), "choice"
+    if kind == "choice":
+        if letter := _LETTER.fullmatch(answer):
+            return letter[1], "choice"
+        raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} is no letter, and the row has no choices")
+    return (answer, kind) if kind else _by_form(answer)
+
+
+def _as_json(cell: Any) -> str:
+    try:
+        return json.dumps(cell, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataRefusal(f"answer unusable: it cannot be written as JSON ({error})") from None
+
+
+def _by_form(answer: str) -> tuple[str, AnswerKind]:
+    """The answer and the kind that it looks like."""
     if letter := _LONE_LETTER.fullmatch(answer):
         return letter[1], "choice"
     if _NUMBER.fullmatch(answer):
         return answer, "number"
+    return answer, "text" if _is_text(answer) else "math"
+
+
+def _is_text(answer: str) -> bool:
+    """Whether an answer is a few words, of any language, rather than the name of something mathematical."""
     words = re.findall(r"[^\W\d_]+", answer)
-    few = len(words) <= MOST_WORDS and any(len(word) > 2 for word in words)
-    if few and _WORDS.fullmatch(answer) and not _FUNCTIONS & set(words):
-        return answer, "text"
-    return answer, "math"
+    if not _WORDS.fullmatch(answer) or len(words) > MOST_WORDS or _FUNCTIONS & set(words):
+        return False
+    if _UNSPACED.search(answer) and len(answer) > MOST_UNSPACED:
+        return False
+    return any(len(word) > 2 or word.lower() in _SHORT_WORDS for word in words) or bool(_OTHER_SCRIPT.search(answer))
 
 
 def unwrap_answer(text: str) -> str:
@@ -64,9 +126,8 @@ def unwrap_answer(text: str) -> str:
         DataRefusal: a brace is not closed, there are different boxes, or JSON has eaten a backslash.
     """
     text = text.replace("\r\n", "\n")
-    tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
-    answer, before = tagged[-1] if tagged else text, None
-    while answer != before:
+    answer = _last_tagged(text)
+    for _ in range(MOST_WRAPS):
         # In front only blanks go: a form feed or a tab there is what JSON made of \frac or \text.
         before = answer = answer.rstrip().lstrip(" \n")
         answer = _unbox(answer)
@@ -76,35 +137,99 @@ def unwrap_answer(text: str) -> str:
                 answer = inner
         if answer.startswith(r"\text{") and braced(answer, len(r"\text")) == answer[len(r"\text{") : -1]:
             answer = answer[len(r"\text{") : -1]
+        if answer == before:
+            break
     if _CONTROL.search(answer):
         raise DataRefusal("answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes")
     return answer
 
 
+def _last_tagged(text: str) -> str:
+    """What stands in the last `<answer>...</answer>`, else the text."""
+    found, place = text, 0
+    while (start := text.find("<answer>", place)) >= 0 and (end := text.find("</answer>", start)) >= 0:
+        found, place = text[start + len("<answer>") : end], end
+    return found
+
+
 def _unbox(text: str) -> str:
     r"""What stands in the one `\boxed{}` of a text, else the text."""
-    boxes = {braced(text, match.end()) for match in re.finditer(r"\\boxed\s*(?=\{)", text)}
-    if not boxes:
-        return text
-    if None in boxes:
-        raise DataRefusal(r"answer unusable: \boxed{ is never closed")
-    if len(boxes) > 1:
-        raise DataRefusal(rf"answer unusable: {len(boxes)} different \boxed{{}}; keep one")
-    return boxes.pop() or ""
+    box = None
+    for match in re.finditer(r"\\boxed\s*(?=\{)", text):
+        found = braced(text, match.end())
+        if found is None:
+            raise DataRefusal(r"answer unusable: \boxed{ is never closed")
+        if box is not None and found != box:
+            raise DataRefusal(r"answer unusable: 2 different \boxed{}; keep one")
+        box = found
+    return text if box is None else box
 
 
 def braced(text: str, start: int) -> str | None:
     """What stands in the balanced braces that open at `start`; None if they never close."""
     depth = 0
-    for place in range(start, len(text)):
-        if text[place] in "{}" and text[place - 1 : place] != "\\":
-            depth += 1 if text[place] == "{" else -1
-            if depth == 0:
-                return text[start + 1 : place]
+    for brace in re.compile(r"(?<!\\)[{}]").finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[start + 1 : brace.start()]
     return None
 
 
-def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = False) -> str:
+def _choose(cell: Any, answer: str, choices: Sequence[str], prefer_text: bool, by: ChoiceAnswer) -> str:
+    """The letter of the choice that an answer names, by the rule that the configuration sets."""
+    if by in ("index", "index_from_1"):
+        if not _INTEGER.fullmatch(_integral(cell, answer)):
+            raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} is no index; data.choice_answer is {by}")
+        return _by_index(int(_integral(cell, answer)) - (by == "index_from_1"), choices, by)
+    if by == "auto" and not prefer_text and not isinstance(cell, bool | str):
+        whole = _integral(cell, answer)
+        if _INTEGER.fullmatch(whole):
+            return _by_whole_number(int(whole), choices)
+    return choose_letter(answer, choices, prefer_text=prefer_text, by=by)
+
+
+def _integral(cell: Any, answer: str) -> str:
+    """A whole number that pandas has made a float, without its `.0`; else the answer."""
+    return str(int(cell)) if isinstance(cell, float) and cell == int(cell) else answer
+
+
+def _by_index(index: int, choices: Sequence[str], by: ChoiceAnswer) -> str:
+    if 0 <= index < len(choices):
+        return string.ascii_uppercase[index]
+    first = int(by == "index_from_1")
+    raise DataRefusal(f"answer unusable: index {index + first} of {len(choices)} choices counted from {first}")
+
+
+def _by_whole_number(number: int, choices: Sequence[str]) -> str:
+    """The choice that a bare number names: its index from 0, unless a choice is, or holds, that number.
+
+    Raises:
+        DataRefusal: both are possible and name different choices, or neither is.
+    """
+    named = [letter for letter, choice in zip(string.ascii_uppercase, choices, strict=False) if _says(choice, number)]
+    by_index = string.ascii_uppercase[number] if 0 <= number < len(choices) else None
+    if named and by_index and named != [by_index]:
+        raise DataRefusal(
+            f"answer unusable: {number} may be an index ({by_index}) or a choice's text ({' and '.join(named)}); set "
+            "data.choice_answer to index, index_from_1 or text"
+        )
+    if len(named) > 1:
+        raise DataRefusal(f"answer unusable: choices {' and '.join(named)} both read {number}")
+    if found := named or ([by_index] if by_index else []):
+        return found[0]
+    raise DataRefusal(
+        f"answer unusable: {number} is neither the text nor the index, from 0, of one of the {len(choices)} choices; "
+        "data.choice_answer: index_from_1 counts from 1"
+    )
+
+
+def _says(choice: str, number: int) -> bool:
+    """Whether a choice is this number, in mathematics or with a unit too."""
+    found = [float(text) for text in _NUMBERS_IN_TEXT.findall(choice)]
+    return found == [float(number)]
+
+
+def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = False, by: ChoiceAnswer = "auto") -> str:
     """The letter of the choice that a gold answer names, by its letter or by its text.
 
     Raises:
@@ -120,11 +245,21 @@ def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = Fa
         for letter, text in forms.items()
         if said in (text, _plain(f"({letter}) {text}"), _plain(f"{letter}. {text}"))
     ]
+    if by == "letter":
+        by_text = []
+    elif by == "text":
+        by_letter = []
     found = (by_text or by_letter) if prefer_text else (by_letter or by_text)
+    small = _ANY_LETTER.fullmatch(answer)
+    if not found and by != "text" and small and small[1].upper() in letters:
+        found = [small[1].upper()]
     if len(found) > 1:
-        raise DataRefusal(f"answer unusable: choices {' and '.join(found)} both read {answer!r}")
+        raise DataRefusal(f"answer unusable: choices {' and '.join(found)} both read {shorten(answer, 80)!r}")
     if not found:
-        raise DataRefusal(f"answer unusable: {answer[:40]!r} names none of the {len(choices)} choices")
+        hint = ""
+        if _INTEGER.fullmatch(answer):
+            hint = "; if it counts them, set data.choice_answer to index or index_from_1"
+        raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} names none of the {len(choices)} choices{hint}")
     return found[0]
 
 

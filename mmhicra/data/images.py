@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 import struct
+import warnings
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mmhicra.data.encoded import decode_bytes_cell, decode_text, read_list
+from mmhicra.data.text import fault_in, shorten
+from mmhicra.deep_grey import is_deep
 from mmhicra.records import Problem, ProblemImage
 from mmhicra.refusals import DataRefusal
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")
-"""The smallest image files have about 30 bytes, which are 40 base64 characters."""
-_LONGEST_PATH = 1000
+MOVING = re.compile(r".*\.(mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac)(\?.*)?", re.I | re.DOTALL)
+"""The endings of video and audio files."""
+_PATH_KEYS = ("path", "url", "image", "image_url", "file_name", "filename", "image_path")
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000
+"""Bytes of one part of a path, as file systems have it, and of a whole one."""
+
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises for a damaged image, depending on the format and the place of the damage."""
+_ODD_DAMAGE = (AttributeError, KeyError, IndexError, TypeError, OverflowError, AssertionError, RecursionError)
+"""What its plugins raise besides, for headers that contradict themselves."""
 
 
 def read_images(cell: Any, folder: Path | None, where: str) -> tuple[ProblemImage, ...]:
@@ -25,15 +36,18 @@ def read_images(cell: Any, folder: Path | None, where: str) -> tuple[ProblemImag
 
     Args:
         cell: None, an image or a list of images, each a PIL image, encoded bytes, a `{"bytes", "path"}`
-            mapping as `datasets` keeps it, a path, or base64 text with or without a `data:` prefix.
+            mapping as `datasets` keeps it, a path, or base64 text with or without a `data:` prefix. A list may be
+            written as text.
         folder: what relative paths are relative to; None if there is nothing.
         where: `file:row`, for images without a name of their own.
 
     Raises:
         DataRefusal: an image is of no known form, or is only a link.
     """
+    if isinstance(cell, str) and cell.lstrip()[:1] == "[" and (listed := read_list(cell)) is not None:
+        cell = listed
     cells = list(cell) if isinstance(cell, list | tuple) else [cell]
-    present = [one for one in cells if one is not None and one != ""]
+    present = [one for one in cells if one is not None and one != "" and one != {}]
     return tuple(read_image(one, folder, f"{where}#image{n}") for n, one in enumerate(present, start=1))
 
 
@@ -44,10 +58,15 @@ def read_image(cell: Any, folder: Path | None, reference: str) -> ProblemImage:
     if isinstance(cell, Image.Image):
         return ProblemImage(cell, reference)
     if isinstance(cell, Mapping):
+        name = cell.get("path")
         if cell.get("bytes") is not None:
-            name = cell.get("path")
-            return ProblemImage(bytes(cell["bytes"]), f"{reference} ({Path(name).name})" if name else reference)
-        cell = cell.get("path") or cell.get("url")
+            try:
+                data = decode_bytes_cell(cell["bytes"])
+            except ValueError as error:
+                raise DataRefusal(f"image unreadable: the bytes of {reference} are {error}") from None
+            named = isinstance(name, str) and name and fault_in(name) is None
+            return ProblemImage(data, f"{reference} ({Path(str(name)).name[:100]})" if named else reference)
+        cell = next((cell[key] for key in _PATH_KEYS if cell.get(key)), None)
     if isinstance(cell, Path):
         cell = str(cell)
     if isinstance(cell, str):
@@ -59,15 +78,22 @@ def _read_text(text: str, folder: Path | None, reference: str) -> ProblemImage:
     """Tell path, link and base64 apart: base64 has no dot, and `/9j/...` is a JPEG, not an absolute path."""
     if text.startswith(("http://", "https://")):
         raise DataRefusal(f"image is a link: {reference}; download it and give its path")
-    packed = "".join(text.split())
-    if packed.startswith("data:") or _BASE64.fullmatch(packed):
-        try:
-            return ProblemImage.from_base64(packed, reference)
-        except (ValueError, binascii.Error):
-            raise DataRefusal(f"image unreadable: {reference} is not whole base64") from None
-    if not text or len(text) > _LONGEST_PATH:
+    try:
+        data = decode_text(text)
+    except ValueError:
+        raise DataRefusal(f"image unreadable: {reference} is not whole base64") from None
+    if data is not None:
+        return ProblemImage(data, reference)
+    encoded = text.encode("utf-8", "backslashreplace")
+    if not text or len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME:
         raise DataRefusal(f"image unreadable: {reference} is neither a path nor base64 ({len(text)} characters)")
-    path = Path(text.removeprefix("file://")).expanduser()
+    if fault := fault_in(text):
+        raise DataRefusal(f"image unreadable: the path {shorten(text, 80)} of {reference}: {fault}")
+    if MOVING.fullmatch(text):
+        raise DataRefusal(f"row has a video: {shorten(text, 80)} ({reference}): mmhicra trains on images only")
+    path = Path(text.removeprefix("file://"))
+    if text.startswith("~/"):
+        path = path.expanduser()
     if not path.is_absolute():
         if folder is None:
             raise DataRefusal(f"image path has no folder: {text}; set data.image_folder to the downloaded images")
@@ -75,24 +101,36 @@ def _read_text(text: str, folder: Path | None, reference: str) -> ProblemImage:
     return ProblemImage(path, text)
 
 
-def refuse_broken_images(problem: Problem) -> str | None:
-    """Decode every image once; the reason if one is missing or broken, else None."""
+def refuse_broken_images(problem: Problem, seen: Counter[str] | None = None) -> str | None:
+    """Decode every image once; the reason if one is missing or broken, else None.
+
+    Args:
+        problem: whose images.
+        seen: counts the images that are not shown as they came: `pages`, of which the first is taken, and `deep`.
+    """
     for image in problem.images:
-        if isinstance(image.payload, Path) and not image.payload.is_file():
-            return f"image missing: {image.reference} (looked for {image.payload})"
         try:
-            image.open()
+            if isinstance(image.payload, Path) and not image.payload.is_file():
+                return f"image missing: {image.reference} (looked for {image.payload})"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of its size, which has a limit, and of its metadata
+                image.open()
+                mode, several = _header(image)
         except Image.UnidentifiedImageError:
             return f"image broken: {image.reference} (no image format we know)"
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            EOFError,
-            struct.error,
-            zlib.error,
-            Image.DecompressionBombError,
-        ) as error:
-            # Pillow reports damage by any of these, depending on the format and the place of the damage.
+        except DAMAGE as error:
             return f"image broken: {image.reference} ({getattr(error, 'strerror', None) or error})"
+        except _ODD_DAMAGE as error:
+            return f"image broken: {image.reference} ({type(error).__name__}: {error})"
+        if seen is not None:
+            seen["pages"] += several
+            seen["deep"] += is_deep(mode)
     return None
+
+
+def _header(image: ProblemImage) -> tuple[str, bool]:
+    """Mode and whether there are several pages; damage behind the first page, which is all that is used, is passed."""
+    try:
+        return image.header()
+    except DAMAGE:
+        return "", True

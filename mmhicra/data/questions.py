@@ -1,31 +1,50 @@
-"""The question of a problem: its text, its choices, and one `<image>` where each image stands.
+"""The question of a problem: its text, and one `<image>` where each image stands.
 
 `<image1>` and `<image 1>` become `<image>`, the images following their numbers. A question with images and no
 placeholder gets its images in front. Any other difference between placeholders and images is refused.
-
-Choices are written after the question as `(A) 5 (B) 14`, unless it lists them already or they are bare
-letters, which are drawn in the image.
 """
 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmhicra.records import IMAGE_PLACEHOLDER, ProblemImage
 from mmhicra.refusals import DataRefusal
 
-_MARK = re.compile(r"<image ?(\d*)>")
-_LABEL = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.):])\s*(.*)|([A-Z])", re.DOTALL)
-"""A choice that brings its own letter: `(A) 5`, `A. 5`, `A)`, `A`."""
+_MARK = re.compile(r"<\|?image[ _-]?(\d*)\|?>(?:\s*</image>)?", re.IGNORECASE)
+"""`<image>`, `<image1>`, `<image 1>`, `<Image_1>`, `<|image_1|>`, `<image></image>`."""
+_STRANGE_MARK = re.compile(
+    r"""<\|?(?:image|img)[ _-]?(?:here|placeholder|token|pad)\|?> | </?img\b[^>]{0,500}>
+    | !\[[^\]]{0,200}\]\([^)\n]{0,500}\)
+    | (?<![A-Za-z])[\[{]{1,2}(?:image|img)[ _-]?(?:\d*|here|placeholder)[\]}]{1,2}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Placeholders of other tools, which would stay in the question as text."""
+_MOVING_MARK = re.compile(r"<\|?(video|audio|sound|speech)[ _-]?(?:\d*|pad|placeholder)\|?>", re.IGNORECASE)
 _ONE_QUESTION = re.compile(r"(system )*user( assistant)?")
 
 
 def without_placeholders(text: str) -> str:
     """The text that is left of a question without its images."""
     return _MARK.sub("", text).strip()
+
+
+def refuse_strange_marks(text: str) -> None:
+    """Refuse a question with a placeholder that would stay as text: of a video or audio, or of another tool.
+
+    Raises:
+        DataRefusal: names the placeholder.
+    """
+    if moving := _MOVING_MARK.search(text):
+        what = "a video" if moving[1].lower() == "video" else "audio"
+        raise DataRefusal(f"row has {what}: {moving[0]} in the question; mmhicra trains on images only")
+    strange = _STRANGE_MARK.search(text)
+    if strange and not _MARK.search(text):
+        raise DataRefusal(
+            f"placeholders unlike images: {strange[0][:60]} in the question; write <image> where each image stands"
+        )
 
 
 def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
@@ -38,6 +57,7 @@ def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
     """
     if not isinstance(messages, list) or not all(isinstance(turn, Mapping) for turn in messages):
         raise DataRefusal("messages unreadable: not a list of turns with a role and a content")
+    messages = [_turn(turn) for turn in messages]
     roles = [str(turn.get("role")) for turn in messages]
     if not _ONE_QUESTION.fullmatch(" ".join(roles)):
         said = ", ".join(roles[:6]) or "none"
@@ -48,19 +68,38 @@ def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
     return "\n\n".join(part for part in parts if part), carried or images, reply
 
 
+_SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+
+def _turn(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A turn with `role` and `content`; LLaVA and ShareGPT write `from` and `value`."""
+    if turn.get("role") is not None or turn.get("from") is None:
+        return turn
+    said = str(turn["from"])
+    return {"role": _SPEAKERS.get(said, said), "content": turn.get("value")}
+
+
 def _turn_text(turn: Mapping[str, Any], images: list[Any]) -> str:
     """A turn's text, an image item as a placeholder; images that items carry are appended to `images`."""
     content = turn.get("content")
     if isinstance(content, str):
         return content.strip()
+    if content is not None and not isinstance(content, list | tuple):
+        raise DataRefusal(f"messages unreadable: a content that is a {type(content).__name__}, neither text nor a list")
     text = ""
     for item in content or []:
         kind = item.get("type") if isinstance(item, Mapping) else None
         if kind == "text":
-            text += item.get("text") or ""
+            said = item.get("text") or ""
+            if not isinstance(said, str):
+                raise DataRefusal(f"messages unreadable: a text that is a {type(said).__name__}")
+            text += said
         elif kind in ("image", "image_url"):
             text += IMAGE_PLACEHOLDER
             images += _carried(item)
+        elif isinstance(kind, str) and ("video" in kind or "audio" in kind):
+            what = "a video" if "video" in kind else "audio"
+            raise DataRefusal(f"row has {what}: an item of type {kind[:40]}; mmhicra trains on images only")
         else:
             raise DataRefusal(f"messages unreadable: an item of type {kind}, neither text nor image")
     return text.strip()
@@ -71,40 +110,6 @@ def _carried(item: Mapping[str, Any]) -> list[Any]:
     cells = [item.get(key) for key in ("image", "image_url", "url", "path")]
     cells = [cell["url"] if isinstance(cell, Mapping) and "url" in cell else cell for cell in cells]
     return [cell for cell in cells if cell is not None][:1]
-
-
-def read_choices(cell: Any) -> tuple[str, ...]:
-    """The choices without their own letters (`A. 5` -> `5`); one that is nothing but its letter keeps it.
-
-    Raises:
-        DataRefusal: the cell is no list, or an entry is empty.
-    """
-    if cell is None:
-        return ()
-    if isinstance(cell, Mapping):  # {"A": "5", "B": "14"}; Arrow fills up letters a row does not have with None
-        cell = [cell[letter] for letter in sorted(cell) if cell[letter] is not None]
-    if not isinstance(cell, list | tuple):
-        raise DataRefusal(f"choices unreadable: a {type(cell).__name__}, not a list")
-    if len(cell) > len(string.ascii_uppercase):
-        raise DataRefusal(f"choices unreadable: {len(cell)} of them, more than there are letters")
-    choices = ["" if choice is None else str(choice).strip() for choice in cell]
-    if "" in choices:
-        raise DataRefusal(f"choices unreadable: choice {string.ascii_uppercase[choices.index('')]} is empty")
-    labels = [_LABEL.fullmatch(choice) for choice in choices]
-    own = [match and (match[1] or match[2] or match[4]) for match in labels]
-    if own != list(string.ascii_uppercase[: len(choices)]):
-        return tuple(choices)
-    return tuple(
-        (match[3] if match else "") or letter for match, letter in zip(labels, string.ascii_uppercase, strict=False)
-    )
-
-
-def write_choices(text: str, choices: Sequence[str]) -> str:
-    """Put the choices after the question as `(A) 5 (B) 14`, unless it lists them or they are bare letters."""
-    if not choices or list(choices) == list(string.ascii_uppercase[: len(choices)]):
-        return text
-    written = [f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
-    return text if all(choice in text for choice in written) else f"{text}\n{' '.join(written)}"
 
 
 def place_images(

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmhicra.data.text import printable, shorten
+from mmhicra.refusals import DataRefusal
+
+LONGEST_ID = 1000
+"""Characters of an id in the list; no problem has a longer one."""
 QUESTION_START = 80
 """Characters of the question that the list shows."""
 
@@ -23,6 +28,8 @@ class RefusedRow:
         id: the problem's id, or empty if it has none yet.
         reason: `what is wrong: details`.
         question: its first characters.
+
+    All texts can be printed and written, whatever the row holds: a row is refused for a lone surrogate, too.
     """
 
     source: str
@@ -30,6 +37,11 @@ class RefusedRow:
     id: str
     reason: str
     question: str
+
+    def __post_init__(self) -> None:
+        for name in ("source", "id", "question"):
+            object.__setattr__(self, name, printable(getattr(self, name))[:LONGEST_ID])
+        object.__setattr__(self, "reason", shorten(self.reason))
 
     @property
     def where(self) -> str:
@@ -61,3 +73,22 @@ def summarise_refused(rows: Sequence[RefusedRow]) -> list[str]:
     first = {row.kind: row for row in reversed(rows)}
     ranked = sorted(counts, key=lambda kind: (-counts[kind], kind))
     return [f"{counts[kind]}: {kind} (first: {first[kind].where})" for kind in ranked]
+
+
+def refuse_if_too_many(name: str, refused: Sequence[RefusedRow], used: int, allowed: float, listed: str = "") -> None:
+    """Stop if no row of a source can be used, or a larger share than allowed cannot.
+
+    Raises:
+        DataRefusal: one line with the counts, the first refused row and its reason, and the way to mend it.
+    """
+    rows = len(refused) + used
+    if not refused or (used and len(refused) / rows <= allowed):
+        return
+    first = f"first {refused[0].where}: {refused[0].reason}{listed}"
+    if not used:
+        settings = "data.preset, data.columns and data.image_folder"
+        raise DataRefusal(f"{name}: none of its {rows} rows can be used, {first}; mend them, or look into {settings}")
+    raise DataRefusal(
+        f"{name}: {len(refused)} of {rows} rows ({len(refused) / rows:.1%}) cannot be used, {first}; "
+        f"mend them, or raise data.max_refused_share (now {allowed:g}) to train without them"
+    )

@@ -7,18 +7,18 @@ encoded throughout.
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmhicra.data.json_files import read_json
+from mmhicra.data.rows import Row, Table
+from mmhicra.data.text import printable, shorten
 from mmhicra.refusals import DataRefusal
 
 if TYPE_CHECKING:
@@ -30,47 +30,6 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 """A hub id, with the name of one of its configurations if it has several: `AI4Math/MathVerse:testmini`."""
 _BATCH = 64
 """Rows decoded from Arrow at a time; a row may carry megabytes of encoded images."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a source.
-
-    Attributes:
-        source: the file it is in, e.g. `geometry3k/train.jsonl`.
-        number: its line in JSON Lines, else its place in the file; from 1.
-        cells: column -> value, images still encoded.
-        fault: why it could not be read; empty for a good row.
-    """
-
-    source: str
-    number: int
-    cells: Mapping[str, Any] = field(default_factory=dict)
-    fault: str = ""
-
-    @property
-    def where(self) -> str:
-        """`file:row`, as messages and `Problem.source` say it."""
-        return f"{self.source}:{self.number}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """One split of a source.
-
-    Attributes:
-        name: what messages call it, e.g. `geometry3k/train.jsonl`.
-        split: its split; of a single file its name without the ending.
-        columns: in order of appearance.
-        rows: reads them from the start, each time it is called.
-        folder: what relative image paths are relative to; None for the hub.
-    """
-
-    name: str
-    split: str
-    columns: tuple[str, ...]
-    rows: Callable[[], Iterator[Row]]
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -155,56 +114,17 @@ def _open_files(files: Sequence[Path], split: str, folder: Path) -> Table:
     if len(formats) > 1:
         names = ", ".join(file.name for file in files)
         raise DataRefusal(f"{folder} has the split {split} more than once ({names}): name one file as the source")
-    named = {f"{folder.name}/{file.relative_to(folder)}": file for file in files}
-    table_name = f"{folder.name}/{split}" if len(files) > 1 else next(iter(named))
+    named = {printable(f"{folder.name}/{file.relative_to(folder)}"): file for file in files}
+    table_name = printable(f"{folder.name}/{split}") if len(files) > 1 else next(iter(named))
     if formats == ["parquet"]:
         return _open_parquet(table_name, named, split, folder)
-    rows = [row for name, file in named.items() for row in _read_json(name, file, "jsonl" in formats[0])]
+    rows: list[Row] = []
+    for name, file in named.items():
+        rows += read_json(name, file, "jsonl" in formats[0], before=rows[-1].place if rows else 0)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.cells))
     if not rows:
         raise DataRefusal(f"{table_name} has no rows: fill it, or name another file or split")
     return Table(table_name, split, columns, lambda: iter(rows), folder)
-
-
-def _read_json(name: str, file: Path, lines: bool) -> list[Row]:
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataRefusal(f"{name} cannot be read ({error}): mend or replace the file") from None
-    if lines:
-        return _json_lines(name, content)
-    try:
-        entries = json.loads(content)
-    except ValueError as error:
-        first = content.lstrip().split(b"\n", 1)[0]
-        if isinstance(_parse(first), dict):  # JSON Lines are often named .json
-            return _json_lines(name, content)
-        raise DataRefusal(f"{name} is not JSON ({error}): mend the file") from None
-    if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()):
-        entries = list(entries.values())  # MathVista's files map the problem's id to the problem
-    if not isinstance(entries, list):
-        raise DataRefusal(f"{name} must hold a list of objects: write one object per row")
-    return [_json_row(name, number, entry) for number, entry in enumerate(entries, start=1)]
-
-
-def _json_lines(name: str, content: bytes) -> list[Row]:
-    lines = enumerate(content.split(b"\n"), start=1)
-    return [_json_row(name, number, _parse(line)) for number, line in lines if line.strip()]
-
-
-def _parse(line: bytes) -> Any:
-    """The value of one line, or the error that says why it has none."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return error
-
-
-def _json_row(name: str, number: int, entry: Any) -> Row:
-    if isinstance(entry, dict):
-        return Row(name, number, entry)
-    said = str(entry) if isinstance(entry, ValueError) else f"a {type(entry).__name__}, not an object"
-    return Row(name, number, fault=f"row unreadable: {said}")
 
 
 def _open_parquet(table_name: str, files: Mapping[str, Path], split: str, folder: Path) -> Table:
@@ -221,23 +141,43 @@ def _open_parquet(table_name: str, files: Mapping[str, Path], split: str, folder
         raise DataRefusal(f"{table_name} has no rows: fill it, or name another file or split")
 
     def rows() -> Iterator[Row]:
+        before = 0
         for name, file in files.items():
             try:
                 with pq.ParquetFile(file) as parquet:
-                    yield from _arrow_rows(name, parquet.iter_batches(batch_size=_BATCH))
+                    yield from _arrow_rows(name, parquet.iter_batches(batch_size=_BATCH), before)
+                    before += parquet.metadata.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise DataRefusal(f"{name} cannot be read to its end ({error}): fetch or write it again") from None
 
     return Table(table_name, split, tuple(columns), rows, folder)
 
 
-def _arrow_rows(name: str, batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[Row]:
+def _arrow_rows(name: str, batches: Iterable[pa.RecordBatch | pa.Table], before: int = 0) -> Iterator[Row]:
     """Rows straight from Arrow, where an image is still its `{"bytes", "path"}`."""
     number = 0
     for batch in batches:
-        for cells in batch.to_pylist():
+        for cells in _cells_of(batch):
             number += 1
-            yield Row(name, number, cells)
+            if isinstance(cells, Exception):
+                yield Row(name, number, fault=f"row unreadable: {_first_line(cells)}", before=before)
+            else:
+                yield Row(name, number, cells, before=before)
+
+
+def _cells_of(batch: pa.RecordBatch | pa.Table) -> list[dict[str, Any] | Exception]:
+    """The cells of every row, or the error of a row that has none, e.g. for text that is not UTF-8."""
+    unreadable = (ValueError, OverflowError, pa.ArrowException)  # a UnicodeDecodeError is a ValueError
+    try:
+        return list(batch.to_pylist())
+    except unreadable:
+        rows: list[dict[str, Any] | Exception] = []
+        for place in range(batch.num_rows):
+            try:
+                rows += batch.slice(place, 1).to_pylist()
+            except unreadable as error:
+                rows.append(error)
+        return rows
 
 
 def _saved_source(name: str, path: Path, setting: str) -> Source:
@@ -303,5 +243,4 @@ def _dataset_opener(name: str, split: str, part: datasets.Dataset, folder: Path 
 
 
 def _first_line(error: Exception, limit: int = 160) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[:limit] + "..."
+    return shorten(str(error) or type(error).__name__, limit)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmhicra.config import RunConfig
-from mmhicra.data.dataset import Loaded, load_problems, refuse_if_too_many
-from mmhicra.data.refused import RefusedRow, summarise_refused
+from mmhicra.data.dataset import Loaded, load_problems
+from mmhicra.data.refused import RefusedRow, refuse_if_too_many, summarise_refused
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.lines import named_field
 from mmhicra.records import Problem

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.gold import braced, read_answer, unwrap_answer
-from mmhicra.data.questions import read_choices, write_choices
 from mmhicra.refusals import DataRefusal
 
 
@@ -90,7 +90,7 @@ def test_golds_with_choices(cell, choices, prefer_text, letter):
         (None, (), "answer empty"),
         ("  ", (), "answer empty"),
         (r"\boxed{}", (), "answer empty"),
-        (["1", "2"], (), "answer unusable: a list of 2, not one answer"),
+        (["1", "2"], (), "answer unusable: a list of 2, not one answer; data.columns.kind: text keeps it as JSON"),
         (r"\boxed{1} or \boxed{2}", (), r"answer unusable: 2 different \boxed{}; keep one"),
         (r"\boxed{\frac{1}{2}", (), r"answer unusable: \boxed{ is never closed"),
         ("\x0crac{36}{13}", (), "answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes"),

@@ -368,7 +368,7 @@ def test_images_of_a_chat_may_stand_in_a_column():
         ),
         (
             [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}],
-            "messages unreadable: an item of type video",
+            "row has a video: an item of type video; mmhicra trains on images only",
         ),
     ],
 )
