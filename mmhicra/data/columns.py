@@ -48,6 +48,8 @@ _MOVING_NAME = re.compile(r"(video|audio|movie|speech)s?(path|paths|file|files|u
 _IMAGE_ENDING = re.compile(r"[^\n]+\.(png|jpe?g|gif|webp|bmp|tiff?|avif|heic|jp2|ppm|pgm)", re.IGNORECASE)
 _BASE64_IMAGE = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 _LONGEST_PATH = 1000
+DEEPEST = 8
+"""Levels of lists and objects in a cell that are looked into."""
 
 _GUESSES = {
     "question": ("question", "problem", "query", "prompt", "instruction", "input", "text"),
@@ -60,16 +62,18 @@ def normal(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def is_empty(cell: Any) -> bool:
-    """Whether a cell says nothing: None, NaN, or an empty or blank text, list or object."""
+def is_empty(cell: Any, depth: int = 0) -> bool:
+    """Whether a cell says nothing: None, NaN, or an empty or blank text, list or object; `depth` is how far inside."""
+    if depth > DEEPEST:
+        return False
     if isinstance(cell, float):
         return math.isnan(cell)
     if isinstance(cell, str):
         return not cell.strip()
     if isinstance(cell, Mapping):
-        return all(is_empty(value) for value in cell.values())
+        return all(is_empty(value, depth + 1) for value in cell.values())
     if isinstance(cell, list | tuple):
-        return all(is_empty(value) for value in cell)
+        return all(is_empty(value, depth + 1) for value in cell)
     return cell is None or cell == b""
 
 
@@ -142,21 +146,27 @@ def _may_be_image(cell: Any) -> bool:
     return isinstance(cell, str | bytes | Mapping | list | tuple | Image.Image) and not is_empty(cell)
 
 
-def holds_image(cell: Any) -> bool:
-    """Whether a cell is an image, or a list of images, by what it holds."""
+def holds_image(cell: Any, depth: int = 0) -> bool:
+    """Whether a cell is an image, or a list of images, by what it holds; `depth` is how far inside."""
+    if depth > DEEPEST:
+        return False
     if isinstance(cell, bytes):
         return looks_like_image(cell)
     if isinstance(cell, Mapping):
         data = cell.get("bytes")
         if isinstance(data, str) or data is None:
-            return any(holds_image(cell.get(key)) for key in ("path", "url", "bytes") if isinstance(cell.get(key), str))
-        return holds_image(data)
+            return any(
+                holds_image(cell.get(key), depth + 1)
+                for key in ("path", "url", "bytes")
+                if isinstance(cell.get(key), str)
+            )
+        return holds_image(data, depth + 1)
     if isinstance(cell, list | tuple):
-        return any(holds_image(one) for one in cell[:8])
+        return any(holds_image(one, depth + 1) for one in cell[:8])
     if not isinstance(cell, str):
         return isinstance(cell, Image.Image)
     if cell.startswith("[") and len(cell) <= _LONGEST_PATH:
-        return holds_image(read_list(cell))
+        return holds_image(read_list(cell), depth + 1)
     return cell.startswith(_BASE64_IMAGE) or (len(cell) <= _LONGEST_PATH and bool(_IMAGE_ENDING.fullmatch(cell)))
 
 
@@ -170,10 +180,12 @@ def holds_choices(column: str, cell: Any) -> bool:
         return not isinstance(cell, str)
 
 
-def holds_moving(column: str, cell: Any) -> str | None:
+def holds_moving(column: str, cell: Any, depth: int = 0) -> str | None:
     """`a video` or `audio` if that is what a cell is, by its column's name or by the ending of a file; else None."""
+    if depth > DEEPEST:
+        return None
     if isinstance(cell, list | tuple):
-        return next((what for one in cell[:8] if (what := holds_moving(column, one))), None)
+        return next((what for one in cell[:8] if (what := holds_moving(column, one, depth + 1))), None)
     if not isinstance(cell, str | bytes | Mapping) or is_empty(cell):
         return None
     match = _MOVING_NAME.fullmatch(normal(column))
@@ -238,12 +250,12 @@ def _same_files(cell: Any, read: Iterable[Any]) -> bool:
     return bool(names) and names <= {name for one in read for name in _names_of(one)}
 
 
-def _names_of(cell: Any) -> set[str]:
+def _names_of(cell: Any, depth: int = 0) -> set[str]:
     """The file names in a cell, without their folders."""
-    if isinstance(cell, Mapping):
-        return _names_of(cell.get("path"))
-    if isinstance(cell, list | tuple):
-        return {name for one in cell for name in _names_of(one)}
+    if isinstance(cell, Mapping) and depth <= DEEPEST:
+        return _names_of(cell.get("path"), depth + 1)
+    if isinstance(cell, list | tuple) and depth <= DEEPEST:
+        return {name for one in cell for name in _names_of(one, depth + 1)}
     named = isinstance(cell, str) and 0 < len(cell) <= _LONGEST_PATH and not cell.startswith("data:")
     return {re.split(r"[/\\]", str(cell))[-1]} if named else set()
 

@@ -294,10 +294,9 @@ def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) ->
                     "numbers the rows"
                 )
             problems[problem.id] = problem
-        except (DataRefusal, RecursionError) as error:
-            reason = "row unreadable: nested too deeply" if isinstance(error, RecursionError) else str(error)
+        except DataRefusal as reason:
             question = start_of(reader.question_of(row))
-            refused.append(RefusedRow(row.source, row.number, reader.id_of(row), reason, question))
+            refused.append(RefusedRow(row.source, row.number, reader.id_of(row), str(reason), question))
     unread.refuse(table.name)
     return Pool(table.name, reader.preset, list(problems.values()), refused, table, reader.notes)
 

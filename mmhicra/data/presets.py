@@ -198,6 +198,11 @@ def choose_reader(
         DataRefusal: a mapped column, or one the preset needs, is missing, or no layout fits; the message
             lists the columns there are. Or several columns may hold the images.
     """
+    if not table.columns:
+        first = next(iter(table.rows()))
+        raise DataRefusal(
+            f"{table.name}: none of its rows can be read, first {first.where}: {first.fault or 'it is empty'}"
+        )
     named = named_columns(mapping)
     if mapping.kind in KINDS:
         del named["kind"]
@@ -299,8 +304,8 @@ def _refuse_odd_text(problem: Problem) -> None:
     Raises:
         DataRefusal: names the field.
     """
-    texts = [("id", problem.id), ("question", problem.question), ("answer", problem.answer), ("task", problem.task)]
-    for name, text in [*texts, *(("choices", choice) for choice in problem.choices)]:
+    texts = [("id", problem.id), *(("choices", choice) for choice in problem.choices), ("question", problem.question)]
+    for name, text in [*texts, ("answer", problem.answer), ("task", problem.task)]:
         if fault := fault_in(text):
             raise DataRefusal(f"{name} unreadable: {fault}")
     label, _, own = problem.id.partition("/")

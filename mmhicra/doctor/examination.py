@@ -196,7 +196,7 @@ class Examination:
         except ConfigRefusal as refusal:
             check.passable = False
             field = "data.instruction" if "instruction" in str(refusal) else "data.system_prompt"
-            check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the special token"))
+            check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the control token"))
         return check
 
     def look_at_template(self) -> Check:

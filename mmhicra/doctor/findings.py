@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-State = Literal["well", "faulty", "not checked"]
+State = Literal["well", "doubtful", "faulty", "not checked"]
 
-MARKS: dict[State, str] = {"well": "✓", "faulty": "✗", "not checked": "–"}
+MARKS: dict[State, str] = {"well": "✓", "doubtful": "!", "faulty": "✗", "not checked": "–"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Check:
         facts: numbers and names, JSON-able.
         grids: tables for the terminal.
         notes: what is worth knowing and stands in nobody's way.
+        doubts: what lets the run start and may spoil what it learns; such a check is not well.
         because: why it was not made, empty if it was.
         passable: whether later checks can build on it although it has faults.
     """
@@ -73,16 +74,19 @@ class Check:
     facts: dict[str, Any] = field(default_factory=dict)
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     because: str = ""
     passable: bool = True
 
     @property
     def state(self) -> State:
-        """Well, faulty or not checked; what was begun and not finished is faulty."""
+        """Well, doubtful, faulty or not checked; what was begun and not finished is faulty."""
         if self.faults:
             return "faulty"
-        return "not checked" if self.because else "well"
+        if self.because:
+            return "not checked"
+        return "doubtful" if self.doubts else "well"
 
     def blame(self, kind: str, what: str, *remedies: Remedy) -> None:
         """Add a fault."""
@@ -105,4 +109,9 @@ class Report:
     @property
     def healthy(self) -> bool:
         """Whether every check was made and none has a fault."""
-        return all(check.state == "well" for check in self.checks)
+        return all(check.state in ("well", "doubtful") for check in self.checks)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Of all checks, in their order."""
+        return [doubt for check in self.checks for doubt in check.doubts]

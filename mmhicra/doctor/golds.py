@@ -74,7 +74,12 @@ def _judge(
                 Remedy("data.max_refused_share", smallest_share(reader), words="trains without them"),
             )
         else:
-            check.notes.append(f"{len(refused)} rows are left out for their gold, the first at {first.where}")
+            check.doubts.append(
+                f"{len(refused)} rows are left out for their gold, the first at {first.where}: {first.reason}"
+            )
+    if not reader.config.reward.accuracy_weight:
+        check.notes.append("reward.accuracy_weight is 0: no term of ours reads the golds, and none was refused")
+        return
     if failed:
         problem, record = failed[0]
         rows = [(p.source or p.id, r.why, p.answer) for p, r in failed]

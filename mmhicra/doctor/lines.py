@@ -56,10 +56,17 @@ class ConfigLines:
         if remedy.field is None:
             return remedy.words or ""
         now = self.value(remedy.field)
-        now_text = "" if now is None else f" (now {_plain(now)})"
-        said = remedy.words or "..." if remedy.value is None else _plain(remedy.value)
+        now_text = "" if now is None or isinstance(now, dict) else f" (now {_plain(now)})"
+        place = self.place(remedy.field)
         after = f"; {remedy.words}" if remedy.words and remedy.value is not None else ""
-        return f"{self.place(remedy.field)}: {remedy.field}: {said}{now_text}{after}"
+        _, adds, section = place.partition(", add under ")
+        if adds or place.endswith(", add"):
+            # What is added to a file is shown as it is typed there, dotted names being no YAML.
+            inside = remedy.field.removeprefix(f"{section}.")
+            value = f"({remedy.words or '...'})" if remedy.value is None else _plain(remedy.value)
+            return f"{place}: {_nested(inside, value)}{now_text}{after}"
+        said = remedy.words or "..." if remedy.value is None else _plain(remedy.value)
+        return f"{place}: {remedy.field}: {said}{now_text}{after}"
 
 
 def named_field(message: str) -> str | None:
@@ -81,6 +88,14 @@ def _is_field(name: str) -> bool:
 def _plain(value: Any) -> str:
     """A value as YAML writes it on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+
+
+def _nested(name: str, value: str) -> str:
+    """`a.b.c` and a value as YAML on one line: `a: {b: {c: value}}`."""
+    first, *others = name.split(".")
+    for part in reversed(others):
+        value = f"{{{part}: {value}}}"
+    return f"{first}: {value}"
 
 
 def _lines_of(path: Path) -> dict[str, int]:

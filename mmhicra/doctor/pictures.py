@@ -8,9 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from mmhicra.config import DataConfig
+from mmhicra.config_data import NOT_READ
 from mmhicra.doctor.findings import Check, Grid
 from mmhicra.doctor.problems import Reader
-from mmhicra.vlm.processing import ImageSize
+from mmhicra.vlm.processing import ImageSize, warn_of_shrinking
 
 EDGES = (0, 64, 128, 224, 336, 448, 672, 1024, 1536, 2048, 4096, 10**6)
 """Sides of a square with as many pixels as the image."""
@@ -20,11 +21,14 @@ BAR = 14
 def check_images(reader: Reader) -> Check:
     """A histogram by pixels, with tokens per image and what is resized."""
     check = Check("images", "Images")
+    limits = reader.config.data
     images = [image for size in reader.sizes.values() for image in size.images]
     if not images:
-        check.summary = "no problem has an image"
+        check.summary = f"no problem has an image, as data.columns.images: {limits.columns.images} says"
+        if limits.columns.images != NOT_READ:
+            check.summary = "no problem has an image"
+            check.doubts.append("a model that sees is trained on text alone")
         return check
-    limits = reader.config.data
     classes = [_class(images, low, high, limits) for low, high in pairwise(EDGES)]
     classes = [c for c in classes if c["images"]]
     tokens = [image.tokens for image in images]
@@ -56,6 +60,8 @@ def check_images(reader: Reader) -> Check:
         for c in classes
     ]
     check.grids = [Grid("", ("pixels", "", "images", "tokens", "median", "shrunk", "enlarged"), rows)]
+    if warning := warn_of_shrinking(images, limits):
+        check.doubts.append(warning)
     if shrunk:
         check.notes.append(
             f"without data.max_pixels ({limits.max_pixels}) an image would take {free / len(images):.0f} tokens in the "

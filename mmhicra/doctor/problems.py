@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmhicra.config import RunConfig
-from mmhicra.data.dataset import Loaded, load_problems
+from mmhicra.config_data import NOT_READ
+from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, summarise_refused
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.lines import named_field
@@ -50,7 +52,8 @@ class Reader:
             DataRefusal: the source cannot be read, or none of its rows can be used.
         """
         lenient = self.config.data.model_copy(update={"max_refused_share": 1.0})
-        checks = [self._gold, *([self._length] if self.builder else [])]
+        golds = [self._gold] if self.config.reward.accuracy_weight else []
+        checks = [*golds, *([self._length] if self.builder else [])]
         held_out = self.config.eval.problems
         self.loaded = load_problems(lenient, self.config.seed, checks, held_out=held_out, progress=progress)
         return self.loaded
@@ -101,7 +104,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
             check.blame(
                 "unreadable data",
                 str(refusal),
-                Remedy(named_field(str(refusal)) or "data.source", words="name data that can be read"),
+                _remedy_of(str(refusal)),
             )
         return check
     rows = len(loaded.train) + len(loaded.held_out) + len(loaded.refused)
@@ -134,6 +137,16 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
             check.blame("unreadable data", f"{kind}: {first.reason}", *_ways_around(reader, first.where))
     elif others:
         check.notes += [f"refused and left out: {line}" for line in summarise_refused(others)]
+    check.notes += loaded.notes
+    try:
+        refuse_without_images(loaded, config.data)
+    except DataRefusal as refusal:
+        check.blame(
+            "no images",
+            str(refusal),
+            Remedy("data.columns.images", words="the column that holds the images"),
+            Remedy("data.columns.images", NOT_READ, words="trains on text alone"),
+        )
     if len(loaded.train) < config.train.prompts_per_step:
         check.blame(
             "too few problems",
@@ -141,6 +154,15 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
             Remedy("train.prompts_per_step", len(loaded.train)),
         )
     return check
+
+
+def _remedy_of(message: str) -> Remedy:
+    """What to write for a source that cannot be read: the columns that the message proposes, if it does."""
+    proposed = dict(re.findall(r"data\.columns\.(\w+) \(perhaps (.+?)\)", message))
+    if proposed:
+        return Remedy("data.columns", proposed, words="or other columns of those listed")
+    field = named_field(message) or "data.source"
+    return Remedy(field, words="a column of those listed" if "its columns are" in message else "data that can be read")
 
 
 def too_many_refused(reader: Reader) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 from mmhicra.doctor.findings import MARKS, Check, Grid, Remedy, Report, State
 from mmhicra.doctor.lines import ConfigLines
 
-COLOURS: dict[State, str] = {"well": "green", "faulty": "red", "not checked": "yellow"}
+COLOURS: dict[State, str] = {"well": "green", "doubtful": "yellow", "faulty": "red", "not checked": "yellow"}
 INDENT = 4
 
 
@@ -40,6 +40,8 @@ def show_check(check: Check, console: Console) -> None:
         console.print(Padding(_table(grid), (0, 0, 0, INDENT), expand=False))
     for note in check.notes:
         _say(console, note, "dim")
+    for doubt in check.doubts:
+        _say(console, doubt, "yellow")
     for fault in check.faults:
         _say(console, f"{fault.kind}: {fault.what}", "red")
 
@@ -47,7 +49,10 @@ def show_check(check: Check, console: Console) -> None:
 def verdict(report: Report, lines: ConfigLines) -> Panel:
     """What stands in the way, and the line or the command to change for each."""
     if report.healthy:
-        text = Text(f"Healthy: all {len(report.checks)} checks are well. Start with: ")
+        count = len(report.doubts)
+        doubts = f"none has a fault, {count} {'doubt' if count == 1 else 'doubts'} above"
+        well = doubts if count else f"all {len(report.checks)} checks are well"
+        text = Text(f"Healthy: {well}. Start with: ")
         text.append(f"mmhicra train --config {report.config}{lines.flags}", style="bold")
         return Panel(text, title="verdict", border_style="green", title_align="left")
     parts: list[Any] = []
@@ -88,6 +93,7 @@ def as_dict(report: Report, lines: ConfigLines) -> dict[str, Any]:
                 "summary": check.summary,
                 "because": check.because,
                 "notes": check.notes,
+                "doubts": check.doubts,
                 "facts": check.facts,
             }
             for check in report.checks

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from mmhicra.config import RolloutConfig
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.vlm.families import control_token_ids
 from mmhicra.vlm.loading import LoadedModel
 
 Progress = Callable[[int], None]
@@ -118,6 +120,16 @@ def refuse_nonfinite(prompt: Prompt, completions: Sequence[Completion]) -> None:
                 "too high a train.optimizer.learning_rate? Start from an earlier checkpoint with a lower one; with "
                 "model.precision bf16 try fp32"
             )
+
+
+def read_texts(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each response, without control tokens; special tokens that carry text stay (`control_token_ids`).
+
+    Character for character what `hicra.spans.read_tokens` reads of the tokens that are kept.
+    """
+    control = control_token_ids(tokenizer)
+    kept = [[token for token in response if token not in control] for response in responses]
+    return tokenizer.batch_decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def request_seed(run_seed: int, step: int, problem_id: str) -> int:

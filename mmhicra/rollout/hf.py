@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmhicra.records import Completion, Group, Prompt
 from mmhicra.rollout.cache import ResponseCache, decoding_attention
-from mmhicra.rollout.engine import Arrival, Progress, Sampling, refuse_nonfinite, request_seed
+from mmhicra.rollout.engine import Arrival, Progress, Sampling, read_texts, refuse_nonfinite, request_seed
 from mmhicra.rollout.packed import packed_linears
 from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import Embedded, Family
@@ -198,9 +198,9 @@ class HFEngine:
         lengths, stopped = batch.lengths.tolist(), batch.stopped.tolist()
         ids = [row[:length] for row, length in zip(batch.ids.tolist(), lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(batch.logprobs.tolist(), lengths, strict=True)]
-        # A stop token that is not special would be decoded.
+        # A configured stop token that is no control token would be decoded.
         shown = [row[:-1] if stop else row for row, stop in zip(ids, stopped, strict=True)]
-        texts = self.tokenizer.batch_decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = read_texts(self.tokenizer, shown)
         return [
             Completion(ids=i, logprobs=p, finish_reason="stop" if stop else "length", text=text)
             for i, p, stop, text in zip(ids, logprobs, stopped, texts, strict=True)

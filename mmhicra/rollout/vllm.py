@@ -23,6 +23,7 @@ from mmhicra.rollout.engine import (
     PromptMismatch,
     Sampling,
     StaleEngine,
+    read_texts,
     refuse_nonfinite,
     request_seed,
 )
@@ -231,7 +232,7 @@ class VLLMEngine:
         ids = [list(each.token_ids) for each in output.outputs]
         stopped = [each.finish_reason == "stop" for each in output.outputs]
         shown = [row[:-1] if stop else row for row, stop in zip(ids, stopped, strict=True)]
-        texts = self.tokenizer.batch_decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = read_texts(self.tokenizer, shown)
         drawn = [
             Completion(
                 ids=row,

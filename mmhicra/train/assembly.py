@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmhicra.config import OptimizerConfig, RunConfig
-from mmhicra.data.dataset import Loaded, ProblemStream, load_problems
+from mmhicra.data.dataset import Loaded, ProblemStream, load_problems, refuse_without_images
 from mmhicra.data.refused import summarise_refused
 from mmhicra.evaluate.harness import make_asking
 from mmhicra.evaluate.questions import QuestionSet
@@ -45,7 +45,7 @@ from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
-from mmhicra.vlm.processing import PromptBuilder
+from mmhicra.vlm.processing import ImageSize, PromptBuilder, warn_of_shrinking
 
 
 @dataclass(frozen=True)
@@ -267,11 +267,14 @@ def load_checked_problems(
     Raises:
         DataRefusal: the source cannot be read, too many rows are refused, or too few are left for one step.
     """
+    # Where no term of the reward reads the gold, a caption or a list of boxes is a gold like any other.
+    golds = [partial(gold_problem, verifier=rewarder.verifier)] if config.reward.accuracy_weight else []
+    sizes: list[ImageSize] = []
     with terminal.watch("checking problems") as bar:
         problems = load_problems(
             config.data,
             config.seed,
-            [partial(gold_problem, verifier=rewarder.verifier), prompts.check],
+            [*golds, partial(prompts.check, sizes=sizes)],
             held_out=config.eval.problems,
             refused_path=refused_path,
             progress=lambda done, total: terminal.advance(bar, done, total),
@@ -281,6 +284,11 @@ def load_checked_problems(
     )
     for line in summarise_refused(problems.refused):
         terminal.say(f"  refused {line}")
+    for line in problems.notes:
+        terminal.say(f"  {line}")
+    refuse_without_images(problems, config.data)
+    if warning := warn_of_shrinking(sizes, config.data):
+        terminal.say(f"  {warning}")
     wanted = config.train.prompts_per_step
     if len(problems.train) < wanted:
         raise DataRefusal(

@@ -23,6 +23,9 @@ MULTIMODAL_TOKEN = re.compile(r"<\|?[^<>|]*(?:image|video|vision|audio)[^<>|]*\|
 MULTIMODAL_TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 """Where a model's configuration names them."""
 
+CONTROL_TOKEN = re.compile(r"<\|(?:im_\w+|endoftext|begin_of_text|end_of_text|eot_id|eom_id|pad|eos|bos)\|>")
+"""Added tokens that frame the turns of a chat or end a text, also where the tokenizer gives them no role."""
+
 THINKING = ("<think>", "</think>")
 
 
@@ -345,10 +348,22 @@ def family_of(config: PreTrainedConfig, path: str, requested: str = "auto", chat
     return fitting[-1] if thinks else fitting[0]
 
 
-def special_texts(tokenizer: PreTrainedTokenizerBase, banned: Iterable[int]) -> list[str]:
+def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that are no part of a text: begin, end and padding, the frame of a chat's turns, and multimodal ones.
+
+    Other special tokens carry text, whoever made them special: `<think>` and `<answer>` of a fine-tune, `<|box_start|>`
+    of the Qwen models. They stay in the text that a reward reads, and may stand in a prompt.
+    """
+    roles: list[Any] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    added = tokenizer.added_tokens_decoder.items()
+    named = (index for index, token in added if CONTROL_TOKEN.fullmatch(str(token)))
+    multimodal = (index for index, token in added if MULTIMODAL_TOKEN.fullmatch(str(token)))
+    return frozenset([*(index for index in roles if index is not None), *named, *multimodal])
+
+
+def control_texts(tokenizer: PreTrainedTokenizerBase, banned: Iterable[int]) -> list[str]:
     """What a question must not contain: it would become a control or image token, not text."""
-    multimodal = [str(tokenizer.convert_ids_to_tokens(index)) for index in banned]
-    return sorted({*multimodal, *map(str, tokenizer.all_special_tokens)})
+    return sorted({str(tokenizer.convert_ids_to_tokens(index)) for index in {*banned, *control_token_ids(tokenizer)}})
 
 
 def _supported() -> str:

@@ -17,7 +17,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from mmhicra.config import DataConfig
 from mmhicra.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
 from mmhicra.refusals import ConfigRefusal, DataRefusal
-from mmhicra.vlm.families import Family, special_texts
+from mmhicra.vlm.families import Family, control_texts
 
 Read = TypeVar("Read")
 
@@ -63,7 +63,7 @@ class PromptBuilder:
         data: instruction, system prompt and limits.
 
     Raises:
-        ConfigRefusal: the instruction or the system prompt contains a special token.
+        ConfigRefusal: the instruction or the system prompt contains a control token.
     """
 
     def __init__(self, processor: Any, family: Family, model_config: PreTrainedConfig, data: DataConfig) -> None:
@@ -74,10 +74,10 @@ class PromptBuilder:
         self.factor = family.image_factor(model_config)
         self.merge_size: int = processor.image_processor.merge_size
         banned = family.banned_token_ids(processor.tokenizer, model_config)
-        self.special_texts = special_texts(processor.tokenizer, banned)
+        self.control_texts = control_texts(processor.tokenizer, banned)
         for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
-            if token := self._special_in(text):
-                raise ConfigRefusal(f"data.{field} contains the special token {token}: take it out")
+            if token := self._control_in(text):
+                raise ConfigRefusal(f"data.{field} contains the control token {token}: take it out")
 
     def build(self, problem: Problem) -> Prompt:
         """Lay `problem` out as the model's chat, its images where the question names them.
@@ -93,14 +93,18 @@ class PromptBuilder:
         images = [self._resized(problem, image) for image in problem.images]
         return self._process(problem, chat, images)
 
-    def check(self, problem: Problem) -> None:
+    def check(self, problem: Problem, sizes: list[ImageSize] | None = None) -> None:
         """Refuse what `build` would refuse, but leave pixels alone: image sizes are read from their headers.
+
+        The sizes of a good problem's images are appended to `sizes`.
 
         Raises:
             DataRefusal: like `build`.
         """
         size = self.measure(problem)
         self._refuse_long(problem, size.tokens, size.image_tokens)
+        if sizes is not None:
+            sizes += size.images
 
     def measure(self, problem: Problem) -> PromptSize:
         """How long the prompt of `problem` is, however long; image sizes are read from their headers.
@@ -127,12 +131,12 @@ class PromptBuilder:
                 f"{len(pieces) - 1} {IMAGE_PLACEHOLDER} in the question but {len(problem.images)} images: "
                 "give each image one placeholder",
             )
-        if token := self._special_in(problem.question):
-            raise _refusal(problem, f"the question contains the special token {token}: take it out")
+        if token := self._control_in(problem.question):
+            raise _refusal(problem, f"the question contains the control token {token}: take it out")
         return pieces
 
-    def _special_in(self, text: str) -> str | None:
-        return next((token for token in self.special_texts if token in text), None)
+    def _control_in(self, text: str) -> str | None:
+        return next((token for token in self.control_texts if token in text), None)
 
     def _resized(self, problem: Problem, source: ProblemImage) -> Image.Image:
         """Open an image and resize it such that the image processor's own resize leaves it as it is."""
@@ -218,6 +222,18 @@ class PromptBuilder:
                 f"{tokens} prompt tokens, {image_tokens} of them image, exceed data.max_prompt_tokens "
                 f"({self.data.max_prompt_tokens}): raise it or lower data.max_pixels",
             )
+
+
+def warn_of_shrinking(sizes: Sequence[ImageSize], data: DataConfig) -> str | None:
+    """A line if more than half of the images are made smaller, which the pixel limits of another data set do."""
+    shrunk = [size for size in sizes if size.width * size.height > data.max_pixels]
+    if 2 * len(shrunk) <= len(sizes):
+        return None
+    middle = sorted(size.width * size.height for size in shrunk)[len(shrunk) // 2]
+    return (
+        f"{len(shrunk)} of {len(sizes)} images have more pixels than data.max_pixels ({data.max_pixels}) and are "
+        f"shrunk, in the median from {middle}: raise it if details matter"
+    )
 
 
 def _unexpanded(ids: Tensor, image_positions: Tensor, grid: Tensor | None, merge_size: int) -> list[int]:

@@ -1,5 +1,8 @@
 """Choices are written once, and gold answers are read by the documented rules."""
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +23,24 @@ from mmhicra.refusals import DataRefusal
         (["A)", "B)"], ("A", "B"), "?"),
         (["A", "B", "A or B"], ("A", "B", "A or B"), "?\n(A) A (B) B (C) A or B"),
         (["B", "A"], ("B", "A"), "?\n(A) B (B) A"),
+        (["(a) 5", "(b) 14"], ("5", "14"), "?\n(A) 5 (B) 14"),
+        (["（A）5", "（B）14"], ("5", "14"), "?\n(A) 5 (B) 14"),
+        (["5", "14", None, None], ("5", "14"), "?\n(A) 5 (B) 14"),
+        (["5", "14", "", float("nan")], ("5", "14"), "?\n(A) 5 (B) 14"),
+        ('["5", "14"]', ("5", "14"), "?\n(A) 5 (B) 14"),
+        ("['5', '14']", ("5", "14"), "?\n(A) 5 (B) 14"),
+        ('{"A": "5", "B": "14"}', ("5", "14"), "?\n(A) 5 (B) 14"),
+        ("A. 5\nB. 14", ("5", "14"), "?\n(A) 5 (B) 14"),
+        ("(a) 5 (b) 14", ("5", "14"), "?\n(A) 5 (B) 14"),
+        ({"0": "5", "1": "14"}, ("5", "14"), "?\n(A) 5 (B) 14"),
+        ({"label": ["A", "B"], "text": ["5", "14"]}, ("5", "14"), "?\n(A) 5 (B) 14"),
+        ([{"label": "A", "text": "5"}, {"label": "B", "text": "14"}], ("5", "14"), "?\n(A) 5 (B) 14"),
         ([], (), "?"),
         (None, (), "?"),
+        ("", (), "?"),
+        ("null", (), "?"),
+        ({"A": None, "B": None}, (), "?"),
+        ([None, ""], (), "?"),
     ],
 )
 def test_choices(cell, choices, written):
@@ -30,7 +49,24 @@ def test_choices(cell, choices, written):
     assert write_choices(written, choices) == written, "choices are written once"
 
 
-@pytest.mark.parametrize("cell", ["A B C", ["5", None], ["x"] * 27])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "A B C",
+            "B. 5\nA. 14",
+            "5; 14",
+            "A. 5",
+            ["5", None, "14"],
+            ["x"] * 27,
+            ["5"],
+            {"A": "5", "C": "14"},
+            7,
+            b"5",
+        ),
+        *([["5"], ["14"]], [b"5", b"14"], {"x": "5", "y": "14"}, "[5, 14", [{}, {"id": 1}]),
+    ],
+)
 def test_unreadable_choices_are_refused(cell):
     with pytest.raises(DataRefusal, match="choices unreadable: "):
         read_choices(cell)
@@ -60,6 +96,24 @@ def test_unreadable_choices_are_refused(cell):
         ("Yes", ("Yes", "text")),
         ("isosceles triangle", ("isosceles triangle", "text")),
         ("等边三角形", ("等边三角形", "text")),
+        ("no", ("no", "text")),
+        ("No.", ("No.", "text")),
+        ("go up", ("go up", "text")),
+        ("是", ("是", "text")),
+        ("增大", ("增大", "text")),
+        ("左、右", ("左、右", "text")),
+        ("да", ("да", "text")),
+        ("oui", ("oui", "text")),
+        ("AB", ("AB", "math")),
+        ("xy", ("xy", "math")),
+        ("π", ("π", "math")),
+        ("α", ("α", "math")),
+        ("ℝ", ("ℝ", "math")),
+        ("3个", ("3个", "math")),
+        (
+            "因为三角形的内角和等于一百八十度所以答案是直角三角形",
+            ("因为三角形的内角和等于一百八十度所以答案是直角三角形", "math"),
+        ),
         ("it grows as long as the other falls", ("it grows as long as the other falls", "math")),
     ],
 )
@@ -84,9 +138,79 @@ def test_golds_with_choices(cell, choices, prefer_text, letter):
     assert read_answer(cell, choices, prefer_text=prefer_text) == (letter, "choice")
 
 
+SEVERAL = ("frog", "whale", "trout")
+COUNTS = ("1", "2", "3", "4")
+
+
+@pytest.mark.parametrize(
+    ("cell", "choices", "by", "letter"),
+    [
+        (1, SEVERAL, "auto", "B"),
+        (1.0, SEVERAL, "auto", "B"),  # pandas, where other rows have no answer
+        (0, SEVERAL, "auto", "A"),
+        (4, COUNTS, "auto", "D"),  # no index: a text
+        (14, ("5", "14", "15"), "auto", "B"),
+        (1, ("0", "1", "2"), "auto", "B"),  # both mean the same
+        ("2", COUNTS, "auto", "B"),  # text names text
+        ("b", SEVERAL, "auto", "B"),
+        (1, COUNTS, "index", "B"),
+        ("1", COUNTS, "index", "B"),
+        (1, COUNTS, "index_from_1", "A"),
+        ("3", SEVERAL, "index_from_1", "C"),
+        (1, COUNTS, "text", "A"),
+        ("A", ("B", "A"), "text", "B"),
+        ("A", ("B", "A"), "letter", "A"),
+    ],
+)
+def test_how_an_answer_names_its_choice(cell, choices, by, letter):
+    assert read_answer(cell, choices, by=by) == (letter, "choice")
+
+
+@pytest.mark.parametrize(
+    ("cell", "choices", "by", "says"),
+    [
+        (1, COUNTS, "auto", "1 may be an index (B) or a choice's text (A); set data.choice_answer to index"),
+        (1, ("1 cm", "2 cm"), "auto", "1 may be an index (B) or a choice's text (A)"),
+        (1, ("$1$", "$2$"), "auto", "1 may be an index (B) or a choice's text (A)"),
+        (3, SEVERAL, "auto", "3 is neither the text nor the index, from 0, of one of the 3 choices"),
+        (-1, SEVERAL, "auto", "-1 is neither"),
+        ("1", SEVERAL, "auto", "'1' names none of the 3 choices; if it counts them, set data.choice_answer"),
+        (3, SEVERAL, "index", "index 3 of 3 choices counted from 0"),
+        (0, SEVERAL, "index_from_1", "index 0 of 3 choices counted from 1"),
+        ("B", SEVERAL, "index", "'B' is no index; data.choice_answer is index"),
+        ("B", SEVERAL, "text", "'B' names none of the 3 choices"),
+        ("whale", SEVERAL, "letter", "'whale' names none of the 3 choices"),
+    ],
+)
+def test_an_answer_that_may_name_another_choice_is_refused(cell, choices, by, says):
+    with pytest.raises(DataRefusal) as refusal:
+        read_answer(cell, choices, by=by)
+    assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "choices", "kind", "expected"),
+    [
+        ("A", (), "text", "A"),
+        ("7", (), "text", "7"),
+        ({"bbox": [1, 2]}, (), "text", '{"bbox": [1, 2]}'),
+        ("3 cm", (), "number", "3 cm"),
+        ("yes", (), "math", "yes"),
+        ("K", (), "choice", "K"),
+        ("14", ("5", "14"), "number", "14"),
+        ("14", ("5", "14"), "choice", "B"),
+    ],
+)
+def test_a_kind_that_is_set(cell, choices, kind, expected):
+    assert read_answer(cell, choices, kind=kind) == (expected, kind)
+
+
 @pytest.mark.parametrize(
     ("cell", "choices", "says"),
     [
+        (b"3", (), "answer unusable: bytes, not text; write it as text"),
+        (float("inf"), (), "answer unusable: inf is no finite number"),
+        ({"value": 3}, (), "answer unusable: a dict of 1, not one answer; data.columns.kind: text keeps it as JSON"),
         (None, (), "answer empty"),
         ("  ", (), "answer empty"),
         (r"\boxed{}", (), "answer empty"),
@@ -128,3 +252,12 @@ def test_wrapping_an_answer_changes_nothing(answer, wraps, count):
 @given(PLAIN, st.text("ab{}", max_size=5))
 def test_braced_finds_the_balanced_part(inside, after):
     assert braced("{" + inside + "}" + after, 0) == inside
+
+
+@pytest.mark.parametrize("text", [r"\boxed {" * 9000, "<answer>" * 9000 + "</answer>", r"\text{" * 9000 + "}" * 9000])
+def test_hostile_golds_cost_little(text):
+    """64 kB took 11 CPU seconds where every box was matched by itself."""
+    begun = time.process_time()
+    with contextlib.suppress(DataRefusal):
+        read_answer(text, ())
+    assert time.process_time() - begun < 1

@@ -29,9 +29,14 @@ def test_places(tmp_path):
     assert lines.place("train.steps") == f"{path}:6, add under train"
     assert lines.place("log.wandb") == f"{path}, add"
     assert lines.show(Remedy("data.max_pixels", 3136)) == f"{path}:5: data.max_pixels: 3136 (now 7056)"
-    assert lines.show(Remedy("log.wandb", False)) == f"{path}, add: log.wandb: false (now false)"
+    assert lines.show(Remedy("log.wandb", False)) == f"{path}, add: log: {{wandb: false}} (now false)"
     assert lines.show(Remedy("rollout.stop_tokens", ["<|im_end|>"])).endswith(
-        "rollout.stop_tokens: [<|im_end|>] (now [])"
+        "add: rollout: {stop_tokens: [<|im_end|>]} (now [])"
+    )
+    columns = Remedy("data.columns", {"question": "my_question"})
+    assert lines.show(columns).startswith(f"{path}:3, add under data: columns: {{question: my_question}}")
+    assert lines.show(Remedy("data.image_folder", words="the images")) == (
+        f"{path}:3, add under data: image_folder: (the images)"
     )
     assert lines.show(Remedy(command="pip install x")) == "run: pip install x"
 

@@ -118,8 +118,8 @@ def test_prompt_length_is_refused_never_truncated(tiny_model, make_problem):
     [
         ("<image>How many?", [], "1 <image> in the question but 0 images"),
         ("How many?", [(84, 84)], "0 <image> in the question but 1 images"),
-        ("Is <|image_pad|> here? <image>", [(84, 84)], r"special token <\|image_pad\|>"),
-        ("Done.<|im_end|>", [], r"special token <\|im_end\|>"),
+        ("Is <|image_pad|> here? <image>", [(84, 84)], r"control token <\|image_pad\|>"),
+        ("Done.<|im_end|>", [], r"control token <\|im_end\|>"),
         ("<image>", [(2010, 10)], r"noise/2010x10.png \(2010x10\) cannot be resized: .*aspect ratio"),
         ("<image>", [(400, 10)], r"noise/400x10.png \(400x10\) fits no multiple of 28 pixels"),
     ],
