@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data import gold
+from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.gold import braced, read_answer, unwrap_answer
 from mmhicra.refusals import DataRefusal
 
