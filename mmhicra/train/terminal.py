@@ -65,7 +65,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """One line above the bars."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        # Without markup: a column called `[/b]` would be an error, and one called `[red]` would vanish.
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def watch(self, title: str, total: int | None = None, done: int = 0) -> Iterator[TaskID]:
