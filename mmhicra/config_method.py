@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import Positive, Section, Weight
+from mmhicra.config_base import NonNegative, Positive, Section, Weight
 
 
 class CustomRewardConfig(Section):
     """A reward function of your own, by dotted path."""
 
     path: str
-    """`package.module:function`, called with (problem, completion, record)."""
+    """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record)."""
     weight: float = 1.0
 
 
@@ -30,6 +30,14 @@ class RewardConfig(Section):
     time_limit: Annotated[float, Field(gt=0.0)] = 5.0
     """Seconds one verification may take before its worker is killed."""
     custom: list[CustomRewardConfig] = Field(default=[])
+    custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Completions of a group that custom functions are called on at a time; raise it if they wait, e.g. for a judge."""
+    custom_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """Calls of a custom function at most for one completion, if it raises."""
+    custom_wait: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.5
+    """Seconds before its second call, doubled before each further one."""
+    custom_failures: NonNegative = 10
+    """Groups that may be dropped because a custom function failed; with one more the run saves and stops."""
 
 
 class CreditConfig(Section):

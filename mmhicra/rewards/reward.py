@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from numbers import Real
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Protocol, Self, cast
+from typing import Literal, Protocol, Self
 
 from mmhicra.records import Completion, FinishReason, Group, Problem, RewardRecord
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
+from mmhicra.rewards.custom import CustomFailure, CustomSettings, load_terms
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
 FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
-CustomReward = Callable[[Problem, Completion, RewardRecord], float]
-
-
-class CustomSettings(Protocol):
-    """One custom reward."""
-
-    @property
-    def path(self) -> str:
-        """`package.module:function`."""
-        ...
-
-    @property
-    def weight(self) -> float:
-        """Weight of what it returns."""
-        ...
 
 
 class RewardSettings(Protocol):
@@ -77,26 +61,39 @@ class RewardSettings(Protocol):
         """Functions of the user's own."""
         ...
 
+    @property
+    def custom_attempts(self) -> int:
+        """Calls of a custom function at most for one completion."""
+        ...
 
-@dataclass(frozen=True)
-class _Custom:
-    path: str
-    function: CustomReward
-    weight: float
+    @property
+    def custom_wait(self) -> float:
+        """Seconds between the first two of them."""
+        ...
+
+    @property
+    def custom_threads(self) -> int:
+        """Completions whose custom functions are called at a time."""
+        ...
+
+    @property
+    def custom_failures(self) -> int:
+        """Groups that may be dropped because a custom function failed."""
+        ...
 
 
 class Rewarder:
     """Scores completions: accuracy, format, length, and the user's own terms.
 
     A custom term is a function `(problem, completion, record_so_far) -> float`; the record so far holds every term but
-    the custom ones that come after.
+    the custom ones that come after. Completions are scored `custom_threads` at a time.
 
     Args:
         settings: weights, format and limits.
         max_tokens: the longest response that rollout allows, for the length term.
 
     Raises:
-        ConfigRefusal: a custom function cannot be found, or the length term makes no sense.
+        ConfigRefusal: a custom function cannot be found or called, or the length term makes no sense.
     """
 
     def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
@@ -105,13 +102,12 @@ class Rewarder:
                 f"reward.length_buffer = {settings.length_buffer}: with reward.length_weight set it must lie between 1 "
                 f"and the {max_tokens} tokens a response may have"
             )
-        paths = [custom.path for custom in settings.custom]
-        if twice := next((path for path in paths if paths.count(path) > 1), None):
-            raise ConfigRefusal(f"reward.custom: {twice!r} is listed twice, keep one")
         self.settings = settings
         self.max_tokens = max_tokens
         self.verifier = Verifier(settings.workers, settings.time_limit)
-        self._custom = [_Custom(each.path, find_function(each.path), each.weight) for each in settings.custom]
+        self._terms = load_terms(settings.custom, settings.custom_attempts, settings.custom_wait)
+        self._failures: list[CustomFailure] = []
+        self._told = (0, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -125,15 +121,41 @@ class Rewarder:
         """End the verification processes."""
         self.verifier.close()
 
+    def try_custom(self, problem: Problem) -> None:
+        """Call every custom function once on a problem with its own gold as the response.
+
+        Raises:
+            ConfigRefusal: one fails, or returns no reward.
+        """
+        if not self._terms:
+            return
+        try:
+            self.score_one(problem, rf"\boxed{{{problem.answer}}}", tokens=8)
+        except CustomFailure as failure:
+            raise ConfigRefusal(f"{failure}. This was a first call, with the gold as the response") from failure
+
     def score(self, groups: Sequence[Group]) -> None:
         """Set `reward` on every completion of `groups`, all of them verified in one batch.
 
-        Raises:
-            Refusal: a custom function returned something other than a finite number.
+        A group on which a custom function fails earns 0 throughout, which leaves it without signal; see `take_losses`.
         """
         pairs = [(group.prompt.problem, completion) for group in groups for completion in group.completions]
-        for (_, completion), record in zip(pairs, self.records(pairs), strict=True):
-            completion.reward = record
+        verified = self._verified(pairs)
+        records = iter(zip(verified, self._add_custom(pairs, verified), strict=True))
+        for group in groups:
+            scored = [next(records) for _ in group.completions]
+            failure = next((whole for _, whole in scored if isinstance(whole, CustomFailure)), None)
+            if failure is not None:
+                self._failures.append(failure)
+            for completion, (record, whole) in zip(group.completions, scored, strict=True):
+                no_reward = failure is not None or isinstance(whole, CustomFailure)
+                completion.reward = replace(record, why=str(failure), total=0.0) if no_reward else whole
+
+    def take_losses(self) -> tuple[int, list[CustomFailure]]:
+        """Since the last call: reward workers that something else than their limit ended, and failed groups."""
+        lost, failed = self._told
+        self._told = (self.verifier.lost, len(self._failures))
+        return self.verifier.lost - lost, self._failures[failed:]
 
     def score_one(
         self, problem: Problem, text: str, tokens: int = 0, finish_reason: FinishReason = "stop"
@@ -145,8 +167,15 @@ class Rewarder:
         """The record of each completion as an answer to its problem, all of them verified in one batch.
 
         Raises:
-            Refusal: a custom function returned something other than a finite number.
+            CustomFailure: a custom function kept raising, or returned no finite number within `LARGEST_REWARD`.
         """
+        records = self._add_custom(pairs, self._verified(pairs))
+        for record in records:
+            if isinstance(record, CustomFailure):
+                raise record
+        return [record for record in records if not isinstance(record, CustomFailure)]
+
+    def _verified(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[RewardRecord]:
         extractions = [extract(completion.text, problem.kind, choices=problem.choices) for problem, completion in pairs]
         queries = [
             Query(extraction.text, problem.answer, problem.kind, problem.choices, problem.question)
@@ -154,9 +183,40 @@ class Rewarder:
         ]
         outcomes = self.verifier.verify_all(queries)
         return [
-            self._with_custom(problem, completion, self._record(problem, completion, extraction, outcome))
+            self._record(problem, completion, extraction, outcome)
             for (problem, completion), extraction, outcome in zip(pairs, extractions, outcomes, strict=True)
         ]
+
+    def _add_custom(
+        self, pairs: Sequence[tuple[Problem, Completion]], records: Sequence[RewardRecord]
+    ) -> list[RewardRecord | CustomFailure]:
+        """The records with the custom terms, in order; a failure where a function failed."""
+        if not self._terms:
+            return list(records)
+        failed: dict[int, CustomFailure] = {}
+
+        def add(at: int) -> RewardRecord | CustomFailure:
+            problem, completion = pairs[at]
+            known = failed.get(id(problem)) or (self._failures[-1] if self._given_up else None)
+            if known is not None:  # its group is lost already, and a call may cost money
+                return CustomFailure(str(known), problem.id, known.wrong_result)
+            record = records[at]
+            try:
+                for term in self._terms:
+                    record = term.add_to(record, problem, completion)
+            except CustomFailure as failure:
+                failed[id(problem)] = failure
+                return failure
+            return record
+
+        # Threads even if one at a time: a function that raises KeyboardInterrupt is not taken for Ctrl-C.
+        with ThreadPoolExecutor(self.settings.custom_threads, thread_name_prefix="custom reward") as threads:
+            return list(threads.map(add, range(len(pairs))))
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether the run is about to stop, so that nothing is gained by another call."""
+        return len(self._failures) > self.settings.custom_failures or any(each.wrong_result for each in self._failures)
 
     def _record(
         self, problem: Problem, completion: Completion, extraction: Extraction, outcome: Outcome
@@ -172,13 +232,6 @@ class Rewarder:
             total += settings.length_weight * parts["length"]
         why = extraction.method if outcome.verdict == "no-answer" else outcome.why
         return RewardRecord(extraction.text, extraction.method, problem.answer, outcome.verdict, why, parts, total)
-
-    def _with_custom(self, problem: Problem, completion: Completion, record: RewardRecord) -> RewardRecord:
-        for custom in self._custom:
-            value = _call(custom, problem, completion, record)
-            total = record.total + custom.weight * value
-            record = replace(record, parts={**record.parts, custom.path: value}, total=total)
-        return record
 
 
 def follows(response: str, style: FormatStyle) -> bool:
@@ -210,35 +263,3 @@ def overlong(tokens: int, max_tokens: int, buffer: int) -> float:
     0 up to `max_tokens - buffer`, from there linearly down to -1 at `max_tokens`.
     """
     return -min(1.0, max(0, tokens - (max_tokens - buffer)) / buffer)
-
-
-def find_function(path: str) -> CustomReward:
-    """Import `package.module:function`.
-
-    Raises:
-        ConfigRefusal: the path is not of that form, or there is no such module or function.
-    """
-    module, _, name = path.partition(":")
-    if not module or not name.isidentifier():
-        raise ConfigRefusal(f"reward.custom: {path!r} must read package.module:function")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigRefusal(f"reward.custom: cannot load {path!r}: {error}; is it on PYTHONPATH?") from error
-    if not callable(function):
-        raise ConfigRefusal(f"reward.custom: {path!r} is not a function")
-    return cast(CustomReward, function)
-
-
-def _call(custom: _Custom, problem: Problem, completion: Completion, so_far: RewardRecord) -> float:
-    try:
-        value = custom.function(problem, completion, so_far)
-    except Exception as error:
-        error.add_note(f"in the custom reward {custom.path} on problem {problem.id}")
-        raise
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise Refusal(
-            f"the custom reward {custom.path} returned {value!r} on problem {problem.id}: "
-            "it must return a finite number"
-        )
-    return float(value)

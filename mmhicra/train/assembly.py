@@ -123,11 +123,13 @@ def check_inputs(
     processor = load_processor(config.model)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
     refused_path = folder.refused if accelerator.is_main_process else None
+    problems = load_checked_problems(config, prompts, rewarder, terminal, refused_path)
+    rewarder.try_custom(problems.train[0])
     return Inputs(
         gram_library=library,
         rewarder=rewarder,
         prompts=prompts,
-        problems=load_checked_problems(config, prompts, rewarder, terminal, refused_path),
+        problems=problems,
         question_sets=load_benchmarks(config, processor, terminal),
         verifier=stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT)),  # the limit of `mmhicra eval`
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmhicra.config import RunConfig
+from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.assembly import Assembly
 from mmhicra.train.best import better, value_of
 from mmhicra.train.checkpoint import save_checkpoint
@@ -37,6 +38,8 @@ class Run:
     sinks: Sequence[Sink]
     state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None, "best": None})
     stop_requested: bool = False
+    failed_groups: int = 0
+    """Since this start: dropped because a custom reward failed."""
 
     @property
     def steps(self) -> int:
@@ -93,6 +96,36 @@ class Run:
             self.folder.write_best(self.state["best"])
         if trainer.updates.exhausted:
             raise trainer.updates.refusal()
+        self.mind_rewards(record)
+
+    def mind_rewards(self, record: dict[str, Any]) -> None:
+        """Say what went wrong while this step was scored.
+
+        Raises:
+            CustomFailure: a custom reward has failed too often or is no reward, after a checkpoint was written.
+        """
+        step, failures = record["step"], self.parts.trainer.reward_failures
+        if lost := int(record["reward/workers_lost"]):
+            self.terminal.say(
+                f"warning: step {step}: {lost} reward workers were killed, not by their limit (out of memory?); "
+                "their answers were judged again by fresh ones"
+            )
+        if not failures:
+            return
+        self.failed_groups += len(failures)
+        self.terminal.say(f"warning: step {step}: {len(failures)} groups dropped: {failures[-1]}")
+        wrong = next((failure for failure in failures if failure.wrong_result), None)
+        limit = self.config.reward.custom_failures
+        if wrong is None and self.failed_groups <= limit:
+            return
+        self.save()
+        last = wrong or failures[-1]
+        often = "" if wrong else f"; {self.failed_groups} groups were dropped, reward.custom_failures allows {limit}"
+        raise CustomFailure(
+            f"{last}{often}. Saved after step {step}: mend the function and go on with --resume",
+            last.problem,
+            last.wrong_result,
+        )
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens after this one; 0 is never."""

@@ -21,6 +21,10 @@ MAY_CHANGE_ON_RESUME = (
     "log",
     "reward.workers",
     "reward.time_limit",
+    "reward.custom_threads",
+    "reward.custom_attempts",
+    "reward.custom_wait",
+    "reward.custom_failures",
 )
 """What a resumed run may set anew; anything else would make it another run."""
 

@@ -15,6 +15,7 @@ from mmhicra.config import RunConfig
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.records import Completion, Group
+from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.balance import Work, balance
 from mmhicra.train.collecting import Collector, finite_rewards, place_groups
 from mmhicra.train.crediting import Crediting
@@ -72,6 +73,8 @@ class Trainer:
     """The first values of what telemetry reports as a ratio."""
     worst_problem: str | None = None
     """On which engine and trainer disagreed most in the last step, if by more than the guard's warning."""
+    reward_failures: list[CustomFailure] = field(default_factory=list)
+    """The groups of the last step, of all ranks, that a custom reward failed on."""
     memory: MemoryGauge = field(default_factory=MemoryGauge)
     say: Callable[[str], None] = lambda text: None
     """Shows a line."""
@@ -355,8 +358,12 @@ class Trainer:
             worst = worst_prompt(looks)
             seen["engine/probability_error_worst"] = mean_error(worst)
             self.worst_problem = worst[0].problem if mean_error(worst) > self.guard.limits.warn else None
+        lost, failures = self.collector.rewarder.take_losses()
+        self.reward_failures = self.ranks.gather(failures)
         return {
             **seen,
+            "reward/workers_lost": self.ranks.sum(float(lost)),
+            **({"reward/custom_failed": float(len(self.reward_failures))} if self.config.reward.custom else {}),
             "group/kept": self.ranks.sum(float(len(rollouts.kept))),
             "group/dropped": self.ranks.sum(float(len(rollouts.dropped))),
             "optimizer/skipped": float(self.updates.skipped_in_step),

@@ -25,6 +25,10 @@ class Settings:
     workers: int = 0
     time_limit: float = 5.0
     custom: tuple[Custom, ...] = ()
+    custom_attempts: int = 1
+    custom_wait: float = 0.0
+    custom_threads: int = 1
+    custom_failures: int = 10
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import random
 import sys
 import time
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmhicra.config import RewardConfig
 from mmhicra.records import Completion, Group, Problem, Prompt
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.reward import Rewarder, follows, overlong
 
 SEVEN = Problem("p1", "3 + 4?", (), "7", "number")
@@ -86,6 +85,12 @@ def test_the_record_says_what_and_why(settings):
     assert record.total == 1.0 + 0.5 * 1.0 + 2.0 * -0.5
 
 
+def test_a_wrong_answer_in_the_right_form_earns_the_format_alone(settings):
+    with Rewarder(settings(accuracy_weight=2.0, format_weight=0.25), 10) as rewarder:
+        assert rewarder.score_one(SEVEN, "\\boxed{8}").total == 0.25
+        assert rewarder.score_one(SEVEN, "the answer is 7").total == 2.0
+
+
 def test_no_answer_says_why_there_is_none(settings):
     record = Rewarder(settings(), 10).score_one(SEVEN, "<think>3 and 4 and")
     assert (record.extracted, record.verdict, record.why, record.total) == (
@@ -125,38 +130,6 @@ def test_custom_terms_add_up_in_order(settings, custom, functions):
     record = Rewarder(settings(custom=terms), 10).score_one(SEVEN, "\\boxed{7}", tokens=5)
     assert record.parts == {"accuracy": 1.0, "format": 1.0, "my_rewards:length": 0.5, "my_rewards:last": 3.5}
     assert record.total == 1.0 + 2.0 * 0.5 - 3.5
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1", torch.tensor(1.0)])
-def test_a_custom_term_that_is_no_number_is_refused(settings, custom, functions, value):
-    functions.broken = lambda problem, completion, record: value
-    rewarder = Rewarder(settings(custom=(custom("my_rewards:broken"),)), 10)
-    completion = group(SEVEN, ["\\boxed{7}"])
-    with pytest.raises(Refusal, match=r"my_rewards:broken returned .* on problem p1: it must return a finite number"):
-        rewarder.score([completion])
-    assert completion.completions[0].reward is None
-
-
-def test_an_error_in_a_custom_term_keeps_its_type_and_names_the_problem(settings, custom, functions):
-    functions.broken = lambda problem, completion, record: 1 / 0
-    with pytest.raises(ZeroDivisionError) as caught:
-        Rewarder(settings(custom=(custom("my_rewards:broken"),)), 10).score_one(SEVEN, "7")
-    assert caught.value.__notes__ == ["in the custom reward my_rewards:broken on problem p1"]
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("no_such_package.module:f", "cannot load 'no_such_package.module:f'"),
-        ("my_rewards:missing", "cannot load 'my_rewards:missing'"),
-        ("my_rewards.f", "must read package.module:function"),
-        (":f", "must read package.module:function"),
-        ("math:pi", "'math:pi' is not a function"),
-    ],
-)
-def test_custom_paths_are_checked_at_the_door(settings, custom, functions, path, message):
-    with pytest.raises(ConfigRefusal, match=message.replace(".", r"\.")):
-        Rewarder(settings(custom=(custom(path),)), 10)
 
 
 def test_contradictory_settings_are_refused(settings, custom):

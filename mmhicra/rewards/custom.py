@@ -1,0 +1,211 @@
+"""Reward functions of the user's own: found, checked at the door, called, and what their failures mean.
+
+A function is called as `f(problem, completion, record_so_far)` and returns a finite number. One that raises is called
+again; one that keeps failing on a completion costs its whole group the signal, since a group is compared within itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Protocol, cast
+
+from mmhicra.records import Completion, Problem, RewardRecord
+from mmhicra.refusals import ConfigRefusal, Refusal
+
+CustomReward = Callable[[Problem, Completion, RewardRecord], float]
+
+LARGEST_REWARD = 1e6
+"""Of a custom function, either sign: beyond it a reward is a mistake, and its gradients are useless."""
+_FORM = "mmhicra calls f(problem, completion, record) and takes a float; see docs/rewards.md"
+_OTHER_FORMS = (
+    ("TRL", {"completions", "prompts", "completion_ids"}),
+    ("verl", {"data_source", "solution_str", "ground_truth", "extra_info"}),
+    ("EasyR1", {"reward_inputs", "reward_input", "predicts", "predict"}),
+)
+"""Names of parameters by which the reward functions of other trainers are known."""
+
+
+class CustomSettings(Protocol):
+    """One custom reward."""
+
+    @property
+    def path(self) -> str:
+        """`package.module:function` or `./file.py:function`."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Weight of what it returns."""
+        ...
+
+
+class CustomFailure(Refusal):
+    """A custom function failed on a problem.
+
+    Attributes:
+        problem: its id.
+        wrong_result: whether it returned something that is no reward, which trying again does not mend.
+    """
+
+    def __init__(self, message: str, problem: str, wrong_result: bool) -> None:
+        super().__init__(message, problem, wrong_result)  # all three, so that it can travel between ranks
+        self.message = message
+        self.problem = problem
+        self.wrong_result = wrong_result
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class CustomTerm:
+    """A function with its weight and the patience that it is given.
+
+    Attributes:
+        attempts: calls at most for one completion.
+        wait: seconds before the second call, doubled before each further one.
+    """
+
+    path: str
+    function: CustomReward
+    weight: float
+    attempts: int = 1
+    wait: float = 0.0
+
+    def add_to(self, record: RewardRecord, problem: Problem, completion: Completion) -> RewardRecord:
+        """`record` with this term.
+
+        Raises:
+            CustomFailure: the function raised at every attempt, or returned no reward.
+        """
+        value = self._value(problem, completion, record)
+        return replace(record, parts={**record.parts, self.path: value}, total=record.total + self.weight * value)
+
+    def _value(self, problem: Problem, completion: Completion, record: RewardRecord) -> float:
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return self._checked(self.function(problem, completion, record), problem)
+            except CustomFailure:
+                raise
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                if attempt == self.attempts:
+                    times = f", {attempt} times" if attempt > 1 else ""
+                    raise CustomFailure(
+                        f"the custom reward {self.path} failed on problem {problem.id}{times}: {_spell(error)}",
+                        problem.id,
+                        wrong_result=False,
+                    ) from error
+            time.sleep(self.wait * 2 ** (attempt - 1))
+        raise AssertionError("attempts is at least 1")
+
+    def _checked(self, value: object, problem: Problem) -> float:
+        fault = None
+        if inspect.iscoroutine(value):
+            value.close()
+            fault = "a coroutine: make it a plain function (asyncio.run inside it may await)"
+        elif not isinstance(value, Real):
+            fault = f"{_short(value)} ({type(value).__name__}): it must return a finite number, as float(...) makes it"
+        elif not math.isfinite(value):
+            fault = f"{value!r}: it must return a finite number"
+        elif abs(value) > LARGEST_REWARD:
+            fault = f"{value!r}: it must return a finite number within {LARGEST_REWARD:g} of 0"
+        if fault is None:
+            return float(cast(float, value))
+        raise CustomFailure(
+            f"the custom reward {self.path} returned {fault} (on problem {problem.id})", problem.id, wrong_result=True
+        )
+
+
+def load_terms(settings: Sequence[CustomSettings], attempts: int, wait: float) -> list[CustomTerm]:
+    """The functions that a configuration names, with their signatures checked.
+
+    Raises:
+        ConfigRefusal: a function is listed twice, cannot be found, or cannot be called as mmhicra calls it.
+    """
+    paths = [custom.path for custom in settings]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise ConfigRefusal(f"reward.custom: {twice!r} is listed twice, keep one")
+    return [CustomTerm(each.path, find_function(each.path), each.weight, attempts, wait) for each in settings]
+
+
+def find_function(path: str) -> CustomReward:
+    """Import `package.module:function`, or `function` of a file `./my_reward.py:function`.
+
+    Raises:
+        ConfigRefusal: the path is not of that form, there is no such module, file or function, importing it fails, or
+            the function takes other arguments.
+    """
+    module, _, name = path.rpartition(":")
+    if not module or not name.isidentifier():
+        raise ConfigRefusal(f"reward.custom: {path!r} must read package.module:function or ./file.py:function")
+    try:
+        found = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+        function = getattr(found, name)
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        hint = "" if module.endswith(".py") else "; is it on PYTHONPATH? A file is named with its ending, ./file.py:f"
+        raise ConfigRefusal(f"reward.custom: cannot load {path!r}: {_spell(error)}{hint}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigRefusal(f"reward.custom: {path!r} fails when it is imported: {_spell(error)}") from error
+    if not callable(function):
+        raise ConfigRefusal(f"reward.custom: {path!r} is not a function")
+    _refuse_other_forms(path, function)
+    return cast(CustomReward, function)
+
+
+def _import_file(file: Path) -> object:
+    """The module of a file, imported once; its folder is searched for what it imports, after everything else."""
+    file = file.expanduser().resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    name = f"mmhicra_custom_reward_{abs(hash(str(file)))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _refuse_other_forms(path: str, function: Callable[..., object]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # compiled functions may have none: the dry call shows whether they take ours
+    names = set(signature.parameters)
+    takes = f"reward.custom: {path!r} takes {signature}"
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise ConfigRefusal(f"reward.custom: {path!r} is an async function: make it a plain one; {_FORM}")
+    if trainer := next((trainer for trainer, known in _OTHER_FORMS if names & known), None):
+        raise ConfigRefusal(f"{takes}, as {trainer} calls it: {_FORM}")
+    try:
+        signature.bind("problem", "completion", "record")
+    except TypeError as error:
+        raise ConfigRefusal(f"{takes} and cannot be called with three arguments ({error}): {_FORM}") from error
+
+
+def _spell(error: BaseException) -> str:
+    """An error in one line, with where it was raised last."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {_short(said, text=True)}" if said else type(error).__name__
+
+
+def _short(value: object, text: bool = False, longest: int = 200) -> str:
+    spelled = str(value) if text else " ".join(repr(value).split())
+    return spelled if len(spelled) <= longest else spelled[: longest - 3] + "..."
