@@ -116,7 +116,7 @@ class CustomTerm:
             fault = f"{_short(value)} ({type(value).__name__}): it must return a finite number, as float(...) makes it"
         elif not math.isfinite(value):
             fault = f"{value!r}: it must return a finite number"
-        elif abs(value) > LARGEST_REWARD:
+        elif abs(float(value)) > LARGEST_REWARD:
             fault = f"{value!r}: it must return a finite number within {LARGEST_REWARD:g} of 0"
         if fault is None:
             return float(cast(float, value))

@@ -148,8 +148,9 @@ class Rewarder:
             if failure is not None:
                 self._failures.append(failure)
             for completion, (record, whole) in zip(group.completions, scored, strict=True):
-                no_reward = failure is not None or isinstance(whole, CustomFailure)
-                completion.reward = replace(record, why=str(failure), total=0.0) if no_reward else whole
+                if failure is not None or isinstance(whole, CustomFailure):
+                    whole = replace(record, why=str(failure), total=0.0)
+                completion.reward = whole
 
     def take_losses(self) -> tuple[int, list[CustomFailure]]:
         """Since the last call: reward workers that something else than their limit ended, and failed groups."""
