@@ -20,27 +20,47 @@ from mmhicra.rewards.statements import asks_yes_or_no
 _THINK_TAG = re.compile(r"<(/?)think>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s{0,8}\{")
+_BARE_BOX = re.compile(r"\\boxed\s{0,8}(-?\d[\d,]*(?:\.\d+)?(?![\w^/])|[A-Z](?![A-Za-z]))")
+_BETWEEN_BOXES = re.compile(
+    r"[\s$\\()\[\]]*(?P<joint>[,，、;；]?\s*(?:\b(?:and|or)\b|[和与或]|\\text\s*\{\s*(?:and|or)\s*\}|\\quad|\\qquad)?)[\s$\\()\[\]]*"
+    r"(?:(?P<label>[A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=\s*)?[\s$\\()\[\]]*"
+)
+_LABEL_BEFORE_BOX = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?)?)\s*=\s*\$*\s*\Z")
 _PHRASE = re.compile(
-    r"(?:\banswer\b(?:\s+(?:to|of|for)\s(?:[^.:\n\"“]{0,80}[\"“][^\n\"”]{1,200}[\"”]|[^.:\n]{1,80}?))?|\bcorrect\s(?:option|choice)\b)"
+    r"(?:\banswer\b(?:\s+(?:to|of|for)\s(?:[^.:\n\"“]{0,80}[\"“][^\n\"”]{1,200}[\"”]|[^.:\n]{1,80}?))?"
+    r"|\bcorrect\s(?:option|choice|answer)(?:\sletter)?\b)"
     r"(?:[\s*_]{0,4}(?:\b(?:is|are|(?:should|would|must)\sbe)\b|[:：=])|[*_#]{0,4}[ \t]{0,4}\n)"
-    r"|(?:最终|正确)?(?:答案|结果)\s{0,4}(?:应该是|应为|是|为|[:：选])"
-    r"|(?:故|应|因此|所以)?选(?:择|项)?\s{0,4}[:：是为]?(?=[\s(（]{0,4}[A-Z])",
+    r"|【(?:最终|正确|参考)?答案】\s{0,4}[:：]?"
+    r"|(?:最终|正确)?(?:答案|结果)(?:的?选项)?\s{0,4}(?:应该是|应为|是|为|选择|选|[:：])(?:选项(?=\s?[(（]?[A-Z]))?"
+    r"|(?:故|应|因此|所以)?选(?:择|项)?\s{0,4}[:：是为]?(?=[\s(（]{0,4}[A-Z](?!\s?(?:选项)?\s?(?:不|错|是|为|正|对)))",
     re.IGNORECASE,
 )
 _CHOOSING = re.compile(
     r"\b(?:[Cc]hoose|[Ss]elect|[Pp]ick)\s(?:(?:option|choice|answer)\s)?(?=\(?[A-Z]\)?(?![A-Za-z]))"
     r"|\b(?:[Oo]ption|[Cc]hoice)\s(?=\(?[A-Z]\)?\sis\s(?:correct|right|the\s(?:correct|right|answer)))"
+    r"|(?<![A-Za-z.])(?=\(?[A-Z]\)?\sis\s(?:the\s)?(?:(?:only\s)?(?:correct|right|best)\s)?(?:answer|option|choice)\b)"
+)
+_DECLARED_IN_CHINESE = re.compile(
+    r"(?:选项|答案)?\s?[(（]?(?<![A-Za-z])([A-Z])[)）]?\s?(?:选项)?\s?(?:是|为)?(?:唯一|最)?(?:正确|对的)(?:的)?(?:答案|选项)?(?!吗|与否)"
+)
+_ABBREVIATIONS = "".join(
+    rf"(?<!\b{each})" for each in ("Mr", "Ms", "Mrs", "Dr", "St", "Jr", "Sr", "Mt", "No", "vs", "approx", "Prof", "Ave")
 )
 _SENTENCE_END = re.compile(
-    r"[。！？]|[.?](?=[\s*\"'”)]|$)|,\s(?:so|since|because|as|which|where|therefore|thus|hence)\b|\sbecause\b"
+    rf"[。！？]|{_ABBREVIATIONS}[.?](?=[\s*\"'”)]|$)"
+    r"|,\s(?:so|since|because|as|which|where|therefore|thus|hence|not|rather than)\b"
+    r"|\sbecause\b|\s?[(（](?=(?:since|because|as|from|where|which|using|by|i\.e|note|see|given|rounded|not)\b|因|由|注|即)"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _OPTION_LINE = re.compile(r"[\s*_(（\[]{0,6}(?:[Oo]ption\s)?[(（\[]?[A-Z][)）\]]?[\s*_]{0,4}(?:[.:：、)].{0,300})?")
+_FIRST_LINE = re.compile(r"[\s*_#]{0,6}(?:[Oo]ption\s)?[(（\[]?([A-Z])[)）\]]?[\s*_]{0,4}(?:[.:：、)]|$)(.{0,120})")
 _LETTER_END = re.compile(r"[(（]([A-Z])[)）][\s.。*_$]{0,6}\Z")
 _LETTER_FIRST = re.compile(r"[\s*$({\[]{0,9}(?:\\(?:text|math)\w{0,6}\s?\{\s?)?[({\[]?[A-Z](?![\w'°^=+*/-]|\s?[=+*/-])")
+_EMPTY_SET = re.compile(r"\\(?:\{|lbrace)\s*\\(?:\}|rbrace)")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
+_LONGEST_JOINT = 60
 _MOST_PHRASES = 1000
 """Of a response that are looked at, from its end: so many empty ones are no answer but a loop."""
 _LONGEST_BARE_ANSWER = 80
@@ -72,8 +92,10 @@ def extract(
     Thinking is dropped first (`final_text`). Then the first of these that finds something counts:
 
     * `answer block`: the last closed `<answer>`; in it `boxed` and `phrase` are tried before all of it is taken.
-    * `boxed`: the last balanced `\boxed` or `\fbox`.
+    * `boxed`: the last balanced `\boxed` or `\fbox`, with the boxes joined to it (`last_boxes`). For choices a declared
+      letter goes before a box that holds no option.
     * `phrase`: what follows the last "the answer is", "Answer:", "答案是", ...
+    * `letter in the first line`, for choices: a first line `B` or `B. 40°` with more lines after it.
     * `bold`: the last bold span.
     * `letter at the end`, for choices: a last line `B`, `(B)` or `B. 40°`, or a final `(B)`.
     * `bare`: the whole text is one short line.
@@ -84,7 +106,7 @@ def extract(
         loose: for evaluation, never for rewards. A `phrase` or `bold` without a number does not count where a number is
             wanted, and as a last resort the answer is guessed (`GUESSES`; see `guesses`).
         question: its numbers are no answer if there are others. Only read with `loose`.
-        choices: the options of a multiple-choice problem. Only read with `loose`.
+        choices: the options of a multiple-choice problem.
     """
     text = final_text(response)
     if text is None:
@@ -94,15 +116,15 @@ def extract(
     phrase = _choice_phrase if kind == "choice" else _phrase
     block = _last_answer_block(text)
     if block is not None:
-        method, found = _first([("boxed", last_box), ("phrase", phrase)], block)
+        method, found = _first([("boxed", last_boxes), ("phrase", phrase)], block)
         return Extraction(found, f"answer block, {method}") if found else Extraction(block, "answer block")
-    rules: list[_Rule] = [("boxed", last_box), ("phrase", phrase), ("bold", _bold)]
+    rules: list[_Rule] = [("boxed", last_boxes), ("phrase", phrase), ("bold", _bold)]
     if loose and kind == "number":
         rules[1:] = [("phrase", lambda text: _phrase(text, wanted=states_number)), ("bold", _bold_number)]
-    if loose and kind == "choice" and choices:  # a declared letter goes before a boxed value that is no option
-        lettered = ("phrase", lambda text: _phrase(text, (_PHRASE, _CHOOSING), _names_letter))
+    if kind == "choice":  # a declared letter goes before a boxed value that is no option
+        lettered = ("phrase", lambda text: _choice_phrase(text, _names_letter))
         rules[:1] = [("boxed", lambda text: _boxed_option(text, choices)), lettered, *rules[:1]]
-    if kind == "choice":
+        rules.insert(4, ("letter in the first line", lambda text: _letter_in_the_first_line(text, choices)))
         rules.append(("letter at the end", _letter_at_the_end))
     rules.append(("bare", _bare))
     if loose and kind == "choice":
@@ -144,12 +166,51 @@ def _without_stop_tokens(text: str) -> str:
 
 def last_box(text: str) -> str | None:
     r"""The content of the last balanced, non-empty `\boxed{...}`, the inner one of nested boxes."""
-    boxes = [match.end() - 1 for match in _BOX.finditer(text)]
+    boxes = _boxes(text)
+    if boxes:
+        return boxes[-1][2]
+    bare = list(_BARE_BOX.finditer(text))
+    return bare[-1][1] if bare else None
+
+
+def last_boxes(text: str) -> str | None:
+    r"""`last_box`, together with the boxes before it that are joined to it: `x=\boxed{1}` and `x=\boxed{2}` are `1, 2`.
+
+    Boxes are joined by a comma, "and" or "or", or stand on one line with nothing but a label between them.
+    """
+    boxes = _boxes(text)
     if not boxes:
-        return None
-    pairs = brace_pairs(text)
-    contents = (_tidy(text[opening + 1 : pairs[opening]]) for opening in reversed(boxes) if opening in pairs)
-    return next(filter(None, contents), None)
+        return last_box(text)
+    first = len(boxes) - 1
+    labels, joints = [""] * len(boxes), [""] * len(boxes)
+    while first > 0:
+        between = text[boxes[first - 1][1] : boxes[first][0]]
+        match = _BETWEEN_BOXES.fullmatch(between) if len(between) <= _LONGEST_JOINT else None
+        if match is None or not (match["joint"].strip() or match["label"] or "\n" not in between):
+            break
+        labels[first], joints[first] = match["label"] or "", " or " if "or" in match["joint"] else ", "
+        first -= 1
+    if first == len(boxes) - 1:
+        return boxes[-1][2]
+    before = _LABEL_BEFORE_BOX.search(text[max(0, boxes[first][0] - _LONGEST_JOINT) : boxes[first][0]])
+    labels[first] = before[1] if before else ""
+    named = len(set(labels[first:])) == len(boxes) - first
+    parts = [f"{labels[at]} = {boxes[at][2]}" if named else boxes[at][2] for at in range(first, len(boxes))]
+    return "".join(f"{joint}{part}" for joint, part in zip(["", *joints[first + 1 :]], parts, strict=True))
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and content of every balanced, non-empty box that holds no other."""
+    openings = list(_BOX.finditer(text))
+    pairs = brace_pairs(text) if openings else {}
+    found: list[tuple[int, int, str]] = []
+    for match in openings:
+        opening = match.end() - 1
+        if opening in pairs and (content := _tidy(text[opening + 1 : pairs[opening]])):
+            if found and found[-1][1] > pairs[opening]:
+                found.pop()
+            found.append((match.start(), pairs[opening] + 1, content))
+    return found
 
 
 def _first(rules: list[_Rule], text: str) -> tuple[str, str | None]:
@@ -161,7 +222,9 @@ def _first(rules: list[_Rule], text: str) -> tuple[str, str | None]:
 
 def _tidy(found: str | None) -> str | None:
     """An answer without white space around it; None if nothing but punctuation and dollar signs is left."""
-    if found is None or not plain(found[:_LONGEST_CLAUSE]).strip("{}()[]*_#\\-"):
+    if found is None:
+        return None
+    if not plain(found[:_LONGEST_CLAUSE]).strip("{}()[]*_#\\-") and not _EMPTY_SET.fullmatch(found.strip()):
         return None
     return found.strip()
 
@@ -185,8 +248,11 @@ def _phrase(
     return next((clause for clause in clauses if clause and wanted(clause)), None)
 
 
-def _choice_phrase(text: str) -> str | None:
-    return _phrase(text, (_PHRASE, _CHOOSING))
+def _choice_phrase(text: str, wanted: Callable[[str], bool] = bool) -> str | None:
+    """`_phrase`, and letters that are declared right: `B is the correct answer`, `选项B正确`."""
+    chinese = list(_DECLARED_IN_CHINESE.finditer(text))
+    found = _phrase(text[chinese[-1].end() :] if chinese else text, (_PHRASE, _CHOOSING), wanted)
+    return found or (chinese[-1][1] if chinese else None)
 
 
 def _clause(text: str, start: int) -> str:
@@ -196,8 +262,8 @@ def _clause(text: str, start: int) -> str:
         if ahead.startswith(opening):
             return ahead.removeprefix(opening).split(closing, 1)[0]
     line = ahead.split("\n", 1)[0]
-    end = _SENTENCE_END.search(line)
-    return line[: end.start()] if end else line
+    end = _SENTENCE_END.search(line, 1)
+    return (line[: end.start()] if end else line).rstrip("*_ \t")
 
 
 def _bold(text: str) -> str | None:
@@ -210,7 +276,7 @@ def _names_letter(text: str) -> bool:
 
 
 def _boxed_option(text: str, choices: Sequence[str]) -> str | None:
-    box = last_box(text)
+    box = last_boxes(text)
     return box if box and len(box) <= _LONGEST_CLAUSE and options_named(box, choices) else None
 
 
@@ -228,6 +294,19 @@ def _letter_at_the_end(text: str) -> str | None:
         return None if listed else lines[0]
     ending = _LETTER_END.search(text[-40:])
     return ending[1] if ending else None
+
+
+def _letter_in_the_first_line(text: str, choices: Sequence[str]) -> str | None:
+    """The first of several lines, if it is a letter, or a letter with its own option's text, and begins no list."""
+    first, _, rest = text.strip().partition("\n")
+    line = _FIRST_LINE.fullmatch(first[:_LONGEST_CLAUSE])
+    following = rest.strip().partition("\n")[0]
+    if line is None or not following or _OPTION_LINE.fullmatch(following[:_LONGEST_CLAUSE]):
+        return None
+    if (ending := _letter_at_the_end(text)) and options_named(ending, choices) != options_named(line[1], choices):
+        return None
+    own = not choices or not line[2].strip(" *.") or len(options_named(first, choices)) == 1
+    return first if own else None
 
 
 def _last_lines(text: str, count: int) -> Iterator[str]:

@@ -1,48 +1,45 @@
-r"""Reads numbers exactly and evaluates nothing: `1,234`, `3\frac{1}{2}`, `2\sqrt{3}`, `9\pi cm^2`, `x = 50%`.
+r"""Numbers as people write them: `1,234`, `3\frac{1}{2}`, `9\pi cm^2`, `x = 50%`, `5 million`, `5 h 30 min`, `twelve`.
 
-A small recursive-descent reader instead of sympy, because it has to be safe and fast enough to read every response
-in the training process. What it cannot read is left to `algebra`.
+Arithmetic is `arithmetic`'s, units are `units`'. Nothing here evaluates symbols; what it cannot read is left to others.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
+from mmhicra.rewards.arithmetic import Amount, Reader, UnreadableError, is_moderate
 from mmhicra.rewards.notation import LONGEST_ANSWER, plain
-from mmhicra.rewards.units import Unit, is_unit, read_unit
+from mmhicra.rewards.numerals import in_digits, power_after, scale_after
+from mmhicra.rewards.units import UNKNOWN, Unit, read_unit
 
-Amount = Fraction | float
+NO_NOUNS: frozenset[str] = frozenset()
 
 _SEVERAL = re.compile(r"\b(?:or|and)\b|[;；或和、]|,(?!\d{3})|\\pm|±")
-_LEAD = re.compile(r"^(?:about|approximately|approx\.?|around|exactly|only|[≈=€£¥])\s*", re.IGNORECASE)
-_SAYING = re.compile(r"^.*(?:\bis\b|\bare\b|\bequals?\b|[为是])\s*:?\s*", re.IGNORECASE)
+_LEADS = (  # what may stand before a number, and an example
+    (r"about|approximately|approx\.?|around|exactly|only|roughly|nearly|[≈=]", "about 5"),
+    (r"(?:a|the) total of|in total|the year|year|in the year|the number|the value|in(?= [12]\d{3}$)", "the year 2015"),
+    (r"(?:US|USD|CNY|RMB|EUR|GBP|JPY|INR|Rs\.?|[€£¥₹])", "USD 1000"),
+    (r"约|大约|共|一共|总共|共有", "约5"),
+)
+_LEAD = re.compile(rf"^(?:(?:{'|'.join(lead for lead, _ in _LEADS)})\s*)+(?=[^A-Za-z]|[a-z]{{3}})", re.IGNORECASE)
+_SAYING = re.compile(r"^(.*(?:\bis\b|\bare\b|\bequals?\b|[为是]))\s*:?\s*", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"\b(?:not|never|no|cannot|neither|nor|wrong|false|unlikely|if|unless)\b|n't\b|[不非没否错]", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"(?:_|∠|\\angle)\s*\{?\w{1,3}\}?")
 _LABEL = re.compile(r"(?:[^\W\d]|[\s\\.'∠△/:{}|])*(?:\([\w\s]{1,5}\))?")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z])")
 _DECIMAL = re.compile(r"[+-]?\s*[\d,]*\.(\d+)")
-
-_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+")
-_DIGIT = re.compile(r"\d")
-_EXPONENT = re.compile(r"[eE][+-]?\d{1,3}(?!\d)")
-_FRACTION = re.compile(r"\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|\s+(\d+)\s*/\s*(\d+)(?![\d.])")
-_SPACE = re.compile(r"\s*")
-_COLON = re.compile(r"\s*:\s*")
-_SIGN = re.compile(r"\s*([+-])\s*")
-_OPERATOR = re.compile(r"\s*([*/])\s*")
-_JUXTAPOSED = re.compile(r"\s*(?:\\(?:sqrt|pi|frac)(?![a-zA-Z])|sqrt\b|pi\b|\()")
-_RAISED = re.compile(r"\s*\^\s*(?=[\d{(-])")
-_SIGNED_DIGITS = re.compile(r"-?\d+")
-_PI = re.compile(r"\\pi(?![a-zA-Z])|pi\b")
-_OVER = re.compile(r"\\frac(?![a-zA-Z])\s*")
-_ROOT = re.compile(r"(?:\\sqrt(?![a-zA-Z])|sqrt\b)\s*(?:\[\s*(\d{1,2})\s*\]\s*)?")
-_OPENING = re.compile(r"[{(]")
-_CLOSING = {"{": re.compile(r"\s*\}"), "(": re.compile(r"\s*\)")}
-_DEEPEST = 30
-_MOST_BITS = 1000
+_PERCENT = re.compile(r"\s*(?:%|percent|per cent)\s*", re.IGNORECASE)
+_PIECE = re.compile(
+    r"\s*(?:,\s*|and\s+)?(\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)\s*([^\d\s,/][^\d,]*?)(?=\s*,?\s*(?:and\s+)?\d|$)"
+)
+_FEET_INCHES = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:\"|'')")
+_CHAINED = frozenset({"length", "time", "mass", "angle", "usd", "cny", "gbp"})
+_FEW_BITS = 1000
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,11 @@ class Value:
     """A number somebody wrote.
 
     Attributes:
-        amount: exact where it can be, a float where a root or pi is in it.
+        amount: exact where it can be, a float where a root, pi or a function is in it.
         rounded: a decimal point was written, so the number may stand for a longer one.
-        decimals: digits after the point of a plain decimal, None for anything else.
+        decimals: digits after the point of a plain decimal, less those of a scale word (`5.2 million`: -5); else None.
         percent: a percent sign followed.
-        unit: only units that can be converted; others are ignored.
+        unit: `UNKNOWN` if there is none, or none that can be compared.
         label: the single letter of `x = 5`, else empty.
     """
 
@@ -62,24 +59,40 @@ class Value:
     rounded: bool = False
     decimals: int | None = None
     percent: bool = False
-    unit: Unit | None = None
+    unit: Unit = UNKNOWN
     label: str = ""
 
 
-@lru_cache(maxsize=4096)
 def read_value(text: str) -> Value | None:
+    """`read_number` for those who calculate on with floats: None for a number of more than 300 digits too."""
+    value = read_number(text)
+    if value is None or isinstance(value.amount, float):
+        return value
+    bits = max(value.amount.numerator.bit_length(), value.amount.denominator.bit_length())
+    return value if bits <= _FEW_BITS else None
+
+
+@lru_cache(maxsize=8192)
+def read_number(text: str, nouns: frozenset[str] = NO_NOUNS) -> Value | None:
     """The one number that `text` states, with or without a unit, a label or words before it; None if it is not one.
 
     Several numbers are none: `5 or 6`, `5, 6`, `±5`; nor is an equation (`x^2 + y^2 = 1`). In a chain
     `x = 2√3 ≈ 3.46` every link that can be read must agree, and the first counts.
+
+    Args:
+        text: as it was written.
+        nouns: words that count as units besides those of the table.
     """
     if len(text) > LONGEST_ANSWER:
         return None
     spelt = plain(text)
     if _SEVERAL.search(spelt):
+        return _read_several(spelt)
+    saying = _SAYING.match(spelt)
+    if saying and _DENIAL.search(saying[1]):
         return None
-    links = _links(_SAYING.sub("", spelt))
-    readings = [_read_link(link) for link in links]
+    links = _links(spelt[saying.end() :] if saying else spelt)
+    readings = [_read_link(link, nouns) for link in links]
     if readings[-1] is None or (readings[0] is None and not _is_label(links[0])):
         return None
     first, *others = (value for value in readings if value is not None)
@@ -99,29 +112,45 @@ def right_hand_side(text: str) -> str | None:
     return links[-1] if _is_label(links[0]) else None
 
 
-def agree(gold: Value, answer: Value) -> bool:
+def agree(gold: Value, answer: Value, *, percent_asked: bool = False) -> bool:
     """Whether `answer` states the number `gold`.
 
     * Exact forms (integers, fractions, roots, pi) must be equal; to 1e-9 relative where a float had to be used.
     * A gold that is an integer takes no other number, however near.
     * A gold with d printed decimals takes every number that rounds to it (half a unit of its last digit).
     * Any other gold takes a decimal within 1e-4 of it, relative; so does a gold with decimals.
-    * Units are not compared, but lengths, areas, volumes, masses and times in different known units are converted:
-      `500 cm` is `5 m`, `5 cm` is not.
-    * A percent sign may be left out, or worked out: `20%` is `20` and `0.2`.
+    * A unit may be left out. Known units of one dimension are converted: `500 cm` is `5 m`, `5 cm` is not; known units
+      of two dimensions never agree: `5 kg` is not `5 m`.
+    * A percent sign may be left out, or worked out: `20%` is `20` and `0.2`. A gold below 1 without one takes `15%` for
+      0.15, and `0.15%` only where the question asks for a percentage.
     * `x = 5` is `5`, but not `y = 5`.
     """
     if gold.label and answer.label and gold.label != answer.label:
         return False
-    stated = answer.amount
-    expected, given = gold.unit, answer.unit
-    if expected and given and (expected.dimension, expected.power) == (given.dimension, given.power):
-        stated = stated * (given.factor / expected.factor)
-    if _near(gold, stated, answer.rounded):
+    try:
+        return _agree(gold, answer, percent_asked)
+    except OverflowError:  # a float beside a fraction of a thousand digits
+        return False
+
+
+def _agree(gold: Value, answer: Value, percent_asked: bool) -> bool:
+    stated, expected, given = answer.amount, gold.unit, answer.unit
+    if expected.dimension and given.dimension:
+        if expected.dimension != given.dimension and not _are_degrees(expected, given):
+            return False
+        if expected != given and expected.dimension == given.dimension:
+            stated = (stated * given.factor + given.shift - expected.shift) / expected.factor
+    worked_out_only = answer.percent and not gold.percent and abs(gold.amount) < 1 and not percent_asked
+    if not worked_out_only and _near(gold, stated, answer.rounded):
         return True
     if gold.percent and not answer.percent:
         return _near(gold, stated * 100, answer.rounded)
     return answer.percent and not gold.percent and _near(gold, stated / 100, answer.rounded)
+
+
+def _are_degrees(one: Unit, other: Unit) -> bool:
+    """`25°` may be an angle or a temperature."""
+    return {one.dimension, other.dimension} == {(("angle", 1),), (("temperature", 1),)}
 
 
 def _near(gold: Value, stated: Amount, rounded: bool) -> bool:
@@ -129,7 +158,7 @@ def _near(gold: Value, stated: Amount, rounded: bool) -> bool:
     inexact = isinstance(gold.amount, float) or isinstance(stated, float)
     if gap == 0 or (inexact and gap <= 1e-9 * abs(gold.amount)):
         return True
-    if gold.decimals is not None and gap <= Fraction(1, 2 * 10**gold.decimals):
+    if gold.decimals is not None and gap <= Fraction(10) ** -gold.decimals / 2:
         return True
     if isinstance(gold.amount, Fraction) and gold.amount.denominator == 1:
         return False
@@ -146,138 +175,82 @@ def _links(spelt: str) -> list[str]:
 
 def _is_label(link: str) -> bool:
     r"""Whether a link names a quantity (`Area`, `f(2)`, `x_1`, `∠2`, `\frac{AB}{CD}`) and is no expression."""
-    return bool(_LABEL.fullmatch(_NUMBERED.sub("", link)))
+    return bool(_LABEL.fullmatch(_NUMBERED.sub("", link))) and not _DENIAL.search(link)
 
 
-def _read_link(text: str) -> Value | None:
-    text = _LEAD.sub("", text).strip()
-    reader = _Reader(text)
+def _read_several(spelt: str) -> Value | None:
+    """What holds an "and" or a comma and is one number all the same: `one hundred and five`, `5 h and 30 min`."""
+    spelt = _LEAD.sub("", spelt)
+    digits = in_digits(spelt)
+    if digits != spelt and not _SEVERAL.search(digits):
+        return _read_link(digits, NO_NOUNS)
+    return _read_chain(spelt)
+
+
+def _read_link(text: str, nouns: frozenset[str]) -> Value | None:
+    text = in_digits(_LEAD.sub("", text).strip())
+    reader = Reader(text)
     try:
         amount = reader.ratio()
-    except (_UnreadableError, OverflowError, ZeroDivisionError):
+    except (UnreadableError, OverflowError, ZeroDivisionError, ValueError):
         return None
-    number, rest = text[: reader.at].strip(), text[reader.at :].strip()
-    if not _is_moderate(amount) or not (rest == "%" or is_unit(rest)):
+    number, rest = text[: reader.at].strip(), text[reader.at :]
+    if not is_moderate(amount):
         return None
+    if not rest:
+        return Value(amount, reader.rounded, _decimals(number))
+    return _with_rest(amount, reader.rounded, number, rest, nouns) or _read_chain(text)
+
+
+def _with_rest(amount: Amount, rounded: bool, number: str, rest: str, nouns: frozenset[str]) -> Value | None:
+    """A number and what follows it: a percent sign, a scale word, a power, a unit, or something that makes it none."""
+    decimals = _decimals(number)
+    if _PERCENT.fullmatch(rest):
+        return Value(amount, rounded, decimals, percent=True)
+    if (unit := read_unit(rest, nouns)) is not None:
+        return Value(amount, rounded, decimals, unit=unit)
+    if (power := power_after(rest)) is not None:
+        return _raised(amount, power)
+    scale, rest = scale_after(rest)
+    if scale == 1:
+        return None
+    if decimals is not None:
+        zeros = len(str(scale)) - 1
+        decimals = decimals - zeros if scale == 10**zeros else None
+    unit = read_unit(rest, nouns)
+    return None if unit is None else Value(amount * scale, rounded, decimals, unit=unit)
+
+
+def _decimals(number: str) -> int | None:
     decimal = _DECIMAL.fullmatch(number)
-    return Value(amount, reader.rounded, len(decimal[1]) if decimal else None, rest == "%", read_unit(rest))
+    return len(decimal[1]) if decimal else None
 
 
-def _is_moderate(amount: Amount) -> bool:
-    """Whether an amount can be compared with floats without overflow."""
-    if isinstance(amount, float):
-        return math.isfinite(amount)
-    return max(amount.numerator.bit_length(), amount.denominator.bit_length()) <= _MOST_BITS
+def _raised(amount: Amount, power: str) -> Value | None:
+    if power == "factorial":
+        return _read_link(f"{amount}!", NO_NOUNS) if isinstance(amount, Fraction) else None
+    return Value(amount ** (2 if power == "squared" else 3))
 
 
-class _UnreadableError(Exception):
-    """The text does not start with a number."""
-
-
-class _Reader:
-    """Reads one arithmetic expression from the left of a `plain` text; `at` is where it stopped."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.rounded = False
-        self._depth = 0
-
-    def ratio(self) -> Amount:
-        amount = self._sum()
-        return amount / self._sum() if self._take(_COLON) else amount
-
-    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        match = pattern.match(self.text, self.at)
-        if match:
-            self.at = match.end()
-        return match
-
-    def _sum(self) -> Amount:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _UnreadableError
-        amount = self._product()
-        while sign := self._take(_SIGN):
-            term = self._product()
-            amount = amount + term if sign[1] == "+" else amount - term
-        self._depth -= 1
-        return amount
-
-    def _product(self) -> Amount:
-        sign = self._take(_SIGN)
-        amount = self._power()
-        while True:
-            if operator := self._take(_OPERATOR):
-                factor = self._power()
-                amount = amount * factor if operator[1] == "*" else amount / factor
-            elif _JUXTAPOSED.match(self.text, self.at):
-                amount = amount * self._power()
-            else:
-                return -amount if sign and sign[1] == "-" else amount
-
-    def _power(self) -> Amount:
-        base = self._atom()
-        if not self._take(_RAISED):
-            return base
-        digits = self._take(_SIGNED_DIGITS)
-        return _raise(base, Fraction(digits[0]) if digits else self._argument())
-
-    def _atom(self) -> Amount:
-        self._take(_SPACE)
-        if digits := self._take(_NUMBER):
-            return self._number(digits[0])
-        if self._take(_OVER):
-            above = self._argument(_DIGIT)
-            return above / self._argument(_DIGIT)
-        if root := self._take(_ROOT):
-            return _raise(self._argument(), Fraction(1, int(root[1] or 2)))
-        return self._argument()
-
-    def _argument(self, digits: re.Pattern[str] = _NUMBER) -> Amount:
-        r"""What stands in braces or brackets, pi, or bare digits: one for `\frac12`, all for `√13`."""
-        self._take(_SPACE)
-        if opening := self._take(_OPENING):
-            amount = self._sum()
-            if not self._take(_CLOSING[opening[0]]):
-                raise _UnreadableError
-            return amount
-        if self._take(_PI):
-            return math.pi
-        number = self._take(digits)
-        if not number:
-            raise _UnreadableError
-        self.rounded |= "." in number[0]
-        return Fraction(number[0].replace(",", "").rstrip("."))
-
-    def _number(self, digits: str) -> Amount:
-        self.rounded |= "." in digits
-        exponent = self._take(_EXPONENT)
-        amount = Fraction(digits.replace(",", "").rstrip(".") + (exponent[0] if exponent else ""))
-        part = None if "." in digits else self._take(_FRACTION)
-        if not part:
-            return amount
-        above, below = int(part[1] or part[3]), int(part[2] or part[4])
-        if above < below:  # a mixed number
-            return amount + Fraction(above, below)
-        return amount * Fraction(above, below)
-
-
-def _raise(base: Amount, exponent: Amount) -> Amount:
-    """`base ** exponent`, exact where it can be. Raises `_UnreadableError` unless it is real and of moderate size."""
-    if not isinstance(exponent, Fraction) or (base < 0 and exponent.denominator > 1):
-        raise _UnreadableError
-    if isinstance(base, Fraction) and (root := _exact_root(base, exponent.denominator)) is not None:
-        bits = max(root.numerator.bit_length(), root.denominator.bit_length())
-        if bits * abs(exponent.numerator) > 4 * _MOST_BITS:
-            raise _UnreadableError
-        return root**exponent.numerator
-    return float(base) ** float(exponent)
-
-
-def _exact_root(base: Fraction, degree: int) -> Fraction | None:
-    if degree == 1:
-        return base
-    above, below = (round(part ** (1 / degree)) for part in (base.numerator, base.denominator))
-    root = Fraction(above, below)
-    return root if root**degree == base else None
+def _read_chain(text: str) -> Value | None:
+    """`5 h 30 min`, `35°20'`, `5 ft 6 in`: units of one dimension, each smaller than the one before it."""
+    text = re.sub("分(?!钟)", "分钟", text)
+    text = _FEET_INCHES.sub(r"\1 ft \2 in", text) if "°" not in text else text.replace("'", "′").replace('"', "″")
+    pieces, at = [], 0
+    while at < len(text) and (piece := _PIECE.match(text, at)):
+        pieces.append(piece)
+        at = piece.end()
+    if at < len(text) or len(pieces) < 2:
+        return None
+    units = [read_unit(f" {piece[2]}") for piece in pieces]
+    amounts = [_read_link(piece[1], NO_NOUNS) for piece in pieces]
+    first, total = units[0], Fraction(0)
+    if first is None or len(first.dimension) != 1 or first.dimension[0][0] not in _CHAINED:
+        return None
+    for unit, amount, before in zip(units, amounts, [None, *units], strict=False):
+        if unit is None or amount is None or unit.dimension != first.dimension:
+            return None
+        if (before is not None and unit.factor >= before.factor) or isinstance(amount.amount, float):
+            return None
+        total += amount.amount * unit.factor / first.factor
+    return Value(total, unit=first)

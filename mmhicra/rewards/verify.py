@@ -13,10 +13,14 @@ from functools import lru_cache
 
 from mmhicra.records import AnswerKind, Verdict
 from mmhicra.rewards import algebra
-from mmhicra.rewards.notation import LONGEST_ANSWER, compact, control_character, words
-from mmhicra.rewards.options import options_named, spell
+from mmhicra.rewards.notation import LONGEST_ANSWER, compact, control_character, plain, words
+from mmhicra.rewards.options import gold_options, options_in, options_named, spell
+from mmhicra.rewards.parts import read_parts
+from mmhicra.rewards.readers import compare, understand
 from mmhicra.rewards.unworked import TOO_LARGE, is_too_large, unworked
-from mmhicra.rewards.values import agree, read_value, right_hand_side
+from mmhicra.rewards.values import read_number, read_value, right_hand_side
+
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]{1,20}\}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,10 @@ def verify(
     """Compare an answer with the gold, in this process and without a time limit.
 
     Kinds:
-        number: integers exactly, decimals to the digits that the gold prints or 1e-4 relative; see `values.agree`.
-        choice: the gold and the answer each name exactly one option, by letter or by value, and the same one.
+        number: by the `readers`: integers exactly, decimals to the digits that the gold prints or 1e-4 relative.
+        choice: the gold and the answer name the same option, by letter or by value; several where the gold does.
         text: equal but for case, white space, punctuation and LaTeX font commands.
-        math: as numbers where both sides are numbers, else by math-verify.
+        math: by the `readers`, then by math-verify. A gold that is no mathematics is equal to its own writing only.
 
     Args:
         extracted: what `answers.extract` found.
@@ -66,27 +70,30 @@ def verify(
     decided = decide(query)
     if decided is not None or extracted is None:
         return decided or Outcome("no-answer", "no answer found")
-    if kind == "math" and read_value(gold) is None:
+    if kind == "choice":
+        if at_answer:
+            at_answer()
+        if algebra.is_too_large(extracted):
+            return Outcome("wrong", TOO_LARGE)
+        options = choices or options_in(question)
+        equal = frozenset(i for i, choice in enumerate(options) if algebra.equal(choice, extracted))
+        return _judge_options(equal, query)
+    if read_number(gold) is None and read_parts(gold) is None:
         if algebra.is_too_large(gold):
             return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
         if not algebra.parses(gold):
-            return Outcome("gold-unusable", "the gold cannot be parsed as mathematics")
+            return Outcome("wrong", "only its own writing equals this gold, which is no mathematics")
     if at_answer:
         at_answer()
     if algebra.is_too_large(extracted):
         return Outcome("wrong", TOO_LARGE)
-    if kind == "choice":
-        equal = frozenset(i for i, choice in enumerate(choices) if algebra.equal(choice, extracted))
-        return _judge_options(equal, query)
-    stated = right_hand_side(extracted) if read_value(gold) else extracted
-    if stated is not None and algebra.equal(gold, stated):
-        return Outcome("right", "equal as mathematics")
-    return Outcome("wrong", "not equal as mathematics")
+    same = compare(gold, extracted, understand(question), _equal_by_algebra)
+    return Outcome("right", "equal as mathematics") if same else Outcome("wrong", "not equal as mathematics")
 
 
 def decide(query: Query) -> Outcome | None:
     """The outcome where it takes no algebra, else None. Never hangs."""
-    trouble = gold_trouble(query.gold, query.kind, query.choices)
+    trouble = gold_trouble(query.gold, query.kind, query.choices, query.question)
     if trouble:
         return Outcome("gold-unusable", trouble)
     if query.extracted is None or not compact(query.extracted[: LONGEST_ANSWER + 1]):
@@ -94,64 +101,92 @@ def decide(query: Query) -> Outcome | None:
     if len(query.extracted) > LONGEST_ANSWER:
         return Outcome("wrong", f"the answer is longer than {LONGEST_ANSWER} characters")
     match query.kind:
-        case "number":
-            return _compare_numbers(query.gold, query.extracted)
         case "choice":
             return _compare_options(query)
         case "text":
             same = words(query.gold) == words(query.extracted)
             return Outcome("right", "equal as text") if same else Outcome("wrong", "another text")
-        case "math":
-            if read_value(query.gold) and read_value(query.extracted):
-                return _compare_numbers(query.gold, query.extracted)
-            why = unworked(query.extracted, query.gold)
-            return Outcome("wrong", why) if why and compact(query.extracted) != compact(query.gold) else None
+        case "number" | "math":
+            return _compare_values(query, query.extracted)
 
 
 @lru_cache(maxsize=4096)
-def gold_trouble(gold: str, kind: AnswerKind, choices: tuple[str, ...]) -> str | None:
-    """Why a gold cannot be used, as far as that shows without algebra; None if nothing is wrong so far."""
+def gold_trouble(gold: str, kind: AnswerKind, choices: tuple[str, ...], question: str = "") -> str | None:
+    """Why a gold cannot be used, as far as that shows without algebra; None if nothing is wrong so far.
+
+    A gold that no reader reads is usable all the same: an answer in its own writing is right, no other one.
+    """
     if character := control_character(gold):
         return f"the gold holds the control character {character} (a lost backslash?)"
     if len(gold) > LONGEST_ANSWER:
         return f"the gold is longer than {LONGEST_ANSWER} characters"
     if not compact(gold):
         return "the gold is empty"
-    match kind:
-        case "number":
-            return None if read_value(gold) else "the gold cannot be read as a number"
-        case "choice":
-            named = options_named(gold, choices)
-            return None if len(named) == 1 else f"the gold names {spell(named)} of {len(choices) or 'A to Z'}"
-        case "text":
-            return None if words(gold) else "the gold has no letters or digits"
-        case "math":
-            if read_value(gold) is not None:
-                return None
-            if algebra.is_prose(gold):
-                return "the gold is prose, not mathematics (give the problem kind text)"
-            return f"the gold is {TOO_LARGE}" if is_too_large(gold) else None
+    if kind == "choice" and not gold_options(gold, choices or options_in(question)):
+        return f"the gold names {spell(options_named(gold, choices))} of {len(choices) or 'A to Z'}"
+    if kind == "text" and not words(gold):
+        return "the gold has no letters or digits"
+    return None
 
 
-def _compare_numbers(gold: str, extracted: str) -> Outcome:
-    expected, stated = read_value(gold), read_value(extracted)
-    if expected is None or stated is None:
+def _compare_values(query: Query, extracted: str) -> Outcome | None:
+    """Numbers and mathematics: by the readers, else None if algebra might find more."""
+    same = compare(query.gold, extracted, understand(query.question))
+    number = read_number(query.gold) is not None
+    if same is not None:
+        return _outcome(same, number and read_number(extracted) is not None)
+    if is_prose(query.gold):
+        same = words(query.gold) == words(extracted)
+        return Outcome("right", "equal as text") if same else Outcome("wrong", "another text")
+    if is_prose(extracted):
+        return Outcome("wrong", "not a number" if number else "prose, not mathematics")
+    if query.kind == "number" or (number and not _may_be_worked_out(extracted)):
         return Outcome("wrong", "not a number")
-    return Outcome("right", "equal as numbers") if agree(expected, stated) else Outcome("wrong", "another number")
+    if not number and is_too_large(query.gold):
+        return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
+    why = unworked(extracted, query.gold)
+    return Outcome("wrong", why) if why else None
+
+
+def _outcome(same: bool, numbers: bool) -> Outcome:
+    if numbers:
+        return Outcome("right", "equal as numbers") if same else Outcome("wrong", "another number")
+    return Outcome("right", "the same answer") if same else Outcome("wrong", "another answer")
+
+
+def _equal_by_algebra(gold: str, answer: str) -> bool:
+    if is_prose(gold) or is_prose(answer):
+        return False
+    stated = right_hand_side(answer) if read_number(gold) else answer
+    return stated is not None and algebra.equal(gold, stated)
+
+
+def _may_be_worked_out(text: str) -> bool:
+    """Whether an answer that is no number as it stands may be one for algebra: it has digits or commands."""
+    return bool(re.search(r"\\[a-zA-Z]|\d|\^|e", text))
+
+
+@lru_cache(maxsize=4096)
+def is_prose(text: str) -> bool:
+    """Whether words are left beside mathematics; the names of environments are none."""
+    return algebra.is_prose(_ENVIRONMENT.sub(" ", text))
 
 
 def _compare_options(query: Query) -> Outcome | None:
     extracted = query.extracted or ""
-    named = options_named(extracted, query.choices)
-    algebraic = not named and _takes_algebra(extracted, query.choices)
-    if algebraic and (why := unworked(extracted, " ".join(query.choices))):
+    options = query.choices or options_in(query.question)
+    named = options_named(extracted, options)
+    algebraic = not named and _takes_algebra(extracted, options)
+    if algebraic and (why := unworked(extracted, " ".join(options))):
         return Outcome("wrong", why)
     return None if algebraic else _judge_options(named, query)
 
 
 def _judge_options(named: frozenset[int], query: Query) -> Outcome:
-    expected = options_named(query.gold, query.choices)
-    if named == expected:
+    expected = gold_options(query.gold, query.choices or options_in(query.question))
+    if len(named) > 1 and plain(query.extracted or "") == query.gold:
+        named = expected  # a letter that is another option's text too
+    if named and named == expected:
         return Outcome("right", f"names {spell(named)}")
     return Outcome("wrong", f"names {spell(named)}" + (f", not {spell(expected)}" if len(named) == 1 else ""))
 
@@ -162,4 +197,4 @@ def _takes_algebra(extracted: str, choices: tuple[str, ...]) -> bool:
 
 
 def _is_expression(text: str) -> bool:
-    return bool(re.search(r"[\\\d^+*/=(]", text)) and not algebra.is_prose(text)
+    return bool(re.search(r"[\\\d^+*/=(]", text)) and not is_prose(text)

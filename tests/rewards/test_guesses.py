@@ -72,7 +72,8 @@ def test_a_declared_letter_goes_before_a_boxed_value_that_is_no_option():
     text = r"So it is \boxed{45}. The answer is: (E)."
     assert extract(text, "choice", loose=True, choices=("7", "9", "11", "16", "18")).text == "(E)"
     assert extract(text, "choice", loose=True, choices=("7", "45", "11", "16", "18")).text == "45"
-    assert extract(text, "choice").text == "45"
+    assert extract(text, "choice", choices=("7", "45", "11", "16", "18")).text == "45"
+    assert extract(text, "choice").text == "(E)"
 
 
 def test_a_question_quoted_before_the_answer_is_not_the_answer():
