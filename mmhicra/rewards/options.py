@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from mmhicra.rewards.notation import compact, plain, words
 from mmhicra.rewards.figures import read_letters
+from mmhicra.rewards.notation import compact, plain, words
 from mmhicra.rewards.times import is_clock_shaped, read_clock, same_clock
 from mmhicra.rewards.values import agree, read_value
 

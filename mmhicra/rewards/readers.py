@@ -15,11 +15,11 @@ from typing import Any
 
 from mmhicra.rewards.asked import asks_percent, asks_ratio, nouns_asked, order_asked
 from mmhicra.rewards.bases import asks_base, read_numeral, same_numeral
+from mmhicra.rewards.figures import read_letters, read_statement
 from mmhicra.rewards.intervals import is_certain, read_set, same_set
 from mmhicra.rewards.matrices import Matrix, read_matrix
 from mmhicra.rewards.notation import compact, plain, words
 from mmhicra.rewards.parts import Parts, read_parts, same_parts
-from mmhicra.rewards.figures import read_letters, read_statement
 from mmhicra.rewards.times import is_clock_shaped, read_clock, read_date, same_clock, same_date
 from mmhicra.rewards.values import NO_NOUNS, Value, agree, read_number
 
