@@ -20,7 +20,7 @@ _WORD = "|".join(sorted([*_SMALL, *_LARGE], key=len, reverse=True))
 _ENGLISH = re.compile(
     rf"(?P<number>(?:{'|'.join(_SMALL)})(?:(?:[\s-]|\sand\s)(?:{_WORD}))*)(?P<half>\sand\s(?:a|one)\shalf)?(?![a-z-])"
     r"|(?P<dozen>(?:a|one)\s(?P<scale>dozen|hundred|thousand|million|billion|half|third|quarter|fourth|fifth|tenth))(?![a-z-])"
-    r"|(?P<alone>half)(?:\sof)?(?![a-z-])",
+    r"|(?P<alone>half)(?:\s(?:of|an?))?(?![a-z-])",
     re.IGNORECASE,
 )
 _CHINESE_DIGITS = {

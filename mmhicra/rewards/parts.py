@@ -157,12 +157,16 @@ def _expanded(pieces: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     items, labels = [], []
     for piece in pieces:
         label = _LABEL.match(piece)
-        name, body = (compact(label[1]), piece[label.end() :].strip()) if label else ("", piece)
+        name, body = (compact(label[1]), piece[label.end() :].strip()) if label else ("", _unquoted(piece))
         signs = ("+", "-") if len(_PLUS_MINUS.findall(body)) == 1 else ()
         both = [_PLUS_MINUS.sub(sign, body) for sign in signs] or [body]
         items += both
         labels += [name] * len(both)
     return tuple(items), tuple(labels)
+
+
+def _unquoted(piece: str) -> str:
+    return piece[1:-1] if len(piece) > 2 and piece[0] == piece[-1] and piece[0] in "'\"" else piece
 
 
 def _by_label(gold: Parts, answer: Parts) -> list[tuple[str, str]] | None:
@@ -186,7 +190,7 @@ def _by_label(gold: Parts, answer: Parts) -> list[tuple[str, str]] | None:
 def _shapes_go_together(gold: Parts, answer: Parts) -> bool:
     """A point is no set, and a set no point; the brackets of a set or of a Python list may be left out."""
     if gold.shape == "tuple":
-        return answer.shape in ("tuple", "list", "bracket", "lines")
+        return answer.shape in ("tuple", "list", "lines")
     if answer.shape == "tuple":
         return gold.shape == "lines"
     return not (answer.shape == "bracket" and gold.shape == "set")

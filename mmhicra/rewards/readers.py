@@ -20,6 +20,7 @@ from mmhicra.rewards.intervals import is_certain, read_set, same_set
 from mmhicra.rewards.matrices import Matrix, read_matrix
 from mmhicra.rewards.notation import compact, plain, words
 from mmhicra.rewards.parts import Parts, read_parts, same_parts
+from mmhicra.rewards.probes import agree_everywhere
 from mmhicra.rewards.times import is_clock_shaped, read_clock, read_date, same_clock, same_date
 from mmhicra.rewards.values import NO_NOUNS, Value, agree, read_number
 
@@ -295,7 +296,11 @@ def _one_for_many(pair: _Comparison) -> bool | None:
     parts: Parts | None = read_parts(pair.answer)
     if parts is None or pair.question.number(pair.gold) is None:
         return _UNREAD
-    return False
+    return pair.same(pair.gold, parts.items[0]) if parts.shape == "set" and len(parts.items) == 1 else False
+
+
+def _by_probes(pair: _Comparison) -> bool | None:
+    return True if agree_everywhere(pair.gold, pair.answer) else _UNREAD
 
 
 READERS: tuple[Callable[[_Comparison], bool | None], ...] = (
@@ -314,4 +319,5 @@ READERS: tuple[Callable[[_Comparison], bool | None], ...] = (
     _by_parts,
     _by_statement,
     _one_for_many,
+    _by_probes,
 )

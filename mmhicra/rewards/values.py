@@ -140,6 +140,8 @@ def _agree(gold: Value, answer: Value, percent_asked: bool) -> bool:
             return False
         if expected != given and expected.dimension == given.dimension:
             stated = (stated * given.factor + given.shift - expected.shift) / expected.factor
+            if answer.rounded and abs(gold.amount - stated) <= Fraction(1, 10_000) * abs(gold.amount):
+                return True
     worked_out_only = answer.percent and not gold.percent and abs(gold.amount) < 1 and not percent_asked
     if not worked_out_only and _near(gold, stated, answer.rounded):
         return True

@@ -18,7 +18,7 @@ from mmhicra.rewards.options import gold_options, options_in, options_named, spe
 from mmhicra.rewards.parts import read_parts
 from mmhicra.rewards.readers import compare, understand
 from mmhicra.rewards.unworked import TOO_LARGE, is_too_large, unworked
-from mmhicra.rewards.values import read_number, read_value, right_hand_side
+from mmhicra.rewards.values import agree, read_number, read_value, right_hand_side
 
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]{1,20}\}")
 
@@ -104,8 +104,7 @@ def decide(query: Query) -> Outcome | None:
         case "choice":
             return _compare_options(query)
         case "text":
-            same = words(query.gold) == words(query.extracted)
-            return Outcome("right", "equal as text") if same else Outcome("wrong", "another text")
+            return _compare_words(query.gold, query.extracted)
         case "number" | "math":
             return _compare_values(query, query.extracted)
 
@@ -136,8 +135,7 @@ def _compare_values(query: Query, extracted: str) -> Outcome | None:
     if same is not None:
         return _outcome(same, number and read_number(extracted) is not None)
     if is_prose(query.gold):
-        same = words(query.gold) == words(extracted)
-        return Outcome("right", "equal as text") if same else Outcome("wrong", "another text")
+        return _compare_words(query.gold, extracted)
     if is_prose(extracted):
         return Outcome("wrong", "not a number" if number else "prose, not mathematics")
     if query.kind == "number" or (number and not _may_be_worked_out(extracted)):
@@ -146,6 +144,16 @@ def _compare_values(query: Query, extracted: str) -> Outcome | None:
         return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
     why = unworked(extracted, query.gold)
     return Outcome("wrong", why) if why else None
+
+
+def _compare_words(gold: str, extracted: str) -> Outcome:
+    """Words, or a number in words and in digits."""
+    if words(gold) == words(extracted):
+        return Outcome("right", "equal as text")
+    number = read_number(gold)
+    stated = None if number is None else read_number(extracted)
+    same = number is not None and stated is not None and agree(number, stated)
+    return Outcome("right", "equal as numbers") if same else Outcome("wrong", "another text")
 
 
 def _outcome(same: bool, numbers: bool) -> Outcome:
