@@ -186,14 +186,11 @@ def _read_inequality(text: str) -> RealSet | None:
 
 
 def _between(low: str, low_closed: bool, high: str, high_closed: bool) -> RealSet | None:
-    ends = _bound(low, closed=low_closed), _bound(high, closed=high_closed)
-    if ends[0] is None or ends[1] is None:
+    one, other = _bound(low, closed=low_closed), _bound(high, closed=high_closed)
+    if one is None or other is None:
         return None
-    one, other = ends
     if one.amount is not None and other.amount is not None and not one.amount < other.amount:
         return None
-    if (one.amount is None) != (other.amount is None) and _is_finite(one) and _is_finite(other):
-        return RealSet((Interval(one, other),))
     return RealSet((Interval(one, other),))
 
 

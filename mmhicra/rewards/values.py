@@ -230,7 +230,8 @@ def _decimals(number: str) -> int | None:
 
 def _raised(amount: Amount, power: str) -> Value | None:
     if power == "factorial":
-        return _read_link(f"{amount}!", NO_NOUNS) if isinstance(amount, Fraction) else None
+        whole = isinstance(amount, Fraction) and amount.denominator == 1
+        return _read_link(f"{amount}!", NO_NOUNS) if whole else None
     return Value(amount ** (2 if power == "squared" else 3))
 
 

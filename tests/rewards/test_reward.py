@@ -102,7 +102,7 @@ def test_no_answer_says_why_there_is_none(settings):
 
 
 def test_an_unusable_gold_earns_nothing(settings):
-    record = Rewarder(settings(), 10).score_one(Problem("p", "?", (), "x", "number"), "\\boxed{x}")
+    record = Rewarder(settings(), 10).score_one(Problem("p", "?", (), "\x0c5", "number"), "\\boxed{5}")
     assert (record.verdict, record.total) == ("gold-unusable", 0.0)
 
 

@@ -38,7 +38,6 @@ KNOWN_TO_SYMPY = {
         "W": "watt",
         "Pa": "pascal",
         "Hz": "hertz",
-        "kPa": "kilopascal",
         "atm": "atmosphere",
     },
     **{

@@ -135,7 +135,7 @@ TEXTS = [
 ]
 
 ALGEBRA = [
-    ("x^2+1", "1 + x^{2}", RIGHT, "equal as mathematics"),
+    ("x^2+1", "1 + x^{2}", RIGHT, "the same answer"),
     ("x^2+1", "f(x) = x^2+1", RIGHT, "equal as mathematics"),
     ("x^2+1", "x^2+2", WRONG, "not equal as mathematics"),
     ("y=-2x+5", "y = 5 - 2x", RIGHT, "equal as mathematics"),
