@@ -19,6 +19,7 @@ from mmhicra.config_data import ChoiceAnswer
 from mmhicra.data.text import shorten
 from mmhicra.records import AnswerKind
 from mmhicra.refusals import DataRefusal
+from mmhicra.rewards.answers import joined_boxes
 
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 
@@ -153,13 +154,15 @@ def _last_tagged(text: str) -> str:
 
 
 def _unbox(text: str) -> str:
-    r"""What stands in the one `\boxed{}` of a text, else the text."""
+    r"""What stands in the one `\boxed{}` of a text, or in several that it joins to a list, else the text."""
     box = None
     for match in re.finditer(r"\\boxed\s*(?=\{)", text):
         found = braced(text, match.end())
         if found is None:
             raise DataRefusal(r"answer unusable: \boxed{ is never closed")
         if box is not None and found != box:
+            if (joined := joined_boxes(text)) is not None:
+                return joined
             raise DataRefusal(r"answer unusable: 2 different \boxed{}; keep one")
         box = found
     return text if box is None else box

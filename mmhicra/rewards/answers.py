@@ -179,8 +179,18 @@ def last_boxes(text: str) -> str | None:
     Boxes are joined by a comma, "and" or "or", or stand on one line with nothing but a label between them.
     """
     boxes = _boxes(text)
-    if not boxes:
-        return last_box(text)
+    return _joined(text, boxes)[0] if boxes else last_box(text)
+
+
+def joined_boxes(text: str) -> str | None:
+    """All boxes of `text` as one list, None if there are not several or they are not all joined, none by "or"."""
+    boxes = _boxes(text)
+    found, first, joints = _joined(text, boxes) if len(boxes) > 1 else (None, -1, [])
+    return found if first == 0 and " or " not in joints else None
+
+
+def _joined(text: str, boxes: list[tuple[int, int, str]]) -> tuple[str, int, list[str]]:
+    """The last box with those joined to it, the number of the first of them, and what joins each to the one before."""
     first = len(boxes) - 1
     labels, joints = [""] * len(boxes), [""] * len(boxes)
     while first > 0:
@@ -190,13 +200,15 @@ def last_boxes(text: str) -> str | None:
             break
         labels[first], joints[first] = match["label"] or "", " or " if "or" in match["joint"] else ", "
         first -= 1
-    if first == len(boxes) - 1:
-        return boxes[-1][2]
     before = _LABEL_BEFORE_BOX.search(text[max(0, boxes[first][0] - _LONGEST_JOINT) : boxes[first][0]])
     labels[first] = before[1] if before else ""
-    named = len(set(labels[first:])) == len(boxes) - first
+    named = first < len(boxes) - 1 and len(set(labels[first:])) == len(boxes) - first and all(labels[first:])
     parts = [f"{labels[at]} = {boxes[at][2]}" if named else boxes[at][2] for at in range(first, len(boxes))]
-    return "".join(f"{joint}{part}" for joint, part in zip(["", *joints[first + 1 :]], parts, strict=True))
+    return (
+        "".join(f"{joint}{part}" for joint, part in zip(["", *joints[first + 1 :]], parts, strict=True)),
+        first,
+        joints,
+    )
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:

@@ -58,6 +58,10 @@ _MEMBER = re.compile(rf"(?P<letter>{_LETTER})\s*\\in\s*")
 _BUILDER = re.compile(
     rf"\\?\{{\s*(?P<letter>{_LETTER})\s*(?:\\in\s*[^|:]{{1,12}}?)?(?:\||\\mid|:|\\vert)\s*(?P<rest>.+?)\s*\\?\}}"
 )
+_ABSOLUTE = re.compile(
+    rf"\|\s*(?P<letter>{_LETTER})\s*(?P<shift>[+-]\s*[\d./]+)?\s*\|\s*(?P<sign><=?|>=?|\\(?:leq?|geq?|lt|gt)(?![a-zA-Z]))"
+    r"\s*(?P<bound>[^<>=|]+)"
+)
 _LABEL = re.compile(r"^(?:[A-Z]|[Dd]omain|[Rr]ange|[Ss]olution(?: set)?|[Ii]nterval)\s*(?:=|:|\\colon|is)\s*")
 _SIGN = re.compile(r"(<=?|>=?|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z])|=)")
 _UP = frozenset({"<", "<=", r"\le", r"\leq", r"\lt"})
@@ -111,6 +115,8 @@ def _same_end(one: End, other: End, same: Same) -> bool | None:
         return False if any(infinite) else same(one.written, other.written)
     if not math.isfinite(one.amount) or not math.isfinite(other.amount):
         return one.amount == other.amount
+    if not one.written or not other.written:
+        return abs(one.amount - other.amount) <= 1e-9 * abs(one.amount)
     return same(one.written, other.written)
 
 
@@ -155,8 +161,24 @@ def _read_inequalities(spelt: str) -> RealSet | None:
     return together
 
 
+def _read_absolute(text: str) -> RealSet | None:
+    r"""`|x| < 3`, `|x - 2| \ge 1`: everything within a distance of a number, or all but that."""
+    found = _ABSOLUTE.fullmatch(text)
+    centre = read_number(re.sub(r"\s", "", found["shift"] or "0")) if found else None
+    distance = read_number(found["bound"]) if found else None
+    if found is None or centre is None or distance is None or not distance.amount > 0:
+        return None
+    closed = "e" in found["sign"] or "=" in found["sign"]
+    low, high = (End(-centre.amount + side * distance.amount, "", closed) for side in (-1, 1))
+    inner = (Interval(low, high),)
+    outer = (Interval(_MINUS_INFINITY, low), Interval(high, _INFINITY))
+    return RealSet(inner if found["sign"] in _UP else outer, found["letter"])
+
+
 def _read_inequality(text: str) -> RealSet | None:
-    r"""`x > 2`, `2 < x`, `0 \le x < 5`, `x \ne 3`, `> -2`."""
+    r"""`x > 2`, `2 < x`, `0 \le x < 5`, `x \ne 3`, `> -2`, `|x| < 3`."""
+    if "|" in text:
+        return _read_absolute(text)
     pieces = [piece.strip() for piece in _SIGN.split(text)]
     signs, terms = pieces[1::2], pieces[0::2]
     if not signs or "=" in signs or len(terms) > 3:

@@ -71,7 +71,7 @@ _RESPELLED = (
     (re.compile(r"\s+"), " "),
     (re.compile(r"(?<![\d.,^_])(\d{1,3})((?: \d{3})+)(?![\d,]|\.\d{4}|\s*/| \d)"), lambda run: run[0].replace(" ", "")),
     (
-        re.compile(r"(?<=\d)\.(\d*?)(\d{1,6}?)\2+\s*(?:\\[lcd]?dots(?![a-zA-Z])|\.\.\.+|…)(?!\s*,)"),
+        re.compile(r"(?<=\d)\.(\d{0,30}?)(\d{1,6}?)\2{1,60}\s*(?:\\[lcd]?dots(?![a-zA-Z])|\.\.\.+|…)(?!\s*,)"),
         r".\1\\overline{\2}",
     ),
 )

@@ -84,6 +84,7 @@ def test_unreadable_choices_are_refused(cell):
         (r"\boxed{7}", ("7", "number")),
         (r"$\boxed{ \frac{1}{2} }$", (r"\frac{1}{2}", "math")),
         (r"so \boxed{17^\circ}.", (r"17^\circ", "math")),
+        (r"$x=\boxed{2}$ and $x=\boxed{-5}$", ("2, -5", "math")),
         ("<think>1 + 1</think><answer> 2 </answer>", ("2", "number")),
         (r"\boxed{\text{C}}", ("C", "choice")),
         ("(C)", ("C", "choice")),
