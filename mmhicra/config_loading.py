@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mmhicra.config import RunConfig
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.refusals import ConfigRefusal, brief, one_line
+from mmhicra.yaml_text import MOST_BYTES, YamlError, read_yaml_text, write_yaml
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML reads `1e-6` as text, and a duplicate key as its last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        doubled = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {doubled[0]}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+MOST_NAMED = 10
+"""Mistakes of one configuration that are named; of more, only their number is said."""
+_LONGEST_NAME = 60
+"""Characters of a field's name that are shown, and searched for a field that is meant."""
+_DEEPEST_NAME = 8
+"""Parts of a dotted name that `--set` takes; the deepest field has four."""
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -52,25 +40,38 @@ def build_config(tree: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        lines = [_describe(detail) for detail in error.errors(include_url=False)]
+        lines = [one_line(_describe(detail)) for detail in error.errors(include_url=False)[:MOST_NAMED]]
+        if error.error_count() > MOST_NAMED:
+            lines.append(f"{error.error_count() - MOST_NAMED} more fields are wrong")
         raise ConfigRefusal("\n".join(f"configuration: {line}" for line in lines)) from None
 
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True, width=110)
+    return write_yaml(config.model_dump(), width=110)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigRefusal for a missing, broken or non-mapping file."""
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigRefusal: the file is missing, empty, broken, beyond the limits of `yaml_text`, or holds no mapping.
+    """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ConfigRefusal(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigRefusal(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from None
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise ConfigRefusal(
+            f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    try:
+        tree = read_yaml_text(content.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigRefusal(f"configuration {path} is not UTF-8 ({error}): save it as UTF-8") from None
+    except YamlError as error:
+        raise ConfigRefusal(f"configuration {path} {error}") from None
     if tree is None:
-        return {}
+        raise ConfigRefusal(f"configuration {path} is empty: write fields into it, or {{}} for all defaults")
     if not isinstance(tree, dict):
         raise ConfigRefusal(f"configuration {path} must be a mapping of sections, got a {type(tree).__name__}")
     return tree
@@ -84,27 +85,28 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigRefusal(f"--set {override}: write it as section.field=value, e.g. --set train.steps=20")
+    shown = one_line(override[:100]) + ("..." if len(override) > 100 else "")
+    if not equals or not all(keys) or len(keys) > _DEEPEST_NAME:
+        raise ConfigRefusal(f"--set {shown}: write it as section.field=value, e.g. --set train.steps=20")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigRefusal(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
+        value = read_yaml_text(text)
+    except YamlError as error:
+        raise ConfigRefusal(f"--set {shown}: the value {error}") from None
     section = tree
     for depth, key in enumerate(keys[:-1]):
         if section.get(key) is None:
             section[key] = {}
         section = section[key]
         if not isinstance(section, dict):
-            raise ConfigRefusal(f"--set {override}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+            raise ConfigRefusal(f"--set {shown}: {'.'.join(keys[: depth + 1])} is a value, not a section")
     section[keys[-1]] = value
 
 
 def _describe(detail: ErrorDetails) -> str:
     """One line for one pydantic error: dotted name, value seen, what is allowed."""
-    keys = [str(key) for key in detail["loc"]]
+    keys = [str(key)[:_LONGEST_NAME] for key in detail["loc"]]
     name = ".".join(keys) or "the whole"
-    if detail["type"] == "extra_forbidden":
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
         known = _fields_at(keys[:-1])
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"did you mean {'.'.join([*keys[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
@@ -112,7 +114,7 @@ def _describe(detail: ErrorDetails) -> str:
     if detail["type"] == "value_error":
         section = "" if not keys else f"{name}: "
         return section + detail["msg"].removeprefix("Value error, ")
-    return f"{name} is {_shorten(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return f"{name} is {brief(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
 def _fields_at(keys: Sequence[str]) -> list[str]:
@@ -125,8 +127,3 @@ def _fields_at(keys: Sequence[str]) -> list[str]:
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section)
     return list(section.model_fields)
-
-
-def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

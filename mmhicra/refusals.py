@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import reprlib
+
+
+class _Brief(reprlib.Repr):
+    """`repr` of the first few parts only; Python refuses to write integers of more than 4 300 digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 4, 8, 8, 8
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() <= 200:
+            return repr(x)
+        return f"{'-' if x < 0 else ''}an integer of about {round(x.bit_length() * 0.30103)} digits"
+
+
+_BRIEF = _Brief()
+
 
 class Refusal(Exception):
     """Something the user can mend. The message names the file, field or sample and the way to mend it.
@@ -20,3 +39,17 @@ class DataRefusal(Refusal):
 
 class RunFolderRefusal(Refusal):
     """A run folder that cannot be written, or is not what `--resume` expects."""
+
+
+def brief(value: object, limit: int = 80) -> str:
+    """`repr` of what was given, cut to `limit` characters; cheap and on one line whatever it is."""
+    text = repr(value[: limit + 1]) if isinstance(value, str) else " ".join(_BRIEF.repr(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """A message of somebody else's on one line: white space is one space, what is too long is cut in the middle."""
+    if len(text) > 4 * limit:
+        text = text[: 2 * limit] + text[-2 * limit :]
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else f"{text[: limit - 100]} ... {text[-95:]}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Remedy
+from mmhicra.yaml_text import YamlError, compose_yaml, write_yaml
 
 
 class ConfigLines:
@@ -87,7 +88,7 @@ def _is_field(name: str) -> bool:
 
 def _plain(value: Any) -> str:
     """A value as YAML writes it on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+    return write_yaml(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
 
 
 def _nested(name: str, value: str) -> str:
@@ -101,14 +102,16 @@ def _nested(name: str, value: str) -> str:
 def _lines_of(path: Path) -> dict[str, int]:
     """Dotted name -> line from 1; empty if the file cannot be read, which is said elsewhere."""
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        root = compose_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, YamlError, UnicodeDecodeError):
         return {}
     lines: dict[str, int] = {}
     waiting: list[tuple[str, Any]] = [("", root)]
+    seen: set[int] = set()
     while waiting:
         prefix, node = waiting.pop()
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and id(node) not in seen:  # an alias is the node that it repeats
+            seen.add(id(node))
             for key, value in node.value:
                 name = f"{prefix}.{key.value}" if prefix else str(key.value)
                 lines[name] = key.start_mark.line + 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mmhicra.assets import asset_path
-from mmhicra.refusals import Refusal
+from mmhicra.refusals import Refusal, brief, one_line
 
 GramFunction = Literal["deduction", "branching", "backtracing", "framing", "unlabelled"]
 """What a gram does. The paper names the first three, but labels no entry; `framing` is discourse, goals."""
@@ -53,6 +53,8 @@ class Gram:
         return len(self.text.split())
 
 
+_MOST_BYTES = 2**26
+"""Of a library's file; the shipped ones have 20 kB."""
 _FIELDS = [field.name for field in fields(Gram)]
 
 
@@ -79,14 +81,14 @@ class GramLibrary:
         for number, gram in enumerate(self.grams, start=1):
             key = normalise(gram.text)
             if not key or not key.isprintable():
-                blank = f"entry {number} ({gram.text!r}) is blank or unprintable"
+                blank = f"entry {number} ({brief(gram.text)}) is blank or unprintable"
                 raise Refusal(f"gram library {self.name}: {blank}: mend it")
             if key in first:
-                repeat = f"entry {number} ({gram.text!r}) repeats entry {first[key]}"
+                repeat = f"entry {number} ({brief(gram.text)}) repeats entry {first[key]}"
                 raise Refusal(f"gram library {self.name}: {repeat}: remove one")
             first[key] = number
             if not gram.cluster.isprintable() or gram.cluster != gram.cluster.strip():
-                named = f"entry {number} ({gram.text!r}) has cluster {gram.cluster!r}"
+                named = f"entry {number} ({brief(gram.text)}) has cluster {brief(gram.cluster)}"
                 raise Refusal(f"gram library {self.name}: {named}: use a printable name without spaces at its ends")
 
     def __len__(self) -> int:
@@ -157,8 +159,8 @@ def _from_text(path: Path) -> GramLibrary:
 def _from_json(path: Path) -> GramLibrary:
     try:
         content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise Refusal(f"gram library {path}: not JSON ({error}): mend the file") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of more than 4 300 digits
+        raise Refusal(f"gram library {path}: not JSON ({one_line(str(error))}): mend the file") from None
     if isinstance(content, list):
         content = {"grams": content}
     if not isinstance(content, dict) or not isinstance(content.get("grams"), list):
@@ -166,8 +168,10 @@ def _from_json(path: Path) -> GramLibrary:
             f'gram library {path}: neither a list of strings nor an object with a list "grams": mend the file'
         )
     name, provenance = content.get("name", str(path)), content.get("provenance", {})
-    if not isinstance(name, str) or not isinstance(provenance, dict):
-        raise Refusal(f'gram library {path}: "name" must be a string and "provenance" an object: mend the file')
+    if not isinstance(name, str) or not name.isprintable() or not isinstance(provenance, dict):
+        raise Refusal(
+            f'gram library {path}: "name" must be a printable string and "provenance" an object: mend the file'
+        )
     grams = tuple(_gram(entry, number, path) for number, entry in enumerate(content["grams"], start=1))
     checked = GramLibrary(str(path), grams, provenance)  # refused by the name of the file, known by its own
     return replace(checked, name=name)
@@ -185,19 +189,24 @@ def _gram(entry: object, number: int, path: Path) -> Gram:
         known = ", ".join(f'"{name}"' for name in _FIELDS)
         raise Refusal(f"gram library {path}: entry {number} is neither a string nor {{{known}}}: mend it")
     gram = Gram(**entry)
-    if gram.function not in get_args(GramFunction):
+    if not isinstance(gram.function, str) or gram.function not in get_args(GramFunction):
         known = ", ".join(get_args(GramFunction))
-        raise Refusal(f"gram library {path}: entry {number} has function {gram.function!r}: use one of {known}")
+        raise Refusal(f"gram library {path}: entry {number} has function {brief(gram.function)}: use one of {known}")
     if not isinstance(gram.cluster, str):
-        raise Refusal(f"gram library {path}: entry {number} has cluster {gram.cluster!r}: use a string")
+        raise Refusal(f"gram library {path}: entry {number} has cluster {brief(gram.cluster)}: use a string")
     return gram
 
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise OSError(f"it has more than {_MOST_BYTES // 2**20} MiB")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         shipped = ", ".join(SHIPPED_LIBRARIES)
-        raise Refusal(f"gram library {path}: no such file: give a path or one of {shipped}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"gram library {path}: cannot be read ({error}): give a UTF-8 text or JSON file") from None
+        raise Refusal(f"gram library {one_line(str(path))}: no such file: give a path or one of {shipped}") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL character in the path
+        name, reason = one_line(str(path)), one_line(str(error))
+        raise Refusal(f"gram library {name}: cannot be read ({reason}): give a UTF-8 text or JSON file") from None

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.ngrams import Progress
 from mmhicra.hicra.planning import Match, PlanningMatcher
@@ -123,11 +121,18 @@ def _in_context(text: str, match: Match) -> tuple[str, str, str]:
 
 
 def model_of(sources: Sequence[str | Path]) -> str | None:
-    """The `model.path` of the first run folder among the sources, None if there is none."""
+    """The `model.path` of the first run folder among the sources, None if there is none.
+
+    Raises:
+        ConfigRefusal: its `config.yaml` is broken.
+    """
+    from mmhicra.config_loading import read_yaml
+
     for source in sources:
         config = Path(source) / "config.yaml"
         if config.is_file():
-            return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["path"]
+            model = read_yaml(config).get("model")
+            return model.get("path") if isinstance(model, dict) else None
     return None
 
 

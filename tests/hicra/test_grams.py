@@ -112,13 +112,25 @@ def test_a_plain_json_list_and_a_text_file_load(tmp_path):
             r"entry 1 \('so'\) has cluster 'turn ': use a printable",
         ),
         ("lines.json", b'[{"text": "so", "cluster": "a\\nb"}]', "entry 1 .* has cluster"),
-        ("name.json", b'{"name": 3, "grams": ["so"]}', '"name" must be a string'),
+        ("name.json", b'{"name": 3, "grams": ["so"]}', '"name" must be a printable string'),
         ("twice.txt", "let's\nso\nLet’s".encode(), r"entry 3 \('Let’s'\) repeats entry 1"),
         ("named.json", b'{"name": "other", "grams": ["so", "So"]}', r"entry 2 \('So'\) repeats entry 1"),
         ("blank.json", b'["so", " "]', "entry 2 .* blank"),
         ("control.json", b'["so", "\\uffff"]', "entry 2 .* unprintable"),
         ("latin.txt", b"caf\xe9", "cannot be read"),
         ("folder", None, "cannot be read"),
+        ("deep.json", b"[" * 100_000, "not JSON"),
+        ("digits.json", b"[" + b"9" * 5000 + b"]", "not JSON"),
+        (
+            "long.json",
+            b'[{"text": "so", "function": "' + b"x" * 5000 + b'"}]',
+            r"entry 1 has function '.*\.\.\.: use one of",
+        ),
+        ("list.json", b'[{"text": "so", "function": ["framing"]}]', r"entry 1 has function \['framing'\]: use one of"),
+        ("surrogate.json", b'["so", "\\ud800"]', "entry 2 .* unprintable"),
+        ("surrogate_name.json", b'{"name": "\\ud800", "grams": ["so"]}', '"name" must be a printable string'),
+        ("png.json", b"\x89PNG\r\n\x1a\n", "cannot be read"),
+        ("png.txt", b"\x89PNG\r\n\x1a\n", "cannot be read"),
         ("missing.json", ..., "no such file.*published_249"),
     ],
 )
@@ -128,8 +140,15 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(name, content, complaint,
         path.mkdir()
     elif content is not ...:
         path.write_bytes(content)
-    with pytest.raises(Refusal, match=f"{name}: .*{complaint}"):
+    with pytest.raises(Refusal, match=f"{name}: .*{complaint}") as refusal:
         GramLibrary.load(path)
+    assert len(str(refusal.value)) < 500
+
+
+def test_what_is_no_file_is_refused():
+    for name in ("a\0b", "x" * 5000, "/dev/zero"):
+        with pytest.raises(Refusal, match="cannot be read"):
+            GramLibrary.load(name)
 
 
 def test_save_wants_a_name_that_load_reads_as_json(tmp_path):
