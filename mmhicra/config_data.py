@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import Positive, Section, Share
+from mmhicra.config_base import Drawn, Pixels, Positive, Section, Share, Tokens
 
 GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
@@ -69,7 +69,7 @@ class DataConfig(Section):
     held_out_share: Share = 0.05
     image_folder: str | None = None
     """What relative image paths are relative to; None is the folder of the file that names them."""
-    count: Positive = 4096
+    count: Drawn = 4096
     """How many training problems are drawn, where they are drawn."""
     tasks: list[str] | None = None
     """Which tasks are drawn; None is all of them."""
@@ -79,9 +79,9 @@ class DataConfig(Section):
     system_prompt: str | None = None
     instruction: str = ""
     """Appended to every question."""
-    min_pixels: Positive = 3136
-    max_pixels: Positive = 1003520
-    max_prompt_tokens: Positive = 2048
+    min_pixels: Pixels = 3136
+    max_pixels: Pixels = 1003520
+    max_prompt_tokens: Tokens = 2048
     max_refused_share: Share = 0.02
     """Training stops if a larger share of the rows cannot be used."""
 

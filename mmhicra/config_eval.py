@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Section, Weight
+from mmhicra.config_base import NonNegative, Positive, Samples, Section, Tokens
 
 BenchmarkName = Literal[
     "mathvista", "mathverse", "mathvision", "emma", "aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
@@ -35,16 +35,16 @@ class BenchmarkConfig(Section):
 class EvalConfig(Section):
     """Accuracy on held-out problems and benchmarks before, during and after training."""
 
-    problems: NonNegative = 300
+    problems: Annotated[int, Field(ge=0, le=10**6)] = 300
     """Held-out problems; 0 holds nothing out."""
     benchmarks: list[BenchmarkConfig] = Field(default=[])
     every: NonNegative = 0
     """Steps between evaluations; 0 evaluates before and after only."""
-    temperature: Weight = 0.0
-    """0 is greedy."""
-    n: Positive = 1
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    """0 is greedy, else 0.01 to 100."""
+    n: Samples = 1
     """Completions per problem; accuracy is their mean."""
-    max_new_tokens: Positive | None = None
+    max_new_tokens: Tokens | None = None
     """The longest response to a benchmark's question; None is `rollout.max_new_tokens`."""
     keep_best: bool = True
     """Keep the checkpoint of the best evaluation so far, whatever `log.keep_checkpoints` says."""
@@ -57,4 +57,6 @@ class EvalConfig(Section):
         names = [benchmark.name for benchmark in self.benchmarks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"benchmarks lists {twice} twice: keep one")
+        if 0 < self.temperature < 0.01:
+            raise ValueError(f"temperature is {self.temperature}: it should be 0, which is greedy, or at least 0.01")
         return self

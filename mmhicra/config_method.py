@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Section, Weight
+from mmhicra.config_base import MOST, NonNegative, Positive, Processes, Section, Tokens, Weight
 
 
 class CustomRewardConfig(Section):
@@ -14,7 +14,7 @@ class CustomRewardConfig(Section):
 
     path: str
     """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record)."""
-    weight: float = 1.0
+    weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
 
 
 class RewardConfig(Section):
@@ -24,10 +24,10 @@ class RewardConfig(Section):
     format_weight: Weight = 0.0
     format_style: Literal["boxed", "think_boxed", "think_answer"] = "boxed"
     length_weight: Weight = 0.0
-    length_buffer: Positive = 512
+    length_buffer: Tokens = 512
     """Soft overlong penalty: grows to -1 over the last so many tokens before `rollout.max_new_tokens`."""
-    workers: Positive = 2
-    time_limit: Annotated[float, Field(gt=0.0)] = 5.0
+    workers: Processes = 2
+    time_limit: Annotated[float, Field(ge=0.01, le=3600.0)] = 5.0
     """Seconds one verification may take before its worker is killed."""
     custom: list[CustomRewardConfig] = Field(default=[])
     custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -51,14 +51,14 @@ class CreditConfig(Section):
     """`high_entropy`: the share of a response's tokens that is amplified."""
     entropy_weight: Weight = 0.4
     """`entropy`: adds min(entropy_weight * H, |A| / entropy_divisor)."""
-    entropy_divisor: Annotated[float, Field(gt=1.0)] = 2.0
+    entropy_divisor: Annotated[float, Field(gt=1.0, le=1e4)] = 2.0
 
 
 class AlphaScheduleConfig(Section):
     """Alpha goes linearly from `hicra.alpha` to `end` over the first `steps` steps. Ours, not the paper's."""
 
     end: Annotated[float, Field(ge=0.0, lt=1.0)]
-    steps: Annotated[int, Field(ge=2)]
+    steps: Annotated[int, Field(ge=2, le=MOST)]
 
 
 class AdaptiveAlphaConfig(Section):
@@ -66,10 +66,10 @@ class AdaptiveAlphaConfig(Section):
 
     signal: Literal["mass", "kl"]
     """`mass`: share of the positive advantage mass on planning tokens. `kl`: KL(old || new) of a step, per token."""
-    target: Annotated[float, Field(gt=0.0)]
+    target: Annotated[float, Field(gt=0.0, le=100.0)]
     minimum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     maximum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    rate: Annotated[float, Field(gt=0.0)] = 0.02
+    rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
     """The largest change in one step."""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import Positive, Section, Share
+from mmhicra.config_base import Section
 
 
 class FreezeConfig(Section):
@@ -20,9 +20,9 @@ class FreezeConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters on the language model's linear layers (peft)."""
 
-    rank: Positive = 64
-    alpha: Positive = 128
-    dropout: Share = 0.0
+    rank: Annotated[int, Field(gt=0, le=8192)] = 64
+    alpha: Annotated[int, Field(gt=0, le=10**6)] = 128
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
 
 

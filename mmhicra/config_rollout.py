@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Section
+from mmhicra.config_base import GiB, NonNegative, Positive, Processes, Samples, Section, Temperature, Tokens
 
-Error = Annotated[float, Field(gt=1.0)]
+Error = Annotated[float, Field(gt=1.0, le=1e4)]
 """A mean of exp(|gap|); 1 is perfect agreement."""
 
 
@@ -17,10 +17,10 @@ class VLLMConfig(Section):
 
     memory_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Of the GPU's memory that vLLM may take, weights included; the trainer needs the rest."""
-    kv_cache_gib: Annotated[float, Field(gt=0.0)] | None = None
+    kv_cache_gib: Annotated[float, Field(gt=0.0, le=1e5)] | None = None
     """Exactly so much for keys and values, whatever `memory_fraction` says. Without it, on CPU: room for
     `rollout.max_sequences` of the longest, within `memory_fraction` of what is free."""
-    tensor_parallel: Positive = 1
+    tensor_parallel: Processes = 1
     """Processes of the run that share one copy of the engine's weights."""
     data_parallel: Positive | None = None
     """How many copies there are, each for its share of the prompts; None is processes / `tensor_parallel`."""
@@ -34,7 +34,7 @@ class VLLMConfig(Section):
     """`compiled` takes a minute or more at start; `auto` is `compiled` on a GPU, else `eager`."""
     quantization: Literal["fp8"] | None = None
     """Sample from quantised weights; the trainer's stay as they are, so set `train.loss.correction` too."""
-    image_cache_gib: Annotated[float, Field(ge=0.0)] = 0.0
+    image_cache_gib: GiB = 0.0
     """Processed images that are kept for the next time their problem comes up."""
     sleep: bool = False
     """While the trainer works, weights wait in main memory and the cache of keys and values is given back."""
@@ -62,13 +62,13 @@ class RolloutConfig(Section):
 
     engine: Literal["hf", "vllm"] = "hf"
     """`hf` is embedded and needs nothing more; `vllm` needs `pip install mmhicra[vllm]`. See docs/rollout.md."""
-    n: Annotated[int, Field(ge=2)] = 8
+    n: Annotated[Samples, Field(ge=2)] = 8
     """G, the completions per prompt."""
-    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Temperature = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     top_k: NonNegative = 0
     """0 keeps the whole vocabulary."""
-    max_new_tokens: Positive = 1024
+    max_new_tokens: Tokens = 1024
     stop_tokens: list[str] = Field(default=[])
     """Stop at these tokens too; the model's own end tokens always stop."""
     max_sequences: Positive = 256

@@ -12,7 +12,7 @@ from mmhicra.config_base import NonNegative, Positive, Section, Weight
 class SirenConfig(Section):
     """SIREN (arXiv 2509.25133): holds the entropy of peak tokens near what it was in the first step."""
 
-    coefficient: Annotated[float, Field(gt=0.0)] = 0.005
+    coefficient: Annotated[float, Field(gt=0.0, le=1e4)] = 0.005
     top_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     """Probability mass of the nucleus that entropy is taken over."""
     quantile: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.8
@@ -26,14 +26,14 @@ class CorrectionConfig(Section):
     """`truncated`: weights above `limit` are cut to it. `masked`: weights outside 1/limit to limit become 0."""
     level: Literal["token", "sequence"] = "token"
     """`sequence`: one weight a response, the product over its tokens."""
-    limit: Annotated[float, Field(gt=1.0)] = 2.0
+    limit: Annotated[float, Field(gt=1.0, le=1e6)] = 2.0
 
 
 class LossConfig(Section):
     """The clipped policy-gradient loss."""
 
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    clip_high: Annotated[float, Field(gt=0.0)] = 0.28
+    clip_high: Annotated[float, Field(gt=0.0, le=1e4)] = 0.28
     ratio: Literal["token", "sequence"] = "token"
     aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = "token_mean"
     kl_coefficient: Weight = 0.0
@@ -55,10 +55,11 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-6
-    betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    weight_decay: Weight = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-6
+    betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    weight_decay: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0.0, le=1e9)] = 1.0
+    """1e9 clips nothing."""
     warmup_steps: NonNegative = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 
@@ -66,7 +67,7 @@ class OptimizerConfig(Section):
 class DynamicSamplingConfig(Section):
     """Groups without signal (all rewards alike) are dropped before the forward pass and replaced."""
 
-    max_rounds: Positive = 1
+    max_rounds: Annotated[int, Field(gt=0, le=10**4)] = 1
     """Rollout rounds per step to fill the batch; 1 drops without replacing."""
 
 
@@ -74,11 +75,11 @@ class TrainConfig(Section):
     """The loop: how many steps of what size."""
 
     steps: Positive = 100
-    prompts_per_step: Positive = 64
+    prompts_per_step: Annotated[int, Field(gt=0, le=10**6)] = 64
     """Groups per step, over all ranks."""
     minibatches: Positive = 1
     """Optimiser steps per pass over a rollout batch."""
-    epochs: Positive = 1
+    epochs: Annotated[int, Field(gt=0, le=1000)] = 1
     """Passes over a rollout batch."""
     tokens_per_micro_batch: Positive = 16384
     """Gradient accumulation: tokens in one forward pass, per rank; patches too, while the vision side is trained."""
