@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import GenerationConfig
 from transformers.utils.hub import cached_file
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Check, Remedy
+from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.loading import LoadedProcessor
 
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
@@ -33,7 +33,7 @@ def check_template(config: RunConfig, loaded: LoadedProcessor) -> Check:
     check = Check("template", "Chat template")
     used = str(loaded.processor.chat_template)
     chat = render(loaded.processor, used, QUESTION)
-    if isinstance(chat, TemplateError):
+    if isinstance(chat, ChatTemplateError):
         check.passable = False
         check.blame(
             "chat template", f"the chat template of {config.model.path} does not render: {chat}", _mend(loaded.path)
@@ -81,21 +81,19 @@ def templates_in(path: str) -> dict[str, str]:
     return found
 
 
-def render(processor: Any, template: str, messages: list[dict[str, Any]]) -> str | TemplateError:
+def render(processor: Any, template: str, messages: list[dict[str, Any]]) -> str | ChatTemplateError:
     """The chat up to where the response begins, or why it cannot be rendered."""
     last = messages[-1]["role"] == "user"
     try:
-        return processor.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=last, tokenize=False
-        )
-    except TemplateError as error:
+        return render_chat(processor, messages, chat_template=template, add_generation_prompt=last)
+    except ChatTemplateError as error:
         return error
 
 
 def _check_end(check: Check, config: RunConfig, loaded: LoadedProcessor, template: str) -> None:
     """A response is over at the token that closes the assistant's turn: sampling has to stop there."""
     whole = render(loaded.processor, template, ANSWERED)
-    tail = "" if isinstance(whole, TemplateError) else whole.rpartition(REPLY)[2]
+    tail = "" if isinstance(whole, ChatTemplateError) else whole.rpartition(REPLY)[2]
     ids = loaded.tokenizer.encode(tail, add_special_tokens=False)
     closes = loaded.tokenizer.convert_ids_to_tokens(ids[:1])
     stops = {*_end_tokens(loaded), *config.rollout.stop_tokens}
@@ -126,9 +124,9 @@ def _is_token(tokenizer: Any, mark: str) -> bool:
     return len(tokenizer.encode(mark, add_special_tokens=False)) == 1
 
 
-def _differ(chat: str, other: str | TemplateError) -> str:
+def _differ(chat: str, other: str | ChatTemplateError) -> str:
     """The first place where two chats part."""
-    if isinstance(other, TemplateError):
+    if isinstance(other, ChatTemplateError):
         return f"it does not render ({other})"
     place = next((i for i, (a, b) in enumerate(zip(chat, other, strict=False)) if a != b), min(len(chat), len(other)))
     return f"at character {place} {other[place : place + 24]!r} in the place of {chat[place : place + 24]!r}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -17,8 +18,9 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.assets import asset_path
 from mmhicra.config import LoraConfig, ModelConfig
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.refusals import ConfigRefusal, Refusal, brief, one_line
 from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
+from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.weights import nonfinite
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
@@ -88,10 +90,8 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
     path = _resolve(model.path)
     config = _load_config(path)
     family_of(config, path, model.family)  # refuse a strange architecture before its processor fails to load
-    try:
+    with _reading(path, "the processor cannot be loaded"):
         processor: Any = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise Refusal(f"model.path {path}: the processor cannot be loaded: {_one_line(error)}") from None
     _check_processor(processor, config, path)
     family = family_of(config, path, model.family, str(processor.chat_template))
     return LoadedProcessor(path, config, family, processor)
@@ -114,6 +114,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     """
     parts = load_processor(model)
     policy = _load_weights(parts, model)
+    _check_ends(policy, parts.path)
     _switch_off_dropout(policy)
     family = parts.family
     if model.gradient_checkpointing:
@@ -156,8 +157,7 @@ def _resolve(path: str) -> str:
         return str(asset_path(path))
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise Refusal(f"model.path {path} has no config.json: name a Hugging Face model folder")
+        check_folder(path, folder)
         return str(folder)
     if folder.exists():
         raise Refusal(f"model.path {path} is a file: name the folder that holds it")
@@ -168,12 +168,11 @@ def _resolve(path: str) -> str:
 
 def _load_config(path: str) -> PreTrainedConfig:
     known = {family.model_type for family in FAMILIES.values()}
-    try:
+    with _reading(path, "cannot be loaded"):
         tree, _ = PreTrainedConfig.get_config_dict(path)
+        check_config(f"model.path {path}", tree)
         if tree.get("model_type") in known:
             return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise Refusal(f"model.path {path} cannot be loaded: {_one_line(error)}") from None
     stranger: Any = PreTrainedConfig(architectures=tree.get("architectures"))
     stranger.model_type = tree.get("model_type") or ""
     family_of(stranger, path)
@@ -192,21 +191,42 @@ def _check_processor(processor: Any, config: Any, path: str) -> None:
         processor.chat_template = processor.tokenizer.chat_template
     if processor.chat_template is None:
         raise Refusal(f"model.path {path} has no chat template: add chat_template.jinja beside the model")
+    template = processor.chat_template
+    template = template.get("default") if isinstance(template, dict) else template
+    if not isinstance(template, str):
+        raise Refusal(
+            f"model.path {path}: its chat template is {brief(processor.chat_template)}, not text: "
+            "add chat_template.jinja beside the model"
+        )
+    vision, images = config.vision_config, processor.image_processor
+    for own, other in (("patch_size",) * 2, ("merge_size", "spatial_merge_size"), ("temporal_patch_size",) * 2):
+        if getattr(images, own, None) != getattr(vision, other):
+            raise Refusal(
+                f"model.path {path}: {own} of its image processor is {brief(getattr(images, own, None))}, but its "
+                f"vision tower has {getattr(vision, other)}: fetch preprocessor_config.json again"
+            )
+    vocabulary = config.get_text_config().vocab_size
+    if len(processor.tokenizer) > vocabulary:
+        raise Refusal(
+            f"model.path {path}: its tokenizer has {len(processor.tokenizer)} tokens, its config.json a vocab_size of "
+            f"{vocabulary}: fetch the folder again"
+        )
 
 
 def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
+    if Path(parts.path).is_dir():
+        check_weights(parts.path, Path(parts.path))
     if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
         raise Refusal(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
-    try:
+    with _reading(parts.path, "the weights cannot be loaded"):
         policy, report = parts.family.model_class.from_pretrained(
             parts.path,
             dtype=torch.float32,
             attn_implementation="sdpa",
             output_loading_info=True,
+            use_safetensors=True,  # never a pickle
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise Refusal(f"model.path {parts.path}: the weights cannot be loaded: {_one_line(error)}") from None
     # transformers goes on with random weights in the place of these.
     reshaped = [name for name, *_ in report["mismatched_keys"]]
     unusable = sorted([*report["missing_keys"], *reshaped])
@@ -220,7 +240,23 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
             f"model.path {parts.path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: fetch the folder "
             "again, or name an earlier checkpoint"
         )
+    # It leaves these out, so what would be trained is not what the checkpoint holds.
+    if surplus := unexpected(report["unexpected_keys"]):
+        raise Refusal(
+            f"model.path {parts.path}: {len(surplus)} of its weights have no place in a {type(policy).__name__}, e.g. "
+            f"{surplus[0]}: merge or remove them"
+        )
     return policy
+
+
+def _check_ends(policy: Any, path: str) -> None:
+    ends = policy.generation_config.eos_token_id
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and (type(end) is not int or not 0 <= end < policy.config.get_text_config().vocab_size):
+            raise Refusal(
+                f"model.path {path}: eos_token_id in its generation_config.json is {brief(ends)}, not ids of tokens: "
+                "fetch the file again"
+            )
 
 
 def _switch_off_dropout(policy: nn.Module) -> None:
@@ -260,5 +296,17 @@ def _name_in(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
+@contextmanager
+def _reading(path: str, what: str) -> Iterator[None]:
+    """Whatever transformers raises over a model's files is a fault of these files, named in one line."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise Refusal(f"model.path {path}: {what}: {kind}{_one_line(error)}") from error
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return one_line(str(error))

@@ -16,7 +16,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.config import DataConfig
 from mmhicra.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
-from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.refusals import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.families import Family, control_texts
 
 Read = TypeVar("Read")
@@ -63,7 +64,8 @@ class PromptBuilder:
         data: instruction, system prompt and limits.
 
     Raises:
-        ConfigRefusal: the instruction or the system prompt contains a control token.
+        ConfigRefusal: the instruction or the system prompt contains a control token, or the template refuses one.
+        Refusal: the model's chat template raises or does not end.
     """
 
     def __init__(self, processor: Any, family: Family, model_config: PreTrainedConfig, data: DataConfig) -> None:
@@ -78,6 +80,7 @@ class PromptBuilder:
         for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
             if token := self._control_in(text):
                 raise ConfigRefusal(f"data.{field} contains the control token {token}: take it out")
+        self._try_template(str(getattr(model_config, "_name_or_path", "")))
 
     def build(self, problem: Problem) -> Prompt:
         """Lay `problem` out as the model's chat, its images where the question names them.
@@ -180,16 +183,37 @@ class PromptBuilder:
         for piece in before:
             content += [*_text(piece), {"type": "image"}]
         content += _text(last)
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self.data.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self.data.system_prompt})
-        chat = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            chat = self._render(content)
+        except ChatTemplateError as error:
+            raise _refusal(problem, f"the model's chat template fails on it: {error}") from None
         shown = chat.count(self.processor.image_token)
         if shown != len(before):
             raise _refusal(
                 problem, f"the model's chat template shows {shown} of {len(before)} images: use a vision template"
             )
         return chat
+
+    def _render(self, content: list[dict[str, str]], system_prompt: bool = True) -> str:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system_prompt and self.data.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.data.system_prompt})
+        return render_chat(self.processor, messages, add_generation_prompt=True)
+
+    def _try_template(self, path: str) -> None:
+        """Refuse a template that cannot render any question, once instead of for every problem."""
+        content = [{"type": "image"}, *_text("How many?")]
+        try:
+            self._render(content)
+        except ChatTemplateError as error:
+            try:
+                self._render(content, system_prompt=False)
+            except ChatTemplateError:
+                advice = "fetch chat_template.jinja of this very model again"
+                raise Refusal(f"model.path {path}: its chat template cannot be rendered ({error}): {advice}") from None
+            raise ConfigRefusal(
+                f"data.system_prompt: the model's chat template refuses it ({error}): drop it"
+            ) from None
 
     def _process(self, problem: Problem, chat: str, images: Sequence[Image.Image]) -> Prompt:
         limits = {"shortest_edge": self.data.min_pixels, "longest_edge": self.data.max_pixels}

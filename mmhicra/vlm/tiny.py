@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from mmhicra.records import IMAGE_PLACEHOLDER
+from mmhicra.vlm.chat import render_chat
 
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE, VIDEO = (
@@ -128,7 +129,7 @@ def chat_text(processor: Any, question: str) -> str:
         parts += [{"type": "image"}] if number else []
         parts += [{"type": "text", "text": text}] if text else []
     messages = [{"role": "user", "content": parts}]
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return render_chat(processor, messages, add_generation_prompt=True)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:

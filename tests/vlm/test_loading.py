@@ -142,17 +142,17 @@ BROKEN = {
         "its tokenizer does not have the model's image",
     ),
     "no template": (remove("chat_template.jinja"), "has no chat template"),
-    "no weights": (remove("model.safetensors"), "the weights cannot be loaded: .*no file named model.safetensors"),
+    "no weights": (remove("model.safetensors"), "has no weights .model.safetensors.: fetch the folder again"),
     "cut weights": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:999]),
-        "the weights cannot be loaded",
+        "model.safetensors is not whole .*: fetch the file again",
     ),
     "a weight missing": (edit_weights(lambda w: w.pop("model.norm.weight")), "1 weights are missing.*norm.weight"),
     "a weight reshaped": (
         edit_weights(lambda w: w.update({"model.norm.weight": w["model.norm.weight"][:-1].clone()})),
         "1 weights are missing or of another shape.*norm.weight",
     ),
-    "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
+    "config no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
     "config empty": (lambda folder: (folder / "config.json").write_text("{}"), "a model without a type, which"),
     "stranger": (
         edit_json("config.json", model_type="llava", architectures=["LlavaForConditionalGeneration"]),
