@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-MOST = 10**9
-"""The largest count that a field takes unless it says otherwise: far beyond any run, far below what int64 overflows."""
+MOST = 2**31
+"""The largest count that a field takes unless it says otherwise: beyond any run, far below what overflows int64."""
 LONGEST = 2**20
 """Tokens of the longest prompt or response that a field takes."""
 

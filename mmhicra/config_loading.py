@@ -92,14 +92,30 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         value = read_yaml_text(text)
     except YamlError as error:
         raise ConfigRefusal(f"--set {shown}: the value {error}") from None
-    section = tree
-    for depth, key in enumerate(keys[:-1]):
-        if section.get(key) is None:
-            section[key] = {}
-        section = section[key]
-        if not isinstance(section, dict):
-            raise ConfigRefusal(f"--set {shown}: {'.'.join(keys[: depth + 1])} is a value, not a section")
-    section[keys[-1]] = value
+    set_field(tree, ".".join(keys), value, said=f"--set {shown}")
+
+
+def set_field(tree: dict[str, Any], name: str, value: Any, said: str = "configuration") -> None:
+    """Set the field of a dotted name in `tree` (changed in place), whatever of its sections is there.
+
+    Args:
+        tree: of a configuration.
+        name: e.g. `train.steps`.
+        value: its new value.
+        said: what begins the message of a refusal.
+
+    Raises:
+        ConfigRefusal: a part of the name is not a section.
+    """
+    *sections, field = name.split(".")
+    place = tree
+    for depth, key in enumerate(sections, start=1):
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise ConfigRefusal(f"{said}: {'.'.join(sections[:depth])} is a value, not a section")
+    place[field] = value
 
 
 def _describe(detail: ErrorDetails) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mmhicra.cli import main
 from mmhicra.config_loading import dump_config, load_config
 from mmhicra.refusals import ConfigRefusal
 
@@ -193,3 +194,13 @@ def test_the_ends_of_what_is_allowed_are_allowed(least, most):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigRefusal, match="nowhere.yaml: No such file"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(("text", "said"), [("model: 5", "model is a value, not a section"), ("train: null", "")])
+def test_options_of_eval_over_an_odd_file(tmp_path, capsys, text, said):
+    """`mmhicra eval` sets fields of sections that a file may have made something else of."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    options = ["--set", "seed=x"]  # ends what is otherwise whole before a model is loaded
+    assert main(["eval", "--model", "tiny_vlm", "--config", str(path), *options]) == 2
+    assert (said or "seed is 'x'") in capsys.readouterr().err

@@ -198,24 +198,25 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     Raises:
         ConfigRefusal: no model is named, or an option or field is wrong.
     """
-    from mmhicra.config_loading import apply_override, build_config, read_yaml
+    from mmhicra.config_base import MOST
+    from mmhicra.config_loading import apply_override, build_config, read_yaml, set_field
     from mmhicra.refusals import ConfigRefusal
 
     if not options.model and not checkpoint:
         raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
     path = options.run_folder / "config.yaml" if checkpoint else options.config
     tree: dict[str, Any] = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
-    changes: dict[str, Any] = {"shard": False, "vision_cache": None}
+    # The last is of training alone: a limit that evaluation has no use for.
+    changes: dict[str, Any] = {"model.shard": False, "model.vision_cache": None, "train.tokens_per_micro_batch": MOST}
     if not checkpoint:
-        changes |= {"path": options.model, "lora": None}
-    tree.setdefault("model", {}).update(changes)
-    # Of training alone: a limit that evaluation has no use for.
-    tree.setdefault("train", {})["tokens_per_micro_batch"] = 2**31
-    for option, name in SETTINGS.items():
-        if (value := getattr(options, option)) is not None:
-            apply_override(tree, f"{name}={value}")
+        changes |= {"model.path": options.model, "model.lora": None}
+    changes |= {
+        name: getattr(options, option) for option, name in SETTINGS.items() if getattr(options, option) is not None
+    }
     if options.benchmarks:
-        tree.setdefault("eval", {})["benchmarks"] = named_benchmarks(options)
+        changes["eval.benchmarks"] = named_benchmarks(options)
+    for name, value in changes.items():
+        set_field(tree, name, value)
     for override in options.overrides:
         apply_override(tree, override)
     return build_config(tree)

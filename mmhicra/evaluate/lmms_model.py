@@ -18,6 +18,7 @@ from lmms_eval.utils import simple_parse_args_string
 from PIL import ImageFile
 
 from mmhicra.config import RunConfig
+from mmhicra.config_base import MOST
 from mmhicra.config_loading import apply_override, build_config
 from mmhicra.data.images import read_image
 from mmhicra.evaluate.harness import EVALUATION_STEP
@@ -90,7 +91,7 @@ class EngineModel(lmms):
             Refusal: the model cannot be loaded.
         """
         # Training's own limits have nothing to say here.
-        tree: dict[str, Any] = {"data": {"max_prompt_tokens": 8192}, "train": {"tokens_per_micro_batch": 2**31}}
+        tree: dict[str, Any] = {"data": {"max_prompt_tokens": 8192}, "train": {"tokens_per_micro_batch": MOST}}
         for name, value in arguments.items():
             if name not in ARGUMENTS:
                 raise ConfigRefusal(f"model argument {name} is not known: choose from {', '.join(ARGUMENTS)}")
