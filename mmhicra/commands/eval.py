@@ -117,19 +117,20 @@ def _judge(options: argparse.Namespace) -> AnswerJudge | None:
 
     if options.judge is None:
         return None
-    if not options.judge.startswith(("http://", "https://")):
-        raise ConfigRefusal(f"--judge {options.judge}: give a URL such as http://127.0.0.1:8000/v1")
-    if not options.judge_model:
-        raise ConfigRefusal(f"--judge {options.judge} needs --judge-model NAME: the model to ask there")
     endpoint = Endpoint(
         options.judge,
-        options.judge_model,
+        options.judge_model or "",
         options.judge_key_env,
         temperature=0.0,
         retries=options.judge_retries,
         concurrency=options.judge_concurrency,
     )
-    options.judge_cache.parent.mkdir(parents=True, exist_ok=True)
+    if not options.judge_model:
+        raise ConfigRefusal(f"--judge {endpoint.shown} needs --judge-model NAME: the model to ask there")
+    try:
+        options.judge_cache.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigRefusal(f"--judge-cache {options.judge_cache} cannot be written ({error.strerror})") from None
     chat = ChatEndpoint(endpoint, ReplyCache(options.judge_cache))
     return AnswerJudge(chat, options.judge_mode, tuple(options.judge_prices) if options.judge_prices else None)
 

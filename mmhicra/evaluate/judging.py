@@ -143,7 +143,7 @@ class AnswerJudge:
         usage = self.chat.usage
         spent = {name: getattr(usage, name) - value for name, value in asdict(before).items()}
         facts: dict[str, Any] = {
-            "url": self.chat.endpoint.url,
+            "url": self.chat.endpoint.shown,
             "model": self.chat.endpoint.model,
             "mode": self.mode,
             "asked": asked,
