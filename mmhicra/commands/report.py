@@ -14,6 +14,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the first folder")
     parser.add_argument("--serve", action="store_true", help="follow a run that is still going, until Ctrl-C")
     parser.add_argument("--port", type=int, default=8730, help="of --serve (default 8730)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="of --serve: another name that browsers may ask by, e.g. localhost:9000 through a tunnel; repeatable",
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.serve:
         from mmhicra.report.serve import serve
 
-        serve(paths, out, options.port, terminal.say)
+        serve(paths, out, options.port, terminal.say, options.allow_host)
         return 0
     with terminal.watch("report") as bar:
         missing = write_report(paths, out, lambda phase, done, total: terminal.advance(bar, done, total))

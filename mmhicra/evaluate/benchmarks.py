@@ -16,7 +16,7 @@ from mmhicra.evaluate.mathvision import MathVision
 from mmhicra.evaluate.mathvista import IntegerRule, MathVista
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.records import ProblemImage
-from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.refusals import ConfigRefusal, DataRefusal, brief
 
 _CUT_OFF = ("length", "max_tokens")
 
@@ -189,14 +189,23 @@ def _response(benchmark: Benchmark, row: Row) -> Response:
     if text is None and extraction is None:
         raise DataRefusal(f"{row.where} (id {identity}) has no {benchmark.response_fields[0]!r}: what was answered?")
     label = cells.get(benchmark.label_field)
+    sample, tokens = cells.get("sample") or 0, cells.get("tokens")
+    for name, cell, least in (("sample", sample, 0), ("tokens", tokens or 0, 0)):
+        if (
+            isinstance(cell, bool)
+            or not isinstance(cell, int | float)
+            or cell != cell // 1
+            or not least <= cell < 2**53
+        ):
+            raise DataRefusal(f"{row.where} (id {identity}): {name!r} is {brief(cell)}, not a count: mend the row")
     return Response(
         id=str(identity),
         text="" if text is None else str(text),
         extraction=None if extraction is None else str(extraction),
         label=label if isinstance(label, bool) else None,
-        truncated=cells.get("finish_reason") in _CUT_OFF,
-        sample=int(cells.get("sample") or 0),
-        tokens=cells.get("tokens"),
+        truncated=str(cells.get("finish_reason")) in _CUT_OFF,
+        sample=int(sample),
+        tokens=None if tokens is None else int(tokens),
     )
 
 

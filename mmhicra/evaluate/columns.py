@@ -93,7 +93,7 @@ class ColumnBenchmark:
         if isinstance(cell, str) and cell.startswith("["):
             try:
                 cell = ast.literal_eval(cell)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
                 return cell
         if isinstance(cell, Sequence) and not isinstance(cell, str):
             cell = ", ".join(map(str, cell))

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmhicra.evaluate.results import sample_path
 from mmhicra.intervals import Z95
-from mmhicra.refusals import DataRefusal
+from mmhicra.refusals import DataRefusal, brief, one_line
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], dict[str, A
         result = json.loads(path.read_text(encoding="utf-8"))
         with sample_path(path).open(encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
+        if not isinstance(result, dict) or not all(isinstance(line, dict) for line in lines):
+            raise ValueError("not JSON objects")
+        for line in lines:
+            if not isinstance(line["correct"], bool):
+                raise ValueError(f"correct is {brief(line['correct'])}")
+        for name in ("generation", "judge"):
+            if not isinstance(result.get(name) or {}, dict):
+                raise ValueError(f"{name} is {brief(result[name])}")
         return result, {(line["id"], line.get("sample", 0)): line for line in lines}
     except OSError as error:
         raise DataRefusal(f"{error.filename} cannot be read ({error.strerror}): give results of eval score") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataRefusal(f"{path} is no result of eval score ({error}): score the responses again") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataRefusal(
+            f"{path} is no result of eval score ({one_line(repr(error), 160)}): score the responses again"
+        ) from None

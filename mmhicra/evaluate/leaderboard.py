@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mmhicra.assets import evaluation_path
-from mmhicra.refusals import DataRefusal
+from mmhicra.refusals import DataRefusal, brief, one_line
 
 _SUBSETS = {"mathvista": "testmini", "mathvision": "test"}
 
@@ -67,12 +67,18 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         score, counts = result["score"], result["counts"]
+        size = size or result.get("generation", {}).get("model", {}).get("billions")
+        numbers = [score["accuracy"], score["low"], score["high"], *([] if size is None else [size / 1e6])]
+        if not all(isinstance(number, int | float) and 0 <= number <= 1 for number in numbers):
+            raise ValueError(f"no shares: {brief(score)}")
+        if not isinstance(result["benchmark"], str):
+            raise ValueError(f"benchmark is {brief(result['benchmark'])}")
         partial = f", {counts['missing']} questions missing" if counts.get("missing") else ""
         return Row(
             benchmark=result["benchmark"],
             subset=_subset(result) + partial,
-            model=model or _model_of(result),
-            size=size or result.get("generation", {}).get("model", {}).get("billions"),
+            model=model or str(_model_of(result)),
+            size=size,
             score=100 * score["accuracy"],
             source=path.name,
             protocol=_protocol(result),
@@ -82,8 +88,10 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
         )
     except OSError as error:
         raise DataRefusal(f"{path} cannot be read ({error.strerror}): give a result of eval score") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataRefusal(f"{path} is no result of eval score ({error!r}): score the responses again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataRefusal(
+            f"{path} is no result of eval score ({one_line(repr(error), 160)}): score the responses again"
+        ) from None
 
 
 def merge(own: Sequence[Row], published: Sequence[Row]) -> list[Row]:

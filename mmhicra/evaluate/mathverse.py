@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmhicra.evaluate.cells import required
+from mmhicra.evaluate.cells import object_of, required
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.evaluate.robust import blank_record, read_answer
 from mmhicra.rewards.options import options_named
@@ -41,7 +41,7 @@ class MathVerse:
         Raises:
             DataRefusal: a column is missing.
         """
-        metadata = cells.get("metadata") or {}
+        metadata = object_of(cells, "metadata", where)
         subject, subfield = str(metadata.get("subject", "")), str(metadata.get("subfield", ""))
         version = required(cells, "problem_version", where)
         # Vision Only has its question in the image; `question_for_eval` has it in words.

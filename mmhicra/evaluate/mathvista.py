@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mmhicra.evaluate.cells import choices_of, required, text_of
+from mmhicra.evaluate.cells import choices_of, object_of, required, text_of
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
 from mmhicra.evaluate.robust import blank_record, named_options, read_answer
 from mmhicra.records import AnswerKind
+from mmhicra.refusals import DataRefusal, brief
 from mmhicra.rewards.answers import Extraction, final_text
 from mmhicra.rewards.guesses import number_stated
 from mmhicra.rewards.notation import LONGEST_ANSWER
@@ -55,8 +56,15 @@ class MathVista:
             DataRefusal: a column is missing.
         """
         choices = choices_of(cells.get("choices"))
-        metadata = cells.get("metadata") or {}
+        metadata = object_of(cells, "metadata", where)
+        skills = metadata.get("skills") or ()
+        if not isinstance(skills, Sequence) or isinstance(skills, str) or not all(isinstance(s, str) for s in skills):
+            raise DataRefusal(f"{where}: skills in 'metadata' is {brief(skills)}, not a list of words: mend the row")
         question_type, answer_type = required(cells, "question_type", where), required(cells, "answer_type", where)
+        if question_type == "multi_choice" and not choices:
+            raise DataRefusal(
+                f"{where} is a choice question without choices ({brief(cells.get('choices'))}): mend the row"
+            )
         groups = {key: text_of(metadata.get(key)) for key in KEYS[2:-1]}
         groups |= {"question_type": question_type, "answer_type": answer_type}
         return Item(
@@ -65,7 +73,7 @@ class MathVista:
             answer=required(cells, "answer", where),
             kind="choice" if question_type == "multi_choice" else _KINDS.get(answer_type, "text"),
             choices=choices if question_type == "multi_choice" else (),
-            groups={key: (groups[key],) for key in KEYS[:-1]} | {"skills": tuple(metadata.get("skills") or ())},
+            groups={key: (groups[key],) for key in KEYS[:-1]} | {"skills": tuple(skills)},
             cluster=required(cells, "pid", where),
             facts={name: cells.get(name) for name in ("precision", "unit", "query", "answer_type")}
             | {"image": cells.get("decoded_image") or cells.get("image")},

@@ -10,6 +10,7 @@ import csv
 import importlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,16 +18,18 @@ from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 from mmhicra.data.visual_math import WrongStep
 from mmhicra.intervals import wilson_interval
 from mmhicra.records import Problem
 from mmhicra.refusals import DataRefusal, RunFolderRefusal
+from mmhicra.run_lines import JsonLines, failed_fault
 
 ErrorKind = Literal["planning", "execution", "discarded", "unparsed"]
 """The paper's two classes ("Planning & Strategy", "Others"), acceptable after all, and no verdict to be had."""
 
+_ROLLOUTS = re.compile(r"step_(\d{1,9})\.jsonl")
 FAILED = ("wrong", "no-answer")
 """The verdicts of a failed rollout; one whose gold answer is unusable has not failed."""
 
@@ -237,7 +240,8 @@ def read_failures(
     Raises:
         RunFolderRefusal: the folder has no rollouts of these steps, or one of its lines is no rollout record.
     """
-    files = {int(path.stem.removeprefix("step_")): path for path in sorted(folder.glob("rollouts/step_*.jsonl"))}
+    named = ((_ROLLOUTS.fullmatch(path.name), path) for path in sorted(folder.glob("rollouts/step_*.jsonl")))
+    files = {int(name[1]): path for name, path in named if name}
     if not files:
         raise RunFolderRefusal(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
     steps = [step for step in sorted(files) if first <= step and (last is None or step <= last)][::every]
@@ -256,27 +260,28 @@ def read_failures(
 
 
 def _failures_in(path: Path) -> Iterator[Failure]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record: dict[str, Any] = json.loads(line)
-                if record["reward"]["verdict"] in FAILED:
-                    yield Failure(
-                        step=record["step"],
-                        prompt=record["prompt"],
-                        completion=record["completion"],
-                        task=record["task"],
-                        question=record["question"],
-                        images=tuple(record["images"]),
-                        gold=record["reward"]["gold"],
-                        response=record["response"],
-                        truncated=record["finish_reason"] == "length",
-                    )
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunFolderRefusal(
-                    f"{path}, line {number} is no rollout record ({type(error).__name__}: {error}); "
-                    "mend it, or leave its step out with --steps"
-                ) from error
+    lines = JsonLines(path, failed_fault)
+    try:
+        for record in lines:
+            if record["reward"]["verdict"] in FAILED:
+                yield Failure(
+                    step=record["step"],
+                    prompt=record["prompt"],
+                    completion=record["completion"],
+                    task=record["task"],
+                    question=record["question"],
+                    images=tuple(record["images"]),
+                    gold=record["reward"]["gold"],
+                    response=record["response"],
+                    truncated=record["finish_reason"] == "length",
+                )
+    except OSError as error:
+        raise RunFolderRefusal(f"{path} cannot be read ({error.strerror})") from None
+    if damage := lines.damage:
+        raise RunFolderRefusal(
+            f"{path}, line {damage.line} is no rollout record ({damage.reason}); "
+            "mend it, or leave its step out with --steps"
+        )
 
 
 def judge_failures(
@@ -357,7 +362,7 @@ def total_of(rows: Sequence[ErrorCounts]) -> ErrorCounts:
 def write_records(path: Path, records: Iterable[ErrorRecord]) -> None:
     """Write `errors.jsonl`, one object per judged failure."""
     lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def write_counts(path: Path, rows: Iterable[ErrorCounts]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmhicra.hicra.grams import normalise
 from mmhicra.hicra.ngrams import Progress
-from mmhicra.refusals import DataRefusal
+from mmhicra.refusals import DataRefusal, one_line
 
 TEXT_FIELDS = ("response", "solution", "completion", "model_output", "output", "generation", "generated_text", "text")
 CORRECT_FIELDS = ("reward.verdict", "verdict", "correct", "is_correct", "accuracy", "acc", "score", "reward")
@@ -131,12 +131,14 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    reason = one_line(str(error), 100)
+                    raise DataRefusal(f"{path}:{number}: not JSON ({reason}): give one object a line") from None
                 if not isinstance(record, dict):
                     raise DataRefusal(f"{path}:{number}: not a JSON object: give one object a line")
                 yield f"{path}:{number}", record
-    except json.JSONDecodeError as error:
-        raise DataRefusal(f"{path}:{number}: not JSON ({error}): give one object a line") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataRefusal(f"{path}: cannot be read ({error}): give JSON Lines in UTF-8, plain or .gz") from None
 

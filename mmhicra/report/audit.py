@@ -39,11 +39,13 @@ class Audit:
         """Take one rollout record."""
         self.count += 1
         reward = record.get("reward") or {}
-        verdict, why = reward.get("verdict", "not scored"), reward.get("why", "")
+        verdict, why = reward.get("verdict", "not scored"), reward.get("why") or ""
         self.reasons[verdict, why] += 1
         self.official.observe(record)
         if verdict == "gold-unusable":
-            self.golds.setdefault(record["prompt"], {"prompt": record["prompt"], "gold": reward["gold"], "why": why})
+            self.golds.setdefault(
+                record["prompt"], {"prompt": record["prompt"], "gold": reward.get("gold"), "why": why}
+            )
         if verdict == "right":
             length = len(record["ids"])
             for heap, key in ((self.longest, length), (self.shortest, -length)):
@@ -93,7 +95,7 @@ def suspicions(record: dict[str, Any]) -> list[str]:
     """Names of the patterns that a response shows and an honest solution seldom does."""
     reward, text = record.get("reward") or {}, record["response"]
     found = []
-    data = text.encode()
+    data = text.encode(errors="surrogatepass")
     if len(text) >= LONG_ENOUGH and len(zlib.compress(data)) < REPEATED * len(data):
         found.append("repeated text")
     if sum(map(str.isalpha, reward.get("extracted") or "")) > WORDY:

@@ -3,14 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from mmhicra.config_loading import read_yaml
-from mmhicra.refusals import RunFolderRefusal
+from mmhicra.data.refused import RefusedRow
+from mmhicra.refusals import ConfigRefusal, RunFolderRefusal, one_line
+from mmhicra.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
 from mmhicra.train.run_folder import RunFolder
+
+ROLLOUTS = re.compile(r"step_(\d{1,9})\.jsonl")
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Share(TypedDict):
+    mean: Finite
+    low: Finite
+    high: Finite
+
+
+class _HeldOut(TypedDict, total=False):
+    before: _Share | None
+    after: _Share | None
+    change: _Share | None
+
+
+class _Problems(TypedDict):
+    train: int
+
+
+class _Parameters(TypedDict):
+    total: int
+    trained: int
+
+
+class _Summary(TypedDict, total=False):
+    """What the page takes from `summary.json`."""
+
+    held_out: _HeldOut | None
+    seconds_by_phase: dict[str, Finite] | None
+    problems: _Problems | None
+    parameters: _Parameters | None
+    alpha: Finite | None
+    wall_seconds: Finite | None
+    versions: dict[str, Any] | None
+
+
+_SUMMARY = TypeAdapter(_Summary)
+_REFUSED = TypeAdapter(RefusedRow)
 
 
 @dataclass
@@ -21,7 +70,7 @@ class RunData:
         name: for people; in a lab `method, seed N`.
         folder: where it lies.
         config: the resolved configuration, empty if there is none.
-        metrics: one object per step, step 0 the evaluation before training.
+        metrics: one object per step, step 0 the evaluation before training; finite numbers only.
         summary: empty while a run goes on, and after a kill.
         refused: the rows that could not be used, as `refused.jsonl` has them.
         missing: a sentence for everything that a page could show and this folder does not have.
@@ -51,12 +100,13 @@ class RunData:
 
     def setting(self, section: str, name: str) -> Any:
         """One field of the configuration, None if it is not there."""
-        return (self.config.get(section) or {}).get(name)
+        fields = self.config.get(section)
+        return fields.get(name) if isinstance(fields, dict) else None
 
     def rollout_files(self) -> list[tuple[int, Path]]:
-        """Step and file, in order."""
-        files = self.folder.rollouts.glob("step_*.jsonl")
-        return sorted((int(path.stem.removeprefix("step_")), path) for path in files)
+        """Step and file, in order; files of another name are not ours."""
+        named = ((ROLLOUTS.fullmatch(path.name), path) for path in self.folder.rollouts.glob("step_*.jsonl"))
+        return sorted((int(name[1]), path) for name, path in named if name)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -80,36 +130,23 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_run(path: Path) -> RunData:
-    """Read a run folder. A file that is missing or whose last line was cut off is said, not raised.
-
-    Raises:
-        RunFolderRefusal: a line before the last is no JSON object.
-        ConfigRefusal: `config.yaml` is not YAML.
-    """
+    """Read a run folder. What is missing, damaged or cut off is left out and said in `missing`, never raised."""
     folder = RunFolder(path)
     name = f"{path.parent.name}, {path.name.replace('_', ' ')}" if path.name.startswith("seed_") else path.name
     run = RunData(name, folder)
-    if folder.config.is_file():
-        run.config, run.config_text = read_yaml(folder.config), folder.config.read_text(encoding="utf-8")
-    else:
-        run.missing.append("config.yaml is missing: what was trained, on what and how, is not known.")
-    run.metrics = list(_lines(folder.metrics, run.missing))
+    _read_config(run)
+    metrics = _lines(folder.metrics, run.missing, step_fault)
+    run.metrics = [{name: value for name, value in line.items() if _is_number(value)} for line in metrics]
     if not run.metrics:
         run.missing.append("metrics.jsonl is missing or empty: no step was finished, there are no curves.")
     elif run.steps <= 1:
         run.missing.append("There is only one step: curves are single points.")
-    if folder.summary.is_file():
-        run.summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    else:
-        planned = run.setting("train", "steps") or "an unknown number of"
-        run.missing.append(
-            f"summary.json is missing: the run is still going or was killed, after step {run.steps} of {planned}."
-        )
+    _read_summary(run)
     if not any("eval/accuracy" in record for record in run.metrics):
         run.missing.append("The run has no evaluation (eval.problems: 0): there is no held-out accuracy.")
     if not run.rollout_files():
         run.missing.append("There are no rollout files (log.rollouts_every: 0, or no step was finished).")
-    run.refused = list(_lines(folder.refused, run.missing))
+    run.refused = _lines(folder.refused, run.missing, _refused_fault)
     if not (path / "errors.jsonl").is_file():
         run.missing.append(f"Errors are not analysed: run `mmhicra errors {path}` and then the report again.")
     return run
@@ -117,30 +154,81 @@ def read_run(path: Path) -> RunData:
 
 def read_errors(run: RunData) -> dict[tuple[int, str, int], dict[str, Any]]:
     """What `mmhicra errors` said, by step, prompt and completion."""
-    records = _lines(run.folder.path / "errors.jsonl", run.missing)
+    records = _lines(run.folder.path / "errors.jsonl", run.missing, judged_fault)
     return {(record["step"], record["prompt"], record["completion"]): record for record in records}
 
 
-def read_rollouts(path: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """The records of one rollout file."""
-    return list(_lines(path, missing))
+def read_rollouts(step: int, path: Path, missing: list[str]) -> list[dict[str, Any]]:
+    """The records of the rollout file of a step."""
+
+    def fault(record: dict[str, Any]) -> str | None:
+        return rollout_fault(record) or (None if record["step"] == step else f"step is {record['step']}")
+
+    return _lines(path, missing, fault)
 
 
-def _lines(path: Path, missing: list[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file; a last line cut off by a kill is listed in `missing`."""
-    if not path.is_file():
+def _read_config(run: RunData) -> None:
+    if not run.folder.config.is_file():
+        run.missing.append("config.yaml is missing: what was trained, on what and how, is not known.")
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                missing.append(f"The last line of {path.name} was cut off and is left out.")
-                return
-            raise RunFolderRefusal(f"{path}:{number}: not JSON ({error}): mend or remove the line") from None
-        if not isinstance(record, dict):
-            raise RunFolderRefusal(f"{path}:{number}: not a JSON object: mend or remove the line")
-        yield record
+    try:
+        run.config_text = run.folder.config.read_bytes().decode(errors="replace")
+        run.config = read_yaml(run.folder.config)
+    except (OSError, ConfigRefusal) as error:
+        run.missing.append(f"config.yaml is damaged, what was trained and how is not known: {one_line(str(error))}.")
+
+
+def _read_summary(run: RunData) -> None:
+    """The summary without the parts of it that are damaged."""
+    if not run.folder.summary.is_file():
+        planned = run.setting("train", "steps") or "an unknown number of"
+        run.missing.append(
+            f"summary.json is missing: the run is still going or was killed, after step {run.steps} of {planned}."
+        )
+        return
+    try:
+        summary = json.loads(run.folder.summary.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        run.missing.append(f"summary.json is damaged and left out: {one_line(str(error), 160)}.")
+        return
+    try:
+        _SUMMARY.validate_python(summary, strict=True)
+    except ValidationError as error:
+        odd = sorted({str(detail["loc"][0]) for detail in error.errors(include_url=False)})
+        run.missing.append(f"summary.json is damaged in {', '.join(odd)}, which is left out.")
+        summary = {name: value for name, value in summary.items() if name not in odd}
+    run.summary = summary
+
+
+def _refused_fault(record: dict[str, Any]) -> str | None:
+    try:
+        _REFUSED.validate_python(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300 and math.isfinite(value)
+
+
+def _lines(path: Path, missing: list[str], fault: Fault) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, none if there is no file; what is left out is said in `missing`."""
+    if not path.is_file():
+        return []
+    lines = JsonLines(path, fault)
+    try:
+        records = list(lines)
+    except OSError as error:
+        missing.append(f"{path.name} cannot be read ({error.strerror}) and is left out.")
+        return []
+    if (damage := lines.damage) and damage.cut:
+        missing.append(f"The last line of {path.name} was cut off and is left out.")
+    elif damage:
+        what = f"{damage.count} lines of {path.name} are" if damage.count > 1 else f"A line of {path.name} is"
+        first = "the first, line" if damage.count > 1 else "line"
+        missing.append(f"{what} damaged and left out ({first} {damage.line}: {damage.reason}).")
+    return records

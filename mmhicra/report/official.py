@@ -31,7 +31,7 @@ class OfficialScoring:
         reward = record.get("reward") or {}
         if reward.get("verdict") not in ("right", "wrong", "no-answer"):
             return
-        gold, robust = str(reward["gold"]), reward["verdict"] == "right"
+        gold, robust = str(reward.get("gold")), reward["verdict"] == "right"
         answer = extract_official(record["response"][-LONGEST:])
         official = is_correct(answer, gold, usable_options(gold, record.get("choices", [])))
         self.verdicts[robust, official] += 1

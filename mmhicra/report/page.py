@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def page_data(runs: Sequence[RunData], progress: Progress) -> dict[str, Any]:
 def refused_by_kind(run: RunData) -> list[dict[str, Any]]:
     """Rows refused before the run by what is wrong with them, the most frequent first; of each kind the first rows."""
     kinds: dict[str, list[RefusedRow]] = {}
-    for row in (RefusedRow(**record) for record in run.refused):
+    names = [field.name for field in fields(RefusedRow)]
+    for row in (RefusedRow(**{name: record[name] for name in names if name in record}) for record in run.refused):
         kinds.setdefault(row.kind, []).append(row)
     return [
         {
@@ -161,7 +163,9 @@ def outcome(run: RunData) -> str:
             f"Held-out accuracy {moved}: {_interval(before)} before, {_interval(after)} after {run.steps} steps, "
             f"a change of {100 * change['mean']:+.1f} points ({low:+.1f} to {high:+.1f})."
         )
-    known = [record for record in run.metrics if record.get("eval/accuracy") is not None]
+    known = [
+        record for record in run.metrics if {f"eval/accuracy{end}" for end in ("", "_low", "_high")} <= record.keys()
+    ]
     if known:
         last = known[-1]
         seen = {"mean": last["eval/accuracy"], "low": last["eval/accuracy_low"], "high": last["eval/accuracy_high"]}

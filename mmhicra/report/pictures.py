@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.Image import DecompressionBombError
 
 from mmhicra.hicra.errors import GENERATORS
+from mmhicra.refusals import Refusal
 from mmhicra.report.folder import RunData
 
 SIDE = 256
@@ -43,7 +45,7 @@ class Pictures:
                 continue
             try:
                 url = thumbnail(self._find(record, place, reference))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, LookupError, TypeError, SyntaxError, Refusal, DecompressionBombError) as error:
                 self.absent[reference] = str(error) or type(error).__name__
                 continue
             self.data[reference] = url
@@ -68,7 +70,7 @@ class Pictures:
 def image_folders(run: RunData) -> list[Path]:
     """Where the run's image paths may start."""
     named = [run.setting("data", name) for name in ("image_folder", "source", "eval_source")]
-    paths = [Path(name) for name in named if name]
+    paths = [Path(name) for name in named if isinstance(name, str) and name and "\0" not in name]
     return [path if path.is_dir() else path.parent for path in paths if path.exists()]
 
 

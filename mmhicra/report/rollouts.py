@@ -27,11 +27,12 @@ def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:
     later steps may.
     """
     files, errors = run.rollout_files(), read_errors(run)
-    audit, grams, pictures = Audit(), GramTable(run.steps), Pictures(run)
+    last = max([run.steps, *(step for step, _ in files)])
+    audit, grams, pictures = Audit(), GramTable(last), Pictures(run)
     shown: list[dict[str, Any]] = []
     total, allowance, completions = 0, 0.0, 0
     for number, (step, path) in enumerate(files, start=1):
-        records = read_rollouts(path, run.missing)
+        records = read_rollouts(step, path, run.missing)
         groups = by_prompt(records)
         for record in records:
             audit.observe(record)

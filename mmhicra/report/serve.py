@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from mmhicra.refusals import Refusal
 from mmhicra.report.page import write_report
 
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+"""What this machine calls itself."""
 LOOK_EVERY = 2.0
 """Seconds between looks at the run folder."""
 
@@ -39,8 +42,21 @@ def stamp(paths: Sequence[Path]) -> str:
     return "-".join(f"{s.st_mtime_ns}.{s.st_size}" for s in (file.stat() for file in files if file.is_file()))
 
 
-def make_server(follower: Follower, port: int) -> ThreadingHTTPServer:
-    """A server of `/` (the page) and `/stamp`, on this machine only.
+BROKEN = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
+<title>mmhicra report</title></head><body><p>The page cannot be written: {reason}</p></body></html>
+"""
+"""Instead of the page; the browser asks again after five seconds."""
+
+
+def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> ThreadingHTTPServer:
+    """A server of `/` (the page) and `/stamp`, on this machine only, to those who know it by its own name.
+
+    A page of the web could else name this machine by a host name of its own (DNS rebinding) and read the report.
+
+    Args:
+        follower: writes the page.
+        port: to listen at; 0 takes a free one.
+        allowed: what else the Host header of a request may say, e.g. `localhost:9000` behind a tunnel.
 
     Raises:
         Refusal: the port is taken.
@@ -48,14 +64,20 @@ def make_server(follower: Follower, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.headers.get("Host", "").lower() not in hosts:
+                self.send_error(403, "Host not allowed", "Ask by 127.0.0.1 or localhost, or start with --allow-host")
+                return
             if self.path.partition("?")[0] not in ("/", "/stamp"):
                 self.send_error(404)
                 return
-            now = follower.refresh()
-            page = self.path.partition("?")[0] == "/"
-            body = follower.out.read_bytes() if page else now.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8" if page else "text/plain")
+            page, status = self.path.partition("?")[0] == "/", 200
+            try:
+                now = follower.refresh()
+                body = follower.out.read_bytes() if page else now.encode()
+            except (Refusal, OSError) as error:
+                body, status = BROKEN.format(reason=html.escape(str(error))).encode(), 503
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html; charset=utf-8" if page or status != 200 else "text/plain")
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
@@ -65,16 +87,21 @@ def make_server(follower: Follower, port: int) -> ThreadingHTTPServer:
             pass
 
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise Refusal(f"--port {port}: cannot listen ({error.strerror}): choose another") from None
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise Refusal(f"--port {port}: cannot listen ({reason}): choose another") from None
+    own = server.server_address[1]
+    hosts = {host.lower() for host in allowed}
+    hosts |= {f"{name}{end}" for name in LOCAL for end in ([f":{own}", ""] if own == 80 else [f":{own}"])}
+    return server
 
 
-def serve(paths: Sequence[Path], out: Path, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C."""
+def serve(paths: Sequence[Path], out: Path, port: int, say: Callable[[str], None], allowed: Sequence[str] = ()) -> None:
+    """Serve until Ctrl-C. Arguments as in `make_server`; `say` is told the address."""
     follower = Follower(paths, out)
     follower.refresh()
-    with make_server(follower, port) as server:
+    with make_server(follower, port, allowed) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         say(f"http://127.0.0.1:{server.server_address[1]}/ follows {', '.join(map(str, paths))}; Ctrl-C ends it")
         try:

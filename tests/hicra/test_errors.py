@@ -136,7 +136,7 @@ def test_what_is_no_run_is_refused(write_run, tmp_path):
     folder = write_run({4: [rollout(PROBLEMS[0], "")], 5: [{"step": 5}]})
     with pytest.raises(RunFolderRefusal, match="steps 4 to 5"):
         read_failures(folder, first=6)
-    with pytest.raises(RunFolderRefusal, match=r"step_000005\.jsonl, line 1 .*reward"):
+    with pytest.raises(RunFolderRefusal, match=r"step_000005\.jsonl, line 1 .*no prompt"):
         read_failures(folder)
 
 
