@@ -93,6 +93,9 @@ def check_config(where: str, tree: Mapping[str, Any]) -> None:
     Raises:
         Refusal: names the field.
     """
+    architectures = tree.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise Refusal(f"{where}: architectures in its config.json is {brief(architectures)}: fetch the file again")
     parts = {"": tree}
     for name in ("text_config", "vision_config"):
         part = tree.get(name)
@@ -110,6 +113,23 @@ def check_config(where: str, tree: Mapping[str, Any]) -> None:
                 raise Refusal(
                     f"{where}: {prefix}{name} in its config.json is {brief(size)}, not a size: fetch the file again"
                 )
+        _check_sections(where, prefix, part)
+
+
+def _check_sections(where: str, prefix: str, part: Mapping[str, Any]) -> None:
+    """Refuse sections of the multimodal rotary embedding that do not make up half of a head."""
+    hidden, heads = part.get("hidden_size"), part.get("num_attention_heads")
+    head = part.get("head_dim") or (hidden // heads if hidden and heads else None)
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = part.get(name)
+        sections = rope.get("mrope_section") if isinstance(rope, dict) else None
+        if sections is None or head is None:
+            continue
+        if not isinstance(sections, list) or [type(s) for s in sections] != [int] * 3 or sum(sections) != head // 2:
+            raise Refusal(
+                f"{where}: {prefix}{name}.mrope_section in its config.json is {brief(sections)}, not three parts of "
+                f"{head // 2}: fetch the file again"
+            )
 
 
 def unexpected(names: Iterator[str] | list[str]) -> list[str]:

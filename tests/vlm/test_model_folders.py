@@ -161,6 +161,17 @@ KINDS = {
         edit("processor_config.json", image_processor__patch_size=7),
         "patch_size of its image processor is 7, but its vision tower has 14",
     ),
+    "rotary sections": (
+        edit("config.json", text_config__rope_parameters__mrope_section=[4, 0, 6]),
+        "text_config.rope_parameters.mrope_section in its config.json is .4, 0, 6., not three parts of 16",
+    ),
+    "architectures": (edit("config.json", architectures=[None]), "architectures in its config.json is .None."),
+    "pixels divided by zero": (
+        edit("processor_config.json", image_processor__image_std=[0.0, 0.3, 0.3]),
+        "its processor fails on a blank image, check processor_config.json",
+    ),
+    "means of text": (edit("processor_config.json", image_processor__image_mean=["", 0, 0]), "fails on a blank image"),
+    "length of text": (edit("tokenizer_config.json", model_max_length="x"), "fails on a blank image"),
     "parts no object": (edit("config.json", vision_config=[1]), "vision_config in its .* is .1., not an object"),
     "end token of text": (edit("generation_config.json", eos_token_id="x"), "eos_token_id in .* is 'x', not ids"),
     "end token far out": (edit("generation_config.json", eos_token_id=[2, 10**9]), "eos_token_id in .* not ids"),
