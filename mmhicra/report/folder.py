@@ -56,6 +56,7 @@ class _Summary(TypedDict, total=False):
     alpha: Finite | None
     wall_seconds: Finite | None
     versions: dict[str, Any] | None
+    advice: list[str]
 
 
 _SUMMARY = TypeAdapter(_Summary)

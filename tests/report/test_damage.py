@@ -17,7 +17,7 @@ from mmhicra.report.serve import Follower, make_server
 SUMMARY = {
     "held_out": {"before": {"mean": 0.1, "low": 0.0, "high": 0.2}, "after": None, "change": None},
     "problems": {"train": 7}, "parameters": {"total": 9, "trained": 3}, "wall_seconds": 3.5, "alpha": 0.2,
-    "seconds_by_phase": {"rollout": 2.0}, "versions": {"torch": "2"},
+    "seconds_by_phase": {"rollout": 2.0}, "versions": {"torch": "2"}, "advice": ["nothing was trained"],
 }  # fmt: skip
 STEPS = [{"step": step, "accuracy/mean": 0.5, "time/step": 1.0, "memory/step_gib": 1.0} for step in (1, 2)]
 JUDGED = {"step": 1, "prompt": "made", "completion": 0, "kind": "planning", "why": "because"}
