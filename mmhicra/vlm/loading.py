@@ -91,7 +91,7 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
     path = _resolve(model.path)
     config = _load_config(path)
     family_of(config, path, model.family)  # refuse a strange architecture before its processor fails to load
-    with _reading(path, "the processor cannot be loaded"):
+    with _reading(path, ": the processor cannot be loaded"):
         processor: Any = AutoProcessor.from_pretrained(path)
     _check_processor(processor, config, path)
     _try_image(processor, path)
@@ -170,7 +170,7 @@ def _resolve(path: str) -> str:
 
 def _load_config(path: str) -> PreTrainedConfig:
     known = {family.model_type for family in FAMILIES.values()}
-    with _reading(path, "cannot be loaded"):
+    with _reading(path, " cannot be loaded"):
         tree, _ = PreTrainedConfig.get_config_dict(path)
         check_config(f"model.path {path}", tree)
         if tree.get("model_type") in known:
@@ -217,7 +217,9 @@ def _check_processor(processor: Any, config: Any, path: str) -> None:
 
 def _try_image(processor: Any, path: str) -> None:
     """Process a blank image once: whatever is wrong with the processor's numbers shows here instead of at every row."""
-    with _reading(path, "its processor fails on a blank image, check processor_config.json and tokenizer_config.json"):
+    with _reading(
+        path, ": its processor fails on a blank image, check processor_config.json and tokenizer_config.json"
+    ):
         encoded = processor(
             text=[processor.image_token],
             images=[Image.new("RGB", (56, 56))],
@@ -233,7 +235,7 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
         check_weights(parts.path, Path(parts.path))
     if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
         raise Refusal(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
-    with _reading(parts.path, "the weights cannot be loaded"):
+    with _reading(parts.path, ": the weights cannot be loaded"):
         policy, report = parts.family.model_class.from_pretrained(
             parts.path,
             dtype=torch.float32,
@@ -320,7 +322,7 @@ def _reading(path: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise Refusal(f"model.path {path}: {what}: {kind}{_one_line(error)}") from error
+        raise Refusal(f"model.path {path}{what}: {kind}{_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:
