@@ -256,6 +256,8 @@ def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = Fa
     small = _ANY_LETTER.fullmatch(answer)
     if not found and by != "text" and small and small[1].upper() in letters:
         found = [small[1].upper()]
+    if len({forms[letter] for letter in found}) == 1:
+        found = found[:1]  # options of equal text are one option
     if len(found) > 1:
         raise DataRefusal(f"answer unusable: choices {' and '.join(found)} both read {shorten(answer, 80)!r}")
     if not found:

@@ -21,6 +21,8 @@ _WRAPPER = re.compile(
 _VULGAR_FRACTION = re.compile(r"[¼½¾⅐-⅞]")
 _DEGREE = re.compile(r"\^\s*\{\s*\\(?:circ|degree)\s*\}|\^\s*\\(?:circ|degree)(?![a-zA-Z])|\\degree(?![a-zA-Z])")
 _BEFORE_UNWRAPPING = (  # pattern, spelling, and an example of what it is for
+    (re.compile(r"(?<=[\d}])[ \t]*\n[ \t]*(?=-?\d)"), "; ", "96\n376"),
+    (re.compile(r"(?<=[\d}])\s*\$\$?\s*\$\$?\s*(?=-?\d|\\[dt]?frac)"), "; ", "$$96$$ $$376$$"),
     (re.compile(r"(?:\$\s*)?\{\s*\}(?=\s*\^)"), "", r"30{}^\circ"),
     (re.compile(r",\s*\\!\s*|\{\s*,\s*\}"), ",", r"11,\! 111; 1{,}234"),
     (re.compile(r"(?<=\d)(?:\\[,:; ]|~|[\u2009\u202f\u00a0])\s?(?=\d{3}(?!\d))"), "", r"1\,234"),
@@ -63,6 +65,9 @@ _RESPELLED = (
     (re.compile(r"\\leqslant(?![a-zA-Z])|\\leqq(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\geqslant(?![a-zA-Z])|\\geqq(?![a-zA-Z])"), r"\\ge "),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\?(?<![A-Za-z])sqrt\s*\(([^()]{1,80})\)"), r"\\sqrt{\1}"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\(?:varnothing|O|empty)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\colon(?![a-zA-Z])"), ":"),

@@ -21,6 +21,8 @@ _LIST_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _BRACKETED_LIST = re.compile(r"(?: ?[(\[][A-Z][)\]] ?){2,}")
 _RUN = re.compile(r"[A-Z]{2,8}")
 _OR = re.compile(r"\s+or\s+|\s*或者?\s*|\s*/\s*")
+_CHINESE_SAYING = re.compile(r"([^\n]*[一-鿿][^\n]*?[是为选])\s*((?:[(]\s*[A-Z]\s*[)]|[A-Z])(?![A-Za-z]).*)")
+_CHINESE_DENIAL = re.compile("[不非没错]")
 _DENIED = re.compile(
     r"^(?:is |are )?(?:not|wrong|incorrect|false|isn't|maybe|perhaps|possibly|unless)\b"
     r"|\b(?:is|are|was) (?:not|wrong|incorrect|false)\b",
@@ -89,6 +91,8 @@ def _named(text: str, choices: tuple[str, ...]) -> frozenset[int]:
     count = len(choices) or len(LETTERS)
     if own := _by_letter_and_text(spelt, choices):
         return own
+    if (saying := _CHINESE_SAYING.fullmatch(spelt)) and not _CHINESE_DENIAL.search(saying[1]):
+        return _named(saying[2], choices)
     if lone := _LONE.fullmatch(spelt):
         whole = frozenset(i for i, choice in enumerate(choices) if compact(choice) == compact(spelt))
         same = whole or _by_writing(lone[1], choices)
@@ -130,7 +134,8 @@ def _by_letter_and_text(spelt: str, choices: tuple[str, ...]) -> frozenset[int]:
     if leading is None or not leading[3]:
         return frozenset()
     letter = _by_letter(leading[1] or leading[2], len(choices))
-    return letter if letter and letter <= _by_writing(leading[3], choices) else frozenset()
+    texts = [leading[3], *re.findall(r"^\((.*)\)$", leading[3])]
+    return letter if letter and any(letter <= _by_writing(text, choices) for text in texts) else frozenset()
 
 
 def _first_of_equal(named: frozenset[int], choices: tuple[str, ...]) -> frozenset[int]:

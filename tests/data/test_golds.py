@@ -128,6 +128,7 @@ def test_golds_without_choices(cell, expected):
         ("C", ("5", "14", "15"), False, "C"),
         ("(C)", ("5", "14", "15"), False, "C"),
         ("14", ("5", "14", "15"), False, "B"),
+        ("18", ("9", "18", "18"), False, "B"),
         ("B. 14", ("5", "14", "15"), False, "B"),
         (" no ", ("Yes", "No"), True, "B"),
         ("A", ("B", "A"), False, "A"),
@@ -220,7 +221,7 @@ def test_a_kind_that_is_set(cell, choices, kind, expected):
         (r"\boxed{\frac{1}{2}", (), r"answer unusable: \boxed{ is never closed"),
         ("\x0crac{36}{13}", (), "answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes"),
         ("E", ("5", "14"), "answer unusable: 'E' names none of the 2 choices"),
-        ("18", ("9", "18", "18"), "answer unusable: choices B and C both read '18'"),
+        ("(A) B", ("B", "(A) B"), "answer unusable: choices A and B both read '(A) B'"),
     ],
 )
 def test_unusable_golds_are_refused(cell, choices, says):
