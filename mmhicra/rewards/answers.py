@@ -58,6 +58,7 @@ _LETTER_END = re.compile(r"[(（]([A-Z])[)）][\s.。*_$]{0,6}\Z")
 _LETTER_FIRST = re.compile(r"[\s*$({\[]{0,9}(?:\\(?:text|math)\w{0,6}\s?\{\s?)?[({\[]?[A-Z](?![\w'°^=+*/-]|\s?[=+*/-])")
 _EMPTY_SET = re.compile(r"\\(?:\{|lbrace)\s*\\(?:\}|rbrace)")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_HASHES = re.compile(r"^[ \t]{0,8}#{4}[ \t]{1,8}(\S.{0,200})$", re.MULTILINE)
 _STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
 _LONGEST_JOINT = 60
@@ -94,6 +95,7 @@ def extract(
     * `answer block`: the last closed `<answer>`; in it `boxed` and `phrase` are tried before all of it is taken.
     * `boxed`: the last balanced `\boxed` or `\fbox`, with the boxes joined to it (`last_boxes`). For choices a declared
       letter goes before a box that holds no option.
+    * `hashes`, for evaluation: what follows the last `####`.
     * `phrase`: what follows the last "the answer is", "Answer:", "答案是", ...
     * `letter in the first line`, for choices: a first line `B` or `B. 40°` with more lines after it.
     * `bold`: the last bold span.
@@ -119,12 +121,16 @@ def extract(
         method, found = _first([("boxed", last_boxes), ("phrase", phrase)], block)
         return Extraction(found, f"answer block, {method}") if found else Extraction(block, "answer block")
     rules: list[_Rule] = [("boxed", last_boxes), ("phrase", phrase), ("bold", _bold)]
+    if loose:  # as GSM8K's solutions end
+        rules.insert(1, ("hashes", _after_hashes))
     if loose and kind == "number":
-        rules[1:] = [("phrase", lambda text: _phrase(text, wanted=states_number)), ("bold", _bold_number)]
+        rules[2:] = [("phrase", lambda text: _phrase(text, wanted=states_number)), ("bold", _bold_number)]
     if kind == "choice":  # a declared letter goes before a boxed value that is no option
         lettered = ("phrase", lambda text: _choice_phrase(text, _names_letter))
         rules[:1] = [("boxed", lambda text: _boxed_option(text, choices)), lettered, *rules[:1]]
-        rules.insert(4, ("letter in the first line", lambda text: _letter_in_the_first_line(text, choices)))
+        rules.insert(
+            len(rules) - 1, ("letter in the first line", lambda text: _letter_in_the_first_line(text, choices))
+        )
         rules.append(("letter at the end", _letter_at_the_end))
     rules.append(("bare", _bare))
     if loose and kind == "choice":
@@ -330,6 +336,11 @@ def _last_lines(text: str, count: int) -> Iterator[str]:
             count -= 1
             yield text[start:end]
         end = start - 1
+
+
+def _after_hashes(text: str) -> str | None:
+    found = _HASHES.findall(text)
+    return found[-1] if found else None
 
 
 def _bare(text: str) -> str | None:

@@ -16,10 +16,11 @@ _END_OF_PHRASE = frozenset(
     by that which who this these those they he she it we you i the a an and or not than as
     """.split()  # noqa: SIM905 - a table of words
 )
-_NO_NOUNS = frozenset(
+ALTERING = frozenset(
     """
     not nor none neither never without except but unless instead rather maybe perhaps possibly probably likely wrong
-    incorrect false true right correct invalid undefined impossible unknown uncertain either other others else otherwise
+    incorrect false untrue true right correct invalid undefined impossible unknown uncertain either other others else
+    otherwise
     isn't aren't isnt about almost nearly roughly approximately around exactly only just least most
 
     more less fewer greater larger smaller bigger than plus minus times over divided multiplied multiply divide add
@@ -31,13 +32,17 @@ _NO_NOUNS = frozenset(
     hundreds thousands millions billions trillions dozens score gross pair pairs couple third thirds fourth fourths
     quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth
     hundredths thousandth thousandths millionth millionths
-
+    """.split()  # noqa: SIM905 - a table of words
+)
+"""Doubt and negation; comparisons and operations; numbers: after a number they make it another answer, or none."""
+_NO_NOUNS = ALTERING | frozenset(
+    """
     the and for are was were has have had does did can could will would should shall may might must that which who whom
     whose this these those they them their there then what when where why how with from into onto upon your you our her
     his him its all any some many much few both each every between within among before after above below under
     """.split()  # noqa: SIM905 - a table of words
 )
-"""Doubt and negation; comparisons and operations; numbers; words without a meaning of their own."""
+"""Also words without a meaning of their own."""
 
 _CHINESE_NO_NOUN = re.compile("[不非错误没无或和与约可能大小多少是的万亿千百十半倍一二三四五六七八九零两]")
 _PERCENT = re.compile(r"\bpercent|\bper cent\b|%|百分", re.IGNORECASE)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mmhicra.rewards.asked import ALTERING
 from mmhicra.rewards.notation import plain
 from mmhicra.rewards.sentences import LONGEST_SENTENCE, concludes_with_refusal, sentences_backwards
 
@@ -66,6 +67,8 @@ _HOW_MANY = re.compile(r"(?:\bhow (?:many|much)\b|\(_+\)|_{2,})([^?.!]{1,120})",
 _JOINING = re.compile(r"\b(?:and|or|but|maybe|possibly|perhaps|versus|vs|unless)\b|,\s{0,3}\Z|[;/]")
 _BOLD_NUMBER = re.compile(r"\*\*([^*\n]{0,200})\*\*")
 _WORD = re.compile(r"[a-z]{2,}")
+_NEXT_WORD = re.compile(r"[\s*$(,.-]{0,6}([a-z]+(?:n't)?)")
+_PERCENT = {"percent", "percents", "percentage", "only", "exactly"}
 _EMPTY = ("are", "there", "is", "the", "of")
 _NEAR = 60
 """Characters beside a number that say what it is."""
@@ -126,7 +129,15 @@ def declared_number(answer: str) -> str | None:
     joined = any(
         one.digits != other.digits and _JOINING.search(said[one.end : other.start]) for one, other in pairwise(numbers)
     )
-    return None if joined or _offers_several(said, numbers) else _choose(said, numbers)
+    chosen = None if joined or _offers_several(said, numbers) else _choose(said, numbers)
+    altered = any(number.digits == chosen and _is_altered(said[number.end :]) for number in numbers)
+    return None if altered else chosen
+
+
+def _is_altered(behind: str) -> bool:
+    """Whether the word after a number makes it another one, or none: `5 more than six`, `5 million`, `5 incorrect`."""
+    word = _NEXT_WORD.match(behind.lower())
+    return word is not None and word[1] in ALTERING - _PERCENT
 
 
 def _telling_part(sentence: str) -> str:

@@ -169,6 +169,18 @@ ROWS = [
     ("hedge", "number", "What is 2 + 3?", (), "5", "It is not 6, as some would say. The sum of both is 5.", True),
     ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{\text{the sum is } 5}", True),
     ("hedge", "number", "What is 8 + 8?", (), "16", r"\boxed{1 6}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{5 more than six}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{\text{5 instead of seven}}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{5 \text{ untrue, wrong}}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{5 incorrect}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{5 cubed}", False),
+    ("hedge", "number", "What is 2 + 3?", (), "5", r"\boxed{5 thousand people}", False),
+    ("hedge", "number", "How many bars are larger than 4?", (), "2", "The answer is 2 bars have values larger than 4.",
+     True),
+    ("hedge", "number", "Which year has more income?", (), "1982",
+     "So the answer is 1982 with an actual total income of $931,441.", True),
+    ("number", "number", "What is 17 + 25?", (), "42", "17 + 25\n#### 42", True),
+    ("number", "number", "What is 17 + 25?", (), "25", "17 + 25\n#### 42", False),
 ]  # fmt: skip
 
 
