@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import mmhicra
 from mmhicra.commands import bench, doctor, errors, eval, lab, leaderboard, mine, report, train
 from mmhicra.refusals import Refusal
+from mmhicra.train.stopping import INTERRUPTED
 
 COMMANDS = (train, doctor, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2
@@ -21,11 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except Refusal as refusal:
-        print(f"mmhicra: {refusal}", file=sys.stderr)
+        if not refusal.told:
+            print(f"mmhicra: {refusal}", file=sys.stderr)
         return MENDABLE
     except KeyboardInterrupt:
         print("mmhicra: stopped", file=sys.stderr)
-        return train.INTERRUPTED
+        return INTERRUPTED
 
 
 def make_parser() -> argparse.ArgumentParser:

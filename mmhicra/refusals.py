@@ -26,7 +26,12 @@ class Refusal(Exception):
     """Something the user can mend. The message names the file, field or sample and the way to mend it.
 
     Only `cli.main` catches it; everything else that escapes is a bug and keeps its traceback.
+
+    Attributes:
+        told: another process of the run prints the line.
     """
+
+    told: bool = False
 
 
 class ConfigRefusal(Refusal):

@@ -1,6 +1,10 @@
 """Short real runs of the tiny VLM: the smallest configuration with which every part of a step has work to do."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -64,3 +68,24 @@ def assert_same_run(left, right, step):
     different = [name for name in a if not torch.equal(a[name], b[name])]
     assert not different
     assert metrics(left) == metrics(right)
+
+
+def start(folder, overrides):
+    """Train in a process of its own; returns it, with its output in a pipe."""
+    sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path, process, seconds=120):
+    """Until `path` is there, which the process writes."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.01)

@@ -99,7 +99,7 @@ class Ours:
         self.stack = ExitStack()
         accelerator = make_accelerator()
         run_folder = RunFolder(str(folder))
-        run_folder.create("", overwrite=True)
+        run_folder.make()
         parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)
         self.trainer = parts.trainer
         engine = self.trainer.collector.engine

@@ -41,9 +41,9 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge, write `errors.jsonl`, `errors.csv` and `errors.png` into the run folder, and print the counts."""
+    from mmhicra.files import writing
     from mmhicra.hicra import errors
     from mmhicra.hicra.judges import EndpointJudge
-    from mmhicra.train.run_folder import writing
     from mmhicra.train.terminal import Terminal
 
     terminal = Terminal()

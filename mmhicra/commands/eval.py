@@ -178,6 +178,7 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
     import json
 
     from mmhicra.refusals import ConfigRefusal
+    from mmhicra.steps import step_name, steps_in
 
     if options.run_folder is None:
         return None
@@ -185,9 +186,9 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
         raise ConfigRefusal("--run-folder brings its model and configuration: drop --model and --config")
     checkpoints = options.run_folder / "checkpoints"
     best = checkpoints / "best.json"
-    newest = max((path.name for path in checkpoints.glob("step_*") if not path.suffix), default="step_*")
+    newest = max(steps_in(checkpoints), default=(0, Path("step_*")))[1].name
     noted = json.loads(best.read_text(encoding="utf-8"))["checkpoint"] if best.is_file() else newest
-    chosen = checkpoints / (noted if options.step is None else f"step_{options.step:06d}")
+    chosen = checkpoints / (noted if options.step is None else step_name(options.step))
     if not chosen.is_dir():
         raise ConfigRefusal(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
     return chosen

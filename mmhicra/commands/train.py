@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mmhicra
+from mmhicra.refusals import RunFolderRefusal
+from mmhicra.train.stopping import INTERRUPTED
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+if TYPE_CHECKING:
+    from mmhicra.config import RunConfig
 
 
 def add(commands: Any) -> None:
@@ -19,8 +23,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, e.g. configs/tiny.yaml")
     add_overrides(parser)
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue the run in run_folder")
-    existing.add_argument("--overwrite", action="store_true", help="replace the run in run_folder")
+    existing.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=("always", "auto"),
+        metavar="auto",
+        help="continue the run in run_folder; `--resume auto` starts one if there is none",
+    )
+    existing.add_argument("--overwrite", action="store_true", help="start anew, and keep the run in run_folder as .old")
     parser.set_defaults(run=run)
 
 
@@ -38,24 +49,64 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print what came of it."""
+    from mmhicra.train.stopping import Stopped, Stopping
+
+    try:
+        with Stopping(quiet=os.environ.get("RANK", "0") != "0"):
+            return run_training(options)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"mmhicra: {stopped} during set-up: nothing was trained, nothing is lost", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_training(options: argparse.Namespace) -> int:
+    """The same, and signals are taken."""
     from mmhicra.config_loading import load_config
 
     # As `python -m` does: custom rewards lie where the user stands. Last, so that nothing is shadowed.
     sys.path.append(os.getcwd())
     config = load_config(options.config, options.overrides)  # before torch is imported: mistakes show at once
+    named = any(override.partition("=")[0].strip() == "run_folder" for override in options.overrides)
+    own = None if named else folder_of_run(Path(options.config), config)
+    if own is not None and options.overwrite:
+        raise RunFolderRefusal(
+            f"{options.config} lies in the run folder {own}, but names {config.run_folder}: "
+            "say which one is meant with --set run_folder=..."
+        )
+    if own is not None and options.resume:
+        config = config.model_copy(update={"run_folder": str(own)})
 
     from mmhicra.train.terminal import Terminal
 
     terminal = Terminal(quiet=os.environ.get("RANK", "0") != "0")
     terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
+    if own is not None and options.resume:
+        terminal.say("the run was copied or moved, or is resumed from elsewhere: it goes on where its config.yaml lies")
 
     from mmhicra.train.run import Interrupted, train
 
+    resume = "auto" if options.resume == "auto" else bool(options.resume)
     try:
-        summary = train(config, resume=options.resume, overwrite=options.overwrite, terminal=terminal)
-    except Interrupted:
-        terminal.say(f"saved; go on with: mmhicra train --config {config.run_folder}/config.yaml --resume")
+        summary = train(config, resume=resume, overwrite=options.overwrite, terminal=terminal)
+    except Interrupted as interrupted:
+        path = shlex.quote(f"{config.run_folder}/config.yaml")
+        terminal.say(f"{interrupted}; go on with: mmhicra train --config {path} --resume")
         return INTERRUPTED
     terminal.show_summary(summary)
-    terminal.say(f"look at it: mmhicra report {config.run_folder}")
+    terminal.say(f"look at it: mmhicra report {shlex.quote(config.run_folder)}")
     return 0
+
+
+def folder_of_run(path: Path, config: RunConfig) -> Path | None:
+    """The run folder that the configuration at `path` lies in, if it is not the one that it names.
+
+    Raises:
+        RunFolderRefusal: it lies in a run folder and is empty, which would be the default configuration.
+    """
+    here = path.parent
+    if path.name != "config.yaml" or not ((here / "metrics.jsonl").exists() or (here / "checkpoints").exists()):
+        return None
+    if not path.read_text(encoding="utf-8").strip():
+        raise RunFolderRefusal(f"{path} is empty: restore the file")
+    return None if Path(config.run_folder).resolve() == here.resolve() else here

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmhicra.data.text import printable, shorten
+from mmhicra.files import write_whole, writing
 from mmhicra.refusals import DataRefusal
 
 LONGEST_ID = 1000
@@ -61,10 +62,15 @@ def start_of(question: object) -> str:
 
 
 def write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
-    """Write `refused.jsonl`, one object per row; an empty file says that every row was used."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `refused.jsonl`, one object per row; an empty file says that every row was used.
+
+    Raises:
+        RunFolderRefusal: it cannot be written.
+    """
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(lines))
 
 
 def summarise_refused(rows: Sequence[RefusedRow]) -> list[str]:

@@ -95,6 +95,7 @@ class Examination:
             Look("golds", "Reward on the gold answers", ("data",), self.look_at_golds),
             Look("images", "Images", ("model", "data"), self.look_at_images),
             Look("samples", "Trainer and engine on real samples", ("template", "data"), self.look_at_samples),
+            Look("disk", "Disk", ("model",), self.look_at_disk),
             Look("memory", "Memory plan", ("devices", "model", "data"), self.look_at_memory),
             Look("weights", "Weights", ("memory",), self.look_at_weights),
             Look("engine", "Rollout engine", ("weights",), self.look_at_engine),
@@ -244,6 +245,13 @@ class Examination:
         assert self.builder is not None
         check, self.prompts = check_samples(self.reader, self.builder, self.processor, self.empty)
         return check
+
+    def look_at_disk(self) -> Check:
+        """Compare what is written with what is free."""
+        from mmhicra.doctor.disk import check_disk
+        from mmhicra.vlm.shape import shape_of
+
+        return check_disk(self.config, shape_of(self.empty, self.processor.family, self.config.model))
 
     def look_at_memory(self) -> Check:
         """Plan a step."""

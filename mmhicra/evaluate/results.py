@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mmhicra.evaluate.scoring import Scores
-from mmhicra.refusals import DataRefusal
+from mmhicra.files import write_whole, writing
 
 
 def sample_path(result: Path) -> Path:
@@ -18,14 +18,11 @@ def write_result(path: Path, scores: Scores) -> None:
     """Write both files, making the folder.
 
     Raises:
-        DataRefusal: they cannot be written.
+        RunFolderRefusal: they cannot be written.
     """
     lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in scores.records)
-    try:
+    way_out = "free the disk, or name another file with --out"
+    with writing(path, way_out):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(scores.result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        # A response may hold lone surrogates, which no encoding has.
-        text = "".join(f"{line}\n" for line in lines)
-        sample_path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise DataRefusal(f"{path} cannot be written ({error.strerror}): name another file with --out") from None
+    write_whole(sample_path(path), "".join(f"{line}\n" for line in lines), way_out)
+    write_whole(path, json.dumps(scores.result, indent=1, ensure_ascii=False) + "\n", way_out)

@@ -14,7 +14,10 @@ from typing import Any
 
 from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.records import Response
+from mmhicra.files import write_whole, writing
 from mmhicra.refusals import DataRefusal, RunFolderRefusal
+
+WAY_OUT = "free the disk, or name another folder with --out"
 
 
 class ResponseStore:
@@ -91,7 +94,8 @@ class ResponseStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.generation_path.exists():
-                _write_whole(self.generation_path, json.dumps(generation, indent=1, ensure_ascii=False) + "\n")
+                text = json.dumps(generation, indent=1, ensure_ascii=False) + "\n"
+                write_whole(self.generation_path, text, WAY_OUT)
                 self.path.unlink(missing_ok=True)
                 return
             before = json.loads(self.generation_path.read_text(encoding="utf-8"))
@@ -123,13 +127,11 @@ def write_responses(path: Path, questions: QuestionSet, answered: Sequence[Seque
     """Write all responses at once, as a store would have.
 
     Raises:
-        DataRefusal: the file cannot be written.
+        RunFolderRefusal: the file cannot be written.
     """
-    try:
+    with writing(path, WAY_OUT):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_lines(questions, answered))
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    write_whole(path, _lines(questions, answered), WAY_OUT)
 
 
 def remove_stored(folder: Path, benchmark: str) -> None:
@@ -153,13 +155,6 @@ def _lines(questions: QuestionSet, answered: Sequence[Sequence[Response]]) -> by
     # A response may hold lone surrogates, which no encoding has but JSON's own.
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     return text.encode("utf-8", "backslashreplace")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write beside the final name and rename: a kill never leaves half a file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _unwritable(path: Path, error: OSError) -> DataRefusal:

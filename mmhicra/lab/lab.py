@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmhicra.files import jsonable, write_whole
 from mmhicra.lab.comparison import Row, as_json, compare
 from mmhicra.lab.methods import BASELINE
 from mmhicra.lab.outcomes import read_outcome, refuse_unequal_starts
 from mmhicra.lab.picture import draw_curves
 from mmhicra.lab.runs import LabRefusal, LabRun, plan_runs, run_all
 from mmhicra.lab.table import csv_text, markdown, terminal_table
-from mmhicra.train.run_folder import jsonable
 from mmhicra.train.terminal import Terminal
 
 
@@ -58,11 +58,11 @@ def run_lab(
     outcomes = [read_outcome(run) for run in runs]
     refuse_unequal_starts(outcomes)
     rows = compare(outcomes, BASELINE)
-    (out / "table.md").write_text(markdown(rows, BASELINE), encoding="utf-8")
-    (out / "table.csv").write_text(csv_text(rows), encoding="utf-8")
+    write_whole(out / "table.md", markdown(rows, BASELINE))
+    write_whole(out / "table.csv", csv_text(rows))
     raw = [{"method": o.method, "seed": o.seed, **o.numbers} for o in outcomes]
     results = jsonable({"baseline": BASELINE, "methods": as_json(rows), "runs": raw})
-    (out / "lab.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "lab.json", json.dumps(results, indent=1) + "\n")
     draw_curves(outcomes, out / "curves.png")
     terminal.console.print(terminal_table(rows, BASELINE))
     terminal.say(f"written: {out / 'table.md'}, table.csv, lab.json, curves.png; the runs are under {out / 'runs'}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmhicra.hicra.errors import ExactJudge, judge_failures, read_failures
 from mmhicra.lab.runs import LabRefusal, LabRun
+from mmhicra.steps import steps_in
 
 LATE_SHARE = 0.1
 """The last tenth of the steps is "late"."""
@@ -103,7 +104,7 @@ def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]
 def problems_by_step(run: LabRun) -> list[list[str]]:
     """The problems that were rolled out, by step."""
     steps = []
-    for file in sorted(run.folder.rollouts.glob("step_*.jsonl")):
+    for _, file in steps_in(run.folder.rollouts, ".jsonl"):
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         steps.append(sorted({record["prompt"] for record in records}))
     return steps

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import dump_config, load_config, read_yaml
+from mmhicra.files import write_whole
 from mmhicra.refusals import Refusal
 from mmhicra.train.run_folder import RunFolder
 
@@ -78,7 +79,7 @@ def plan_runs(
             run = LabRun(method, seed, checked.train.steps, folder, written)
             _refuse_other(run, checked)
             written.parent.mkdir(parents=True, exist_ok=True)
-            written.write_text(dump_config(checked), encoding="utf-8")
+            write_whole(written, dump_config(checked))
             runs.append(run)
     return runs
 
@@ -118,8 +119,7 @@ def run_all(runs: Sequence[LabRun], workers: int, progress: Progress, on_end: Ca
 
 
 def _start(run: LabRun) -> subprocess.Popen[bytes]:
-    again = ["--resume"] if run.folder.latest_checkpoint() else ["--overwrite"]
-    command = [sys.executable, "-m", "mmhicra", "train", "--config", str(run.config), *again]
+    command = [sys.executable, "-m", "mmhicra", "train", "--config", str(run.config), "--resume", "auto"]
     threads = str(read_yaml(run.config).get("threads") or "")
     environment = {**os.environ, **({"OMP_NUM_THREADS": threads} if threads else {})}
     run.folder.path.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import mmhicra
 from mmhicra.data.refused import RefusedRow
+from mmhicra.files import jsonable, write_whole
 from mmhicra.report.folder import RunData, read_errors, read_run
 from mmhicra.report.rollouts import Progress, read_all_rollouts
-from mmhicra.train.run_folder import jsonable, writing
 
 PARTS = {
     "/*uplot.css*/": "uPlot.min.css",
@@ -37,10 +37,7 @@ def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda p
         Refusal: a run cannot be read, or the page not be written.
     """
     data = page_data([read_run(path) for path in paths], progress)
-    with writing(out):
-        partial = out.with_name(out.name + ".partial")  # a browser never sees half a page
-        partial.write_text(render(data), encoding="utf-8")
-        partial.replace(out)
+    write_whole(out, render(data))  # a browser never sees half a page
     return data["missing"]
 
 

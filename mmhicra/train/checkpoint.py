@@ -3,16 +3,20 @@
     step_000050/
       config.json, model.safetensors, tokenizer and processor files    `from_pretrained` and vLLM take it as it is
       trainer_state/   trainable.safetensors (float32), optimizer.pt, state.json, random.pt
+      manifest.json    a checksum of every file
 
-The folder is written beside its final name and renamed when whole, so a kill never leaves half a checkpoint.
+The folder is written beside its final name, synced, and renamed when whole: neither a kill nor a power cut leaves half
+a checkpoint under its name.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import sys
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from peft import PeftModel
@@ -21,16 +25,49 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmhicra.config import ModelConfig
+from mmhicra.files import PARTIAL, json_text, sync_tree, writing
 from mmhicra.refusals import RunFolderRefusal
-from mmhicra.train.run_folder import PARTIAL, RunFolder, jsonable, writing
+from mmhicra.train.manifest import STATE_FILE, TIMED, pack_times, write_manifest
+from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import restore_states, whole_optimizer_state, whole_state
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.updates import refuse_nonfinite_state
 from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a trainer is between two steps, beside its weights and its optimiser: what a resume restores.
+
+    Attributes:
+        step: the last step that was taken.
+        facts: JSON-able: schedule, position in the data, what the method has learned.
+        random: the states of torch's generators.
+    """
+
+    step: int
+    facts: dict[str, Any]
+    random: dict[str, Any]
+
+
+def progress_of(trainer: Trainer) -> Progress:
+    """Where `trainer` is now. Every rank must call it."""
+    facts = {
+        "schedule": trainer.schedule.state_dict(),
+        "collector": trainer.collector.state(),
+        "method": method_state(trainer),
+    }
+    return Progress(trainer.step_number, deepcopy(facts), random_states())
+
+
 def save_checkpoint(
-    folder: RunFolder, trainer: Trainer, processor: Any, state: dict[str, Any], keep: int, best: int | None = None
+    folder: RunFolder,
+    trainer: Trainer,
+    processor: Any,
+    state: dict[str, Any],
+    keep: int,
+    best: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the checkpoint of the trainer's step and drop all but the newest `keep`. Every rank must call it.
 
@@ -41,6 +78,7 @@ def save_checkpoint(
         state: JSON-able facts of the run that a resume needs, kept in `state.json`.
         keep: how many checkpoints stay.
         best: the step of one that stays beside them.
+        progress: where the trainer was when it had these weights; None is now.
 
     Raises:
         NotFinite: a trained weight or the optimiser's state is not finite; nothing is written.
@@ -50,44 +88,89 @@ def save_checkpoint(
     refuse_nonfinite_state(policy, trainer.optimizer, trainer.ranks)
     weights = whole_state(policy)
     moments = whole_optimizer_state(policy, trainer.optimizer)
-    collected = trainer.collector.state()
+    progress = progress or progress_of(trainer)
     if not trainer.accelerator.is_main_process:
         return
     trained = {name: weights[name] for name, parameter in policy.named_parameters() if parameter.requires_grad}
     model_weights = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
-    whole = {
-        **state,
-        "step": trainer.step_number,
-        "schedule": trainer.schedule.state_dict(),
-        "collector": collected,
-        "method": method_state(trainer),
-    }
-    final = folder.checkpoint(trainer.step_number)
-    partial = final.with_suffix(PARTIAL)
+    final = folder.checkpoint(progress.step)
+    partial = final.with_name(final.name + PARTIAL)
+    folder.sweep()
     with writing(partial):
-        for leftover in folder.checkpoints.glob(f"*{PARTIAL}"):
-            shutil.rmtree(leftover)
-        (partial / STATE).mkdir(parents=True)
+        folder.checkpoints.mkdir(exist_ok=True)
+        partial.mkdir()
+        (partial / STATE).mkdir()
         save_model(policy.model, model_weights, processor, partial, trainer.config.model)
         save_file(trained, partial / TRAINED_WEIGHTS)
-        torch.save(moments, partial / STATE / "optimizer.pt")
-        torch.save(random_states(), partial / STATE / "random.pt")
-        (partial / STATE / "state.json").write_text(json.dumps(jsonable(whole), indent=1), encoding="utf-8")
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-    for old in sorted(folder.checkpoints.glob("step_*"))[:-keep]:
-        if best is None or old != folder.checkpoint(best):
-            shutil.rmtree(old)
+        save_tensors(moments, partial / STATE / "optimizer.pt")
+        save_tensors(progress.random, partial / STATE / "random.pt")
+        (partial / STATE_FILE).write_text(state_text(state, progress), encoding="utf-8")
+        write_manifest(partial)
+        sync_tree(partial)
+        folder.keep_checkpoint(partial, final)
+        folder.prune_checkpoints(keep, best)
+
+
+def state_text(state: dict[str, Any], progress: Progress) -> str:
+    """`state.json`: the run's facts and the trainer's, times apart."""
+    times = pack_times({"phases": state["seconds"], "wall": state["wall_seconds"]})
+    facts = {name: value for name, value in state.items() if name not in ("seconds", "wall_seconds")}
+    return json_text({**facts, "step": progress.step, **progress.facts, TIMED: times}, indent=1)
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """`torch.save`, to equal bytes for equal values.
+
+    Raises:
+        OSError: the file cannot be written; torch would hide that behind errors of its own.
+    """
+    with path.open("wb") as file:
+        recorded = _RecordedFile(file)
+        try:
+            torch.save(_unshared(value), cast(IO[bytes], recorded))
+        except Exception:
+            if recorded.error is not None:
+                raise recorded.error from None
+            raise
+
+
+class _RecordedFile:
+    """Remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which pickle finds nothing twice but equal strings, and lists only: torch loads tuples as lists."""
+    if isinstance(value, dict):
+        return {_unshared(key): _unshared(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unshared(item) for item in value]
+    return sys.intern(value) if type(value) is str else value
 
 
 def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     """Put the trainer where it was when `path` was written; returns the state given to `save_checkpoint`.
 
     Raises:
-        RunFolderRefusal: the checkpoint does not fit the configured model.
+        RunFolderRefusal: the checkpoint does not fit the configured model, or this version.
     """
-    state = json.loads((path / STATE / "state.json").read_text(encoding="utf-8"))
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    missing = [name for name in ("step", "schedule", "collector", "method", TIMED) if name not in state]
+    if missing:
+        raise RunFolderRefusal(f"{path} was written by another version of mmhicra: it has no {missing[0]}")
     weights = load_file(path / TRAINED_WEIGHTS)
     policy = trainer.unwrapped
     own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
@@ -102,7 +185,8 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     trainer.step_number = state["step"]
     restore_method(trainer, state["method"], path)
     trainer.collector.engine.sync(policy.model)
-    return state
+    times = state.pop(TIMED)
+    return {**state, "seconds": times["phases"], "wall_seconds": times["wall"]}
 
 
 def method_state(trainer: Trainer) -> dict[str, Any]:

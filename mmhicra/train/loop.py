@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,13 @@ from mmhicra.config import RunConfig
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.assembly import Assembly
 from mmhicra.train.best import better, value_of
-from mmhicra.train.checkpoint import save_checkpoint
+from mmhicra.train.checkpoint import Progress, progress_of, save_checkpoint
 from mmhicra.train.evaluation import Evaluation, evaluate, summarise
 from mmhicra.train.metrics import Sink, nonfinite_numbers
 from mmhicra.train.rollout_records import rollout_records
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.sharding import gathered
+from mmhicra.train.stopping import Stopping
 from mmhicra.train.terminal import Terminal
 
 NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
@@ -24,7 +26,12 @@ NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_probl
 
 
 class Interrupted(Exception):
-    """The run stopped early at the user's wish, after saving."""
+    """The run stopped early at the user's wish; the message says what is saved."""
+
+
+def new_state() -> dict[str, Any]:
+    """The facts of a run that has not begun."""
+    return {"seconds": {}, "wall_seconds": 0.0, "before": None, "latest": None, "best": None, "held_out": None}
 
 
 @dataclass
@@ -36,10 +43,22 @@ class Run:
     terminal: Terminal
     parts: Assembly
     sinks: Sequence[Sink]
-    state: dict[str, Any] = field(default_factory=lambda: {"seconds": {}, "before": None, "latest": None, "best": None})
-    stop_requested: bool = False
+    stop: Stopping
+    state: dict[str, Any] = field(default_factory=new_state)
+    started: float = field(default_factory=time.perf_counter)
+    """When this start of the run began; `state` has the seconds of those before."""
+    saved: int | None = None
+    """The step of the newest checkpoint of this state."""
+    recorded: int = 0
+    """The last step that is in `metrics.jsonl`."""
+    snapshot: tuple[Progress, dict[str, Any]] | None = None
+    """Where trainer and run were before the step under way, while its optimiser has not stepped yet."""
     failed_groups: int = 0
     """Since this start: dropped because a custom reward failed."""
+
+    def __post_init__(self) -> None:
+        self.recorded = self.parts.trainer.step_number
+        self.parts.trainer.optimizer.register_step_pre_hook(self._forget_snapshot)
 
     @property
     def steps(self) -> int:
@@ -56,15 +75,39 @@ class Run:
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
+                self.remember()
                 self.take_step()
                 self.terminal.advance(bar, trainer.step_number)
         if trainer.step_number < self.steps:
             self.save()
-            raise Interrupted
+            raise Interrupted("saved")
+
+    def remember(self) -> None:
+        """Note where trainer and run are, in case the step that comes has to be given up."""
+        if self.parts.trainer.ranks.count == 1 and not self.config.rollout.prefetch:
+            self.snapshot = progress_of(self.parts.trainer), deepcopy(self.state)
+
+    def _forget_snapshot(self, *about: Any) -> None:
+        self.snapshot = None
+
+    def give_up_step(self) -> str:
+        """Save what is there when a step may take no longer; says what was saved."""
+        trainer = self.parts.trainer
+        if self.recorded == trainer.step_number:
+            self.save()
+            return f"saved after step {self.recorded}"
+        if self.snapshot is not None:
+            progress, self.state = self.snapshot
+            if progress.step != self.saved:
+                self.save(progress)
+            return f"step {trainer.step_number} was given up, saved after step {progress.step}"
+        newest = self.folder.latest_checkpoint()
+        where = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        return f"step {trainer.step_number} was given up and could not be saved, {where}"
 
     def stopping(self) -> bool:
         """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
-        return bool(self.parts.trainer.ranks.max(float(self.stop_requested)))
+        return bool(self.parts.trainer.ranks.max(float(self.stop.requested is not None)))
 
     def take_step(self) -> None:
         """One step with its record, rollouts, evaluation and checkpoint."""
@@ -89,6 +132,7 @@ class Run:
             record |= self.state["latest"]["record"]
             improved = self.note_best(self.state["latest"]["record"])
         self.write(record)
+        self.recorded = step
         self.terminal.show_step(record, self.steps)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
             self.save()
@@ -202,14 +246,25 @@ class Run:
         for sink in self.sinks:
             sink.log(record["step"], record)
 
-    def save(self) -> None:
-        """Write a checkpoint now."""
-        started = time.perf_counter()
+    def save(self, progress: Progress | None = None) -> None:
+        """Write a checkpoint now, of where the trainer is or of `progress`; not the same one twice."""
+        trainer, started = self.parts.trainer, time.perf_counter()
+        step = progress.step if progress else trainer.step_number
+        if step == self.saved:
+            return
         keep = self.config.log.keep_checkpoints
         best = self.state["best"] and self.state["best"]["step"]
-        save_checkpoint(self.folder, self.parts.trainer, self.parts.processor, self.state, keep, best)
-        self.parts.trainer.accelerator.wait_for_everyone()
+        with self.stop.unlimited():
+            state = {**self.state, "wall_seconds": self.wall_seconds}
+            save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
+            trainer.accelerator.wait_for_everyone()
+        self.saved = step
         self.spend("checkpoint", time.perf_counter() - started)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of this start and those before it, up to the checkpoints that they went on from."""
+        return self.state["wall_seconds"] + time.perf_counter() - self.started
 
 
 def evaluation_facts(result: Evaluation) -> dict[str, Any]:

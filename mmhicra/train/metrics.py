@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +17,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmhicra.config import LogConfig
+from mmhicra.files import writing
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.train.memory import MemoryGauge
+from mmhicra.train.run_folder import RunFolder
 
 TRACKERS = ("wandb", "trackio")
 """Optional packages, by their switches in the `log` section."""
@@ -113,34 +117,72 @@ class Sink(Protocol):
 
 
 class TensorBoardSink:
-    """TensorBoard event files under the run folder."""
+    """TensorBoard event files under the run folder, written when they are told: a kill loses no step.
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    Args:
+        folder: where they go.
+        after: a resumed run's last step that stays; what earlier files say beyond it is hidden. None in a new run.
+    """
 
-        # purge_step hides what a killed run logged beyond its last checkpoint.
-        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    def __init__(self, folder: Path, after: int | None) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # Readers take the files of a folder in the order of their names: two starts may lie within one second.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        with writing(self.path):
+            folder.mkdir(exist_ok=True)
+            self.file = self.path.open("wb")
+        self.writer = RecordWriter(self.file)
+        self.events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
+        self._add(file_version="brain.Event:2")
+        if after is not None:
+            start = self.events.SessionLog(status=self.events.SessionLog.START)
+            self._add(step=after + 1, session_log=start)
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
         """Write one scalar per numeric field."""
-        for name, value in _numbers(record).items():
-            self.writer.add_scalar(name, value, step)
+        values = [{"tag": name, "simple_value": value} for name, value in _numbers(record).items()]
+        self._add(step=step, summary={"value": values})
+
+    def _add(self, **fields: Any) -> None:
+        with writing(self.path):
+            self.writer.write(self.events.Event(wall_time=time.time(), **fields).SerializeToString())
+            self.file.flush()
 
     def close(self) -> None:
-        """Flush the event file."""
-        self.writer.close()
+        """Close the event file."""
+        with writing(self.path):
+            self.file.close()
 
 
 class TrackerSink:
-    """Weights & Biases or trackio, which share `init`, `log` and `finish`."""
+    """Weights & Biases or trackio, which share `init`, `log` and `finish`.
 
-    def __init__(self, package: str, project: str, name: str, config: Mapping[str, Any]) -> None:
+    Args:
+        package: `wandb` or `trackio`.
+        project: of the tracker.
+        name: of the run.
+        config: shown beside the curves.
+        identity: what the run is known by there; the same one after a resume continues its curves.
+        sent: steps before this one are there already; a resumed run takes them again, to the same numbers.
+    """
+
+    def __init__(
+        self, package: str, project: str, name: str, config: Mapping[str, Any], identity: str, sent: int
+    ) -> None:
         self.module: Any = importlib.import_module(package)
-        self.module.init(project=project, name=name, config=dict(config))
+        self.sent = sent
+        if package == "wandb":
+            known: dict[str, Any] = {"name": name, "id": identity}
+        else:  # trackio knows a run by its name
+            known = {"name": f"{name}-{identity}"}
+        self.module.init(project=project, config=dict(config), resume="allow", **known)
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
         """Send the numeric fields."""
-        self.module.log(_numbers(record), step=step)
+        if step >= self.sent:
+            self.module.log(_numbers(record), step=step)
 
     def close(self) -> None:
         """Finish the tracked run."""
@@ -157,12 +199,23 @@ def refuse_missing_trackers(log: LogConfig) -> None:
             )
 
 
-def open_sinks(log: LogConfig, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> list[Sink]:
-    """The sinks that the configuration asks for."""
-    sinks: list[Sink] = [TensorBoardSink(folder / "tensorboard", first_step)] if log.tensorboard else []
-    for package in TRACKERS:
-        if getattr(log, package):
-            sinks.append(TrackerSink(package, log.project, name, config))
+def open_sinks(
+    log: LogConfig, folder: RunFolder, config: Mapping[str, Any], after: int | None, sent: int
+) -> list[Sink]:
+    """The sinks that the configuration asks for.
+
+    Args:
+        log: the section `log` of the configuration.
+        folder: of the run; it keeps the identities that trackers know the run by.
+        config: shown by trackers.
+        after: the last step that a resumed run keeps; None in a new run.
+        sent: the last step that was logged before a resume.
+    """
+    sinks: list[Sink] = [TensorBoardSink(folder.tensorboard, after)] if log.tensorboard else []
+    wanted = [package for package in TRACKERS if getattr(log, package)]
+    identities = folder.tracker_identities(wanted)
+    for package in wanted:
+        sinks.append(TrackerSink(package, log.project, folder.path.name, config, identities[package], sent))
     return sinks
 
 

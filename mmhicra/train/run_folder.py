@@ -1,46 +1,31 @@
-"""The run folder: where a run's configuration, metrics, rollouts, checkpoints and summary lie.
+"""The folder of one run: where its configuration, metrics, rollouts, checkpoints and summary lie.
 
 config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
+
+Only what is named like this is read, replaced or removed; whatever else lies there stays as it is.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmhicra.files import PARTIAL, append_line, free_name, json_text, jsonable, sync_folder, write_whole, writing
 from mmhicra.refusals import RunFolderRefusal
+from mmhicra.steps import step_name, step_of, steps_in
+from mmhicra.train.manifest import remove_listed
 
-PARTIAL = ".partial"
-"""Suffix of a checkpoint that is being written; one left behind by a kill is thrown away."""
+OLD, REPLACED, DAMAGED = ".old", ".replaced", ".damaged"
+"""Suffixes of what is on its way out or was moved aside, of a checkpoint while another takes its name, and of one that
+cannot be used."""
 
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failed write (no permission, full disk) into one line that names the path.
-
-    torch and safetensors wrap the system's error in their own classes, so those are looked through.
-
-    Raises:
-        RunFolderRefusal: the write failed for a reason that lies outside the program.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunFolderRefusal(
-            f"cannot write {path}: {error.strerror or error}; free or choose another run_folder"
-        ) from error
-    except Exception as error:
-        if not any(sign in str(error) for sign in ("os error", "PytorchStreamWriter", "No space left")):
-            raise
-        reason = "No space left on device" if "space" in str(error) or "Writer" in str(error) else str(error)
-        raise RunFolderRefusal(f"cannot write {path}: {reason}; free or choose another run_folder") from error
+EVALUATION_FILES = ("*.responses.jsonl", "*.samples.jsonl", "*.json", f"*{PARTIAL}")
 
 
 class RunFolder:
@@ -52,108 +37,210 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.refused = self.path / "refused.jsonl"
+        self.trackers = self.path / "trackers.json"
         self.rollouts = self.path / "rollouts"
         self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
-
-    def holds_run(self) -> bool:
-        """Whether a run has left results here; one that was refused at the door has not."""
-        return self.metrics.exists() or self.checkpoints.exists()
-
-    def create(self, config_text: str, *, overwrite: bool) -> None:
-        """Make the folder and write the resolved configuration.
-
-        Raises:
-            RunFolderRefusal: it holds a run already and `overwrite` is off, or it cannot be written.
-        """
-        if self.holds_run() and not overwrite:
-            raise RunFolderRefusal(
-                f"{self.path} already holds a run: add --resume to continue it, --overwrite to replace it, "
-                "or choose another --set run_folder=..."
-            )
-        with writing(self.path):
-            if self.holds_run():
-                self._clear()
-            self.path.mkdir(parents=True, exist_ok=True)
-        self.write_config(config_text)
-
-    def write_config(self, config_text: str) -> None:
-        """Write `config.yaml`."""
-        with writing(self.config):
-            self.config.write_text(config_text, encoding="utf-8")
-
-    def _clear(self) -> None:
-        own = (self.config, self.metrics, self.summary, self.refused)
-        for file in (*own, *self.path.glob("errors.*"), *self.path.glob("judge_cache.jsonl")):
-            file.unlink(missing_ok=True)
-        for folder in (self.rollouts, self.evaluations, self.checkpoints, self.tensorboard):
-            if folder.exists():
-                shutil.rmtree(folder)
-
-    def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint, None before the first."""
-        complete = [p for p in self.checkpoints.glob("step_*") if p.suffix != PARTIAL]
-        return max(complete, default=None)
-
-    def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of `step` lies."""
-        return self.checkpoints / f"step_{step:06d}"
 
     @property
     def best(self) -> Path:
         """Says which checkpoint belongs to the best evaluation so far."""
         return self.checkpoints / "best.json"
 
-    def write_best(self, best: Mapping[str, Any]) -> None:
-        """Write `best.json`: step, metric, value, and the checkpoint's folder."""
-        with writing(self.best):
-            named = {**best, "checkpoint": self.checkpoint(best["step"]).name}
-            self.best.write_text(json.dumps(jsonable(named), indent=1) + "\n", encoding="utf-8")
+    def holds_run(self) -> bool:
+        """Whether a run has left results here; one that was refused at the door has not."""
+        return self.metrics.exists() or self.checkpoints.exists()
+
+    def make(self) -> None:
+        """Make the folder itself.
+
+        Raises:
+            RunFolderRefusal: it cannot be made.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def own_entries(self) -> list[Path]:
+        """All that a run and the commands that look at it write here, the configuration first."""
+        files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
+        files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
+        return [p for p in (*files, self.rollouts, self.evaluations, self.checkpoints, self.tensorboard) if p.exists()]
+
+    def set_aside(self) -> Path | None:
+        """Move the run that is here to a folder beside this one, `RUN.old`, `RUN.old2`, ...; None if there is none.
+
+        It is gathered under another name first, so a kill never leaves a run in two places: the next call goes on.
+
+        Raises:
+            RunFolderRefusal: it cannot be moved.
+        """
+        with writing(self.path):
+            for entry in self.own_entries():
+                self._gathered.mkdir(exist_ok=True)
+                entry.rename(self._gathered / entry.name)
+        return self.finish_setting_aside()
+
+    def finish_setting_aside(self) -> Path | None:
+        """Give what `set_aside` has gathered its name; None if nothing is gathered."""
+        if not self._gathered.exists():
+            return None
+        with writing(self.path):
+            aside = self._gathered.rename(free_name(self.path.resolve(), OLD))
+            sync_folder(aside.parent)
+        return aside
+
+    @property
+    def _gathered(self) -> Path:
+        path = self.path.resolve()
+        return path.with_name(path.name + OLD + PARTIAL)
+
+    def write_config(self, config_text: str) -> None:
+        """Write `config.yaml`, unless it says just this."""
+        try:
+            if self.config.read_text(encoding="utf-8") == config_text:
+                return
+        except (OSError, UnicodeDecodeError):
+            pass  # missing or damaged: it is written
+        write_whole(self.config, config_text)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.checkpoints / step_name(step)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint, None before the first; whether it is whole, `manifest.damage` says."""
+        return max(((step, path) for step, path in steps_in(self.checkpoints) if path.is_dir()), default=(0, None))[1]
+
+    def keep_checkpoint(self, partial: Path, final: Path) -> None:
+        """Give a finished checkpoint its name; one that had it before is removed after that."""
+        before = final.with_name(final.name + REPLACED) if final.exists() else None
+        if before is not None:
+            final.rename(before)
+        partial.rename(final)
+        sync_folder(final.parent)
+        if before is not None:
+            remove_listed(before)
+
+    def prune_checkpoints(self, keep: int, best: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the `best` one; what others put in them stays in `.old`."""
+        for step, path in steps_in(self.checkpoints)[:-keep]:
+            if step != best and path.is_dir() and not path.is_symlink():
+                remove_listed(path.rename(free_name(path, OLD)))
 
     def evaluation(self, step: int) -> Path:
         """Where the results of the benchmarks after `step` lie."""
-        return self.evaluations / f"step_{step:06d}"
+        return self.evaluations / step_name(step)
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        """Write `best.json`: step, metric, value, and the checkpoint's folder."""
+        write_whole(self.best, json_text({**best, "checkpoint": step_name(best["step"])}, indent=1) + "\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """One more line in `metrics.jsonl`."""
-        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(jsonable(record)) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """Drop what was written after `step`: a resumed run writes it again, to the same values."""
-        if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            with writing(self.metrics):
-                self.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        for file in self.rollouts.glob("step_*.jsonl"):
-            if int(file.stem.removeprefix("step_")) > step:
-                file.unlink()
-        for folder in self.evaluations.glob("step_*"):
-            if int(folder.name.removeprefix("step_")) > step:
-                shutil.rmtree(folder)
+        append_line(self.metrics, json.dumps(jsonable(record)))
 
     def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """One JSON line per completion of `step`."""
-        path = self.rollouts / f"step_{step:06d}.jsonl"
-        with writing(path):
+        with writing(self.rollouts):
             self.rollouts.mkdir(exist_ok=True)
-            text = "".join(json.dumps(jsonable(record), ensure_ascii=False) + "\n" for record in records)
-            path.write_text(text, encoding="utf-8")
+        lines = "".join(json_text(record) + "\n" for record in records)
+        write_whole(self.rollouts / f"{step_name(step)}.jsonl", lines)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
-        with writing(self.summary):
-            self.summary.write_text(json.dumps(jsonable(summary), indent=2) + "\n", encoding="utf-8")
+        write_whole(self.summary, json_text(summary, indent=2) + "\n")
+
+    def tracker_identities(self, packages: Sequence[str]) -> dict[str, str]:
+        """What each tracker knows this run by, kept in `trackers.json` from its first start on."""
+        try:
+            known = json.loads(self.trackers.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        known = {name: value for name, value in known.items() if isinstance(value, str)} if type(known) is dict else {}
+        new = {package: uuid.uuid4().hex[:12] for package in packages if package not in known}
+        if new:
+            write_whole(self.trackers, json_text(known | new, indent=1) + "\n")
+        return known | new
+
+    def recorded_steps(self) -> dict[int, bytes]:
+        """The line of `metrics.jsonl` of each step; one that a kill cut off at the end is left out.
+
+        Raises:
+            RunFolderRefusal: another line is damaged.
+        """
+        lines = [line for line in enumerate(self._metrics_bytes().split(b"\n"), start=1) if line[1].strip()]
+        found: dict[int, bytes] = {}
+        for number, line in lines:
+            step = step_recorded(line)
+            if step is not None:
+                found[step] = line
+            elif (number, line) != lines[-1]:
+                raise RunFolderRefusal(
+                    f"{self.metrics}, line {number} is damaged: restore the file, or take the line out and resume again"
+                )
+        return found
+
+    def _metrics_bytes(self) -> bytes:
+        try:
+            return self.metrics.read_bytes() if self.metrics.exists() else b""
+        except OSError as error:
+            raise RunFolderRefusal(f"cannot read {self.metrics}: {error.strerror}; mend or remove it") from None
+
+    def rewind(self, step: int) -> list[int]:
+        """Drop what was written after `step`: a resumed run writes it again, to the same values.
+
+        Returns:
+            The steps up to there that `metrics.jsonl` does not tell of.
+
+        Raises:
+            RunFolderRefusal: `metrics.jsonl` is damaged, or something cannot be written.
+        """
+        recorded = self.recorded_steps()
+        kept = b"".join(line + b"\n" for number, line in recorded.items() if number <= step)
+        if self.metrics.exists() and kept != self._metrics_bytes():
+            write_whole(self.metrics, kept)
+        with writing(self.path):
+            for number, file in steps_in(self.rollouts, ".jsonl"):
+                if number > step and file.is_file():
+                    file.unlink()
+            for number, folder in steps_in(self.evaluations):
+                if number > step and folder.is_dir():
+                    remove_evaluation(folder)
+        return [number for number in range(1, step + 1) if number not in recorded]
+
+    def sweep(self) -> None:
+        """Remove what a kill left unfinished: `.partial` files and checkpoints, and checkpoints on their way out."""
+        with writing(self.path):
+            for file in (self.config, self.metrics, self.summary, self.refused, self.trackers, self.best):
+                file.with_name(file.name + PARTIAL).unlink(missing_ok=True)
+            for _, file in steps_in(self.rollouts, ".jsonl" + PARTIAL):
+                file.unlink()
+            for _, folder in steps_in(self.checkpoints, PARTIAL):
+                shutil.rmtree(folder)
+            for step, folder in steps_in(self.checkpoints, REPLACED):
+                if self.checkpoint(step).exists():
+                    remove_listed(folder)
+                else:  # a kill came before the other one had the name
+                    folder.rename(self.checkpoint(step))
+            for folder in self.checkpoints.glob(f"step_*{OLD}*"):
+                if step_of(folder.name.partition(OLD)[0]) is not None and folder.is_dir():
+                    remove_listed(folder)
 
 
-def jsonable(value: Any) -> Any:
-    """`value` with non-finite floats as None, which JSON can say."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return value
+def step_recorded(line: bytes) -> int | None:
+    """The step that a line of `metrics.jsonl` tells of, None if it is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int and step >= 0 else None
+
+
+def remove_evaluation(folder: Path) -> None:
+    """Remove the results of one evaluation, and its folder if nothing else lies there."""
+    for pattern in EVALUATION_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()

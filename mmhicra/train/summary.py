@@ -16,11 +16,11 @@ from mmhicra.train.loop import Run
 from mmhicra.train.updates import IDLE_STEPS, UpdateCount, nothing_trained
 
 
-def summarise_run(run: Run, wall_seconds: float) -> dict[str, Any]:
+def summarise_run(run: Run) -> dict[str, Any]:
     """What `summary.json` says."""
     before, after = run.state["before"], run.state["latest"]
     change = None
-    if before and after and after["by_problem"]:
+    if before and after and after["by_problem"] and len(before["by_problem"]) == len(after["by_problem"]):
         mean, low, high = paired_change(before["by_problem"], after["by_problem"])
         change = {"mean": mean, "low": low, "high": high}
     checkpoint = run.folder.latest_checkpoint()
@@ -47,7 +47,7 @@ def summarise_run(run: Run, wall_seconds: float) -> dict[str, Any]:
         },
         "updates": run.parts.trainer.updates.facts(),
         "advice": advice(run.parts.trainer.updates, run.config),
-        "wall_seconds": wall_seconds,
+        "wall_seconds": run.wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
         "alpha": run.parts.trainer.crediting.controller.at(max(1, run.parts.trainer.step_number)),

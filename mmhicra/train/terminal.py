@@ -64,9 +64,12 @@ class Terminal:
         self.columns: list[tuple[str, str, str]] = []
 
     def say(self, text: str) -> None:
-        """One line above the bars."""
-        # Without markup: a column called `[/b]` would be an error, and one called `[red]` would vanish.
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """One line above the bars; into the void once nobody can read any more, as after a hang-up."""
+        try:
+            # Without markup: a column called `[/b]` would be an error, and one called `[red]` would vanish.
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        except OSError:
+            self.console.quiet = True
 
     @contextmanager
     def watch(self, title: str, total: int | None = None, done: int = 0) -> Iterator[TaskID]:

@@ -114,6 +114,13 @@ def test_the_report_for_a_person(capsys):
         assert said in text
 
 
+def test_a_disk_that_is_too_small(doctor, monkeypatch):
+    monkeypatch.setattr("mmhicra.doctor.disk.free_bytes", lambda folder: 70_000_000)
+    fault = only_fault(*doctor("log.keep_checkpoints=2", "log.checkpoint_every=1"))
+    assert fault["kind"] == "too small disk"
+    assert "checkpoints take 134 MB, 70 MB are free" in fault["what"]
+
+
 def test_wrong_versions(doctor, tmp_path, monkeypatch):
     """A package's metadata in front of the real one: what a half-finished upgrade leaves behind."""
     wrong = tmp_path / "math_verify-0.8.0.dist-info"

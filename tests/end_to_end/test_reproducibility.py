@@ -1,14 +1,10 @@
 """A run is a function of its configuration, its seed and its data."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from short_runs import SHORT, TINY, assert_same_run, metrics, run, state_files
+from short_runs import assert_same_run, metrics, run, start, state_files, wait_for
 
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 
@@ -94,25 +90,6 @@ def test_a_run_is_not_overwritten_unasked(finished_run):
 def test_nothing_to_resume_is_named(tmp_path):
     with pytest.raises(RunFolderRefusal, match="holds no run to resume"):
         run(tmp_path / "empty", resume=True)
-
-
-def start(folder, overrides):
-    sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for(path, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.01)
 
 
 def kill_after_step(folder, step, overrides):
