@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Section, Seed, Threads
+from mmhicra.config_base import NonNegative, PathText, Positive, Section, Seed, Threads
 from mmhicra.config_data import GENERATED_SOURCES, ColumnsConfig, DataConfig
 from mmhicra.config_eval import BenchmarkConfig, BenchmarkName, EvalConfig
 from mmhicra.config_method import (
@@ -80,7 +80,7 @@ class LogConfig(Section):
 class RunConfig(Section):
     """The whole configuration of a run."""
 
-    run_folder: str = "runs/run"
+    run_folder: PathText = "runs/run"
     seed: Seed = 0
     threads: Threads = 0
     """CPU threads of torch; 0 leaves its default."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MOST = 2**31
 """The largest count that a field takes unless it says otherwise: beyond any run, far below what overflows int64."""
@@ -34,6 +35,24 @@ Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
 """Below 0.01, which is also vLLM's limit, logits overflow when they are divided by it; above 100 nothing is left of
 them."""
 GiB = Annotated[float, Field(ge=0.0, le=1e5)]
+
+
+def _check_path(path: str) -> str:
+    if not path.strip():
+        raise ValueError("the path is empty: name a file or folder, or leave the field out")
+    if not path.isprintable():
+        raise ValueError(f"the path {path[:60]!r} holds a control character: take it out")
+    if len(path.encode()) > 4000 or any(len(part.encode()) > 255 for part in path.split("/")):
+        raise ValueError(f"the path {path[:40]}... is longer ({len(path)}) than file systems take")
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"the path {path[:60]}: there is no such user's home folder") from None
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_check_path)]
+"""A file, a folder, or a name in their place (a hub id, what ships)."""
 
 
 class Section(BaseModel):

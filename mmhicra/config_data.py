@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import Drawn, Pixels, Positive, Section, Share, Tokens
+from mmhicra.config_base import Drawn, PathText, Pixels, Positive, Section, Share, Tokens
 
 GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
@@ -52,7 +52,7 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """Where problems come from and which are refused."""
 
-    source: str = "visual_math"
+    source: PathText = "visual_math"
     """`visual_math` or `visual_ledger` (drawn on the fly), a hub id, or a local file or folder (parquet, JSON Lines,
     saved `datasets` folder)."""
     preset: Literal["auto", "virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista", "messages"] = (
@@ -63,11 +63,11 @@ class DataConfig(Section):
     """How an answer names its choice: `letter`, `text`, `index` (from 0) or `index_from_1`. `auto` takes letters and
     texts, and a number that is no choice's text as an index from 0; a number that may be both is refused."""
     split: str = "train"
-    eval_source: str | None = None
+    eval_source: PathText | None = None
     """Held-out problems; None takes the source's own `eval_split` or, without one, `held_out_share` of it."""
     eval_split: str | None = None
     held_out_share: Share = 0.05
-    image_folder: str | None = None
+    image_folder: PathText | None = None
     """What relative image paths are relative to; None is the folder of the file that names them."""
     count: Drawn = 4096
     """How many training problems are drawn, where they are drawn."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import NonNegative, Positive, Samples, Section, Tokens
+from mmhicra.config_base import NonNegative, PathText, Positive, Samples, Section, Tokens
 
 BenchmarkName = Literal[
     "mathvista", "mathverse", "mathvision", "emma", "aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
@@ -18,13 +18,13 @@ class BenchmarkConfig(Section):
     """A benchmark that the model is evaluated on; see docs/evaluation.md."""
 
     name: BenchmarkName
-    source: str | None = None
+    source: PathText | None = None
     """Its questions: a file, a folder or a hub id; None is the hub id on its card."""
     split: str | None = None
     """Of the source; None is the one on its card."""
-    images: str | None = None
+    images: PathText | None = None
     """What relative image paths are relative to; None is the folder of the file that names them."""
-    subset: str | None = None
+    subset: PathText | None = None
     """A subset that ships (`mathvista_240`, ...) or a file of ids; None is all questions."""
     limit: Positive | None = None
     """Only the first so many of these questions."""

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import MOST, NonNegative, Positive, Processes, Section, Tokens, Weight
+from mmhicra.config_base import MOST, NonNegative, PathText, Positive, Processes, Section, Tokens, Weight
 
 
 class CustomRewardConfig(Section):
     """A reward function of your own, by dotted path."""
 
-    path: str
+    path: PathText
     """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record)."""
     weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
 
@@ -79,7 +79,7 @@ class HicraConfig(Section):
     alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     schedule: AlphaScheduleConfig | None = None
     adaptive: AdaptiveAlphaConfig | None = None
-    grams: str = "published_249"
+    grams: PathText = "published_249"
     """A shipped library (`published_249`, `released_193`, `strategy_chunks`) or a file, e.g. of `mmhicra mine`."""
     min_words: Positive = 1
     """Drop grams with fewer words; 2 leaves out the connectives (`so`, `but`, ...)."""

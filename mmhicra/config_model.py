@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config_base import Section
+from mmhicra.config_base import PathText, Section
 
 
 class FreezeConfig(Section):
@@ -29,7 +29,7 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The policy: which model, what of it is trained, and in what precision."""
 
-    path: str = "tiny_vlm"
+    path: PathText = "tiny_vlm"
     """A local folder, a hub id, or `tiny_vlm` or `lab_vlm` for a model that ships with mmhicra."""
     family: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -37,7 +37,7 @@ class ModelConfig(Section):
     attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"
     """Of the trainer's rows; see docs/performance.md. `auto` is `flash` on CUDA in bf16, `flex` on
     CUDA otherwise, else `segments`."""
-    vision_cache: str | None = None
+    vision_cache: PathText | None = None
     """A folder that keeps what the frozen vision tower made of each image, across epochs and runs."""
     gradient_checkpointing: bool = False
     shard: bool = False

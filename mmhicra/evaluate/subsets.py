@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmhicra.assets import evaluation_path
 from mmhicra.evaluate.records import Item
-from mmhicra.refusals import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.refusals import ConfigRefusal, DataRefusal, Refusal, one_line
 
 
 def choose(items: Sequence[Item], subset: str, benchmark: str) -> list[Item]:
@@ -47,15 +47,18 @@ def read_ids(subset: str, benchmark: str) -> set[str]:
             path = evaluation_path(f"subsets/{subset}.json")
         except Refusal:
             raise ConfigRefusal(f"subset {subset} is neither a file nor one that ships: see eval/subsets") from None
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigRefusal(f"subset {path} cannot be read ({one_line(str(error))}): write an id a line") from None
     if not text.lstrip().startswith("{"):
         return set(text.split())
     try:
         tree = json.loads(text)
         owner, ids = tree["benchmark"], {str(identity) for identity in tree["ids"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigRefusal(
-            f"subset {path}: not a subset ({error!r}): write benchmark and ids, or an id a line"
+            f"subset {path}: not a subset ({one_line(repr(error), 160)}): write benchmark and ids, or an id a line"
         ) from None
     if owner != benchmark:
         raise ConfigRefusal(f"subset {subset} is of {owner}, not of {benchmark}: name another")

@@ -49,6 +49,9 @@ class FrozenVision:
         precision: as the policy computes.
         folder: features are read from and written to it, under a name made of the content of images and tower;
             None keeps none.
+
+    Raises:
+        Refusal: the folder cannot be made.
     """
 
     def __init__(
@@ -59,7 +62,12 @@ class FrozenVision:
         self.precision = precision
         self.folder = Path(folder).expanduser() if folder else None
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise Refusal(
+                    f"model.vision_cache: {self.folder} is no folder to write to ({error.strerror})"
+                ) from None
             self.tower = _fingerprint(family.vision_tower(model), precision)
 
     def look(self, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -111,8 +119,14 @@ class FrozenVision:
             f"layer_{number:02}": t.contiguous() for number, t in enumerate((features.merged, *features.deepstack))
         }
         unfinished = path.with_suffix(f".{uuid.uuid4().hex}.part")  # ranks and runs may share the folder
-        save_file(tensors, unfinished)
-        unfinished.replace(path)
+        try:
+            save_file(tensors, unfinished)
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise Refusal(
+                f"model.vision_cache: {path} cannot be written ({error}): free or name another folder"
+            ) from None
 
 
 def _pixels(prompts: Sequence[Prompt]) -> Pixels:

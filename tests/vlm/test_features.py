@@ -103,3 +103,10 @@ def test_pixels_and_features_do_not_mix(prompts):
     with pytest.raises(ValueError, match="problem two has pixels"):
         images_of([*seen, plain[2]])
     assert images_of(plain[1:2]) is None
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/proc/nothing/here"])
+def test_a_folder_that_cannot_be_made_is_named(place, tiny_model):
+    loaded = tiny_model("qwen2_vl")
+    with pytest.raises(Refusal, match=rf"model.vision_cache: {place} is no folder to write to"):
+        FrozenVision(loaded.model, loaded.family, "fp32", place)
