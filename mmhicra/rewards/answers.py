@@ -49,7 +49,8 @@ _ABBREVIATIONS = "".join(
 _SENTENCE_END = re.compile(
     rf"[。！？]|{_ABBREVIATIONS}[.?](?=[\s*\"'”)]|$)"
     r"|,\s(?:so|since|because|as|which|where|therefore|thus|hence|not|rather than)\b"
-    r"|\sbecause\b|\s?[(（](?=(?:since|because|as|from|where|which|using|by|i\.e|note|see|given|rounded|not)\b|因|由|注|即)"
+    r"|\s(?:because|since|as (?:shown|required|desired|expected|claimed|above))\b"
+    r"|\s?[(（](?=(?:since|because|as|from|where|which|using|by|i\.e|note|see|given|rounded|not)\b|因|由|注|即)"
 )
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _OPTION_LINE = re.compile(r"[\s*_(（\[]{0,6}(?:[Oo]ption\s)?[(（\[]?[A-Z][)）\]]?[\s*_]{0,4}(?:[.:：、)].{0,300})?")

@@ -26,7 +26,13 @@ _BEFORE_UNWRAPPING = (  # pattern, spelling, and an example of what it is for
     (re.compile(r"(?:\$\s*)?\{\s*\}(?=\s*\^)"), "", r"30{}^\circ"),
     (re.compile(r",\s*\\!\s*|\{\s*,\s*\}"), ",", r"11,\! 111; 1{,}234"),
     (re.compile(r"(?<=\d)(?:\\[,:; ]|~|[\u2009\u202f\u00a0])\s?(?=\d{3}(?!\d))"), "", r"1\,234"),
-    (re.compile(r"\\color\s*\{\s*[\w!]{1,30}\s*\}"), "", r"\color{red}{42}"),
+    (re.compile(r"\\color\s*(?:\[\w{1,9}\])?\s*\{\s*[\w!.,\s]{1,30}\}"), "", r"\color{red}{42}"),
+    (re.compile(r"\\(?:checkmark|qed|blacksquare|square)(?![a-zA-Z])"), " ", r"42 \checkmark"),
+    (
+        re.compile(r"</?(?:strong|em|br|span|center|p|div|sup|sub)\s?/?>|</[bi]>|<[bi]>(?=[^<>]*</[bi]>)"),
+        " ",
+        "<b>42</b>",
+    ),
     (
         re.compile(
             r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|rm|bf|it|sf|tt|cal|boldmath"

@@ -22,6 +22,7 @@ _LEADS = (  # what may stand before a number, and an example
     (r"about|approximately|approx\.?|around|exactly|only|roughly|nearly|[≈=]", "about 5"),
     (r"(?:a|the) total of|in total|the year|year|in the year|the number|the value|in(?= [12]\d{3}$)", "the year 2015"),
     (r"(?:US|USD|CNY|RMB|EUR|GBP|JPY|INR|Rs\.?|[€£¥₹])", "USD 1000"),
+    (r"(?:the )?(?:final )?answer\s*[:=]|(?:答案|结果)\s*:", "Answer: 5"),
     (r"约|大约|共|一共|总共|共有", "约5"),
 )
 _LEAD = re.compile(rf"^(?:(?:{'|'.join(lead for lead, _ in _LEADS)})\s*)+(?=[^A-Za-z]|[a-z]{{3}})", re.IGNORECASE)
