@@ -77,10 +77,10 @@ def _judge(
             check.doubts.append(
                 f"{len(refused)} rows are left out for their gold, the first at {first.where}: {first.reason}"
             )
-    if not reader.config.reward.accuracy_weight:
+    checked = reader.config.reward.accuracy_weight > 0
+    if not checked:
         check.notes.append("reward.accuracy_weight is 0: no term of ours reads the golds, and none was refused")
-        return
-    if failed:
+    if failed and checked:
         problem, record = failed[0]
         rows = [(p.source or p.id, r.why, p.answer) for p, r in failed]
         check.grids.append(Grid("golds that do not score 1", ("row", "why", "gold"), rows))
@@ -90,7 +90,14 @@ def _judge(
             f"{problem.id}: {record.why}",
             Remedy("reward.format_style", words="a format the answers can be read from"),
         )
-    if statistics.fmean(r.total for r in nonsense) >= statistics.fmean(totals[: len(nonsense)]):
+    paid = statistics.fmean(r.total for r in nonsense)
+    if paid < statistics.fmean(totals[: len(nonsense)]):
+        return
+    if not checked and paid <= 0:
+        check.doubts.append(
+            "neither golds nor nonsense earn anything: custom rewards may read another format than ours"
+        )
+    else:
         check.blame(
             "reward without signal",
             f"a response that answers {NONSENSE!r} earns as much as the gold ({totals[0]:g})",
