@@ -72,8 +72,11 @@ def test_unread_columns_are_noted(examine):
     assert check.notes == ["columns that nothing reads: hint, unit"]
 
 
-def test_a_gold_that_fails_against_itself_leaves_no_tick(examine):
-    bad = {**ROW, "answer": "because the two sides are as long as each other is here"}
+def test_a_gold_that_fails_against_itself_leaves_no_tick(examine, monkeypatch):
+    monkeypatch.setattr(
+        "mmhicra.doctor.problems.gold_problem", lambda problem, verifier: "prose" if problem.answer == "77" else None
+    )
+    bad = {**ROW, "answer": "77"}
     _, data, golds = examine([ROW] * 99 + [bad])
     assert (data.state, golds.state) == ("well", "doubtful")
     assert golds.doubts[0].startswith("1 rows are left out for their gold, the first at ")

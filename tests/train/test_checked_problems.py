@@ -77,7 +77,11 @@ def test_a_run_without_images_does_not_start_by_accident(check):
     assert check([text], {"columns": {"images": "none"}})[0] == 1
 
 
-def test_golds_that_no_reward_reads_are_not_checked(check):
+def test_golds_that_no_reward_reads_are_not_checked(check, monkeypatch):
+    monkeypatch.setattr(
+        "mmhicra.train.assembly.gold_problem",
+        lambda problem, verifier: None if problem.answer == "3" else "the gold is no use",
+    )
     caption = {**ROW, "answer": CAPTION}
     used, said = check([ROW, caption])
     assert used == 1
@@ -85,5 +89,5 @@ def test_golds_that_no_reward_reads_are_not_checked(check):
     assert check([ROW, caption], accuracy_weight=0.0, format_weight=1.0)[0] == 2
     without = {"problem": "Describe.", "image": "a.png"}
     assert check([without], {"columns": {"answer": "none"}}, accuracy_weight=0.0, format_weight=1.0)[0] == 1
-    with pytest.raises(DataRefusal, match="the gold is empty"):
+    with pytest.raises(DataRefusal, match="the gold is no use"):
         check([without], {"columns": {"answer": "none"}})
