@@ -46,7 +46,7 @@ def test_columns_are_proposed_as_the_file_wants_them(examine, tmp_path):
     (tmp_path / "run.yaml").write_text("data:\n  source: train.jsonl\n")
     shown = ConfigLines(str(tmp_path / "run.yaml"), []).show(fault.remedies[0])
     assert shown == (
-        f"{tmp_path / 'run.yaml'}:1, add under data: columns: {{answer: gold, question: my_question}}; "
+        f"{tmp_path / 'run.yaml'}:1, add under data: columns: {{question: my_question, answer: gold}}; "
         "or other columns of those listed"
     )
 
