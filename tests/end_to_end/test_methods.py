@@ -1,11 +1,10 @@
-"""Every credit method and regulariser in real runs: it changes what is trained, and a resumed run is the same run."""
+"""Every credit method and regulariser in real runs: a resumed run is the same run, and the metrics say what it did."""
 
 import json
 import math
 import shutil
 
 import pytest
-import torch
 from short_runs import assert_same_run, metrics, run, state_files
 
 from mmhicra.refusals import RunFolderRefusal
@@ -22,29 +21,28 @@ METHODS = {
     "adaptive_kl": ("hicra.adaptive={signal: kl, target: 0.5, rate: 0.1}",),
     "entropy_bonus": ("credit.method=grpo", "train.loss.entropy_coefficient=0.1"),
     "siren": ("credit.method=grpo", "train.loss.siren={coefficient: 10.0}"),
+    # The only part of a run that draws from torch's global generator; the engine samples without it.
+    "dropout": ("model.lora={rank: 4, alpha: 8, dropout: 0.2}", "rollout.guard.every=0"),
 }
 
 
 @pytest.fixture(scope="module")
 def grpo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grpo")
-    run(folder, "eval.problems=0", "credit.method=grpo")
+    run(folder, "eval.problems=0", "credit.method=grpo", "train.steps=1")
     return folder
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_trains_otherwise_than_grpo_and_resumes_to_the_bit(tmp_path, grpo, method):
+def test_a_method_resumes_to_the_bit(tmp_path, method):
+    """What it trains on is compared with its formula in tests/train/test_trainer_exact.py."""
+    options = ("eval.problems=0", "train.steps=2", *METHODS[method])
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(whole, "eval.problems=0", *METHODS[method])
-    plain, own = state_files(grpo, 3), state_files(whole, 3)
-    assert any(not torch.equal(plain[name], own[name]) for name in plain)
-    assert all(torch.isfinite(tensor).all() for tensor in own.values())
-
+    run(whole, *options)
     shutil.copytree(whole, cut)
-    shutil.rmtree(cut / "checkpoints" / "step_000003")
     shutil.rmtree(cut / "checkpoints" / "step_000002")
-    run(cut, "eval.problems=0", *METHODS[method], resume=True)
-    assert_same_run(whole, cut, 3)
+    run(cut, *options, resume=True)
+    assert_same_run(whole, cut, 2)
 
 
 def test_alpha_follows_its_schedule_and_its_controller(tmp_path):

@@ -18,26 +18,101 @@ from mmhicra.train.rollout_records import spans
 from mmhicra.vlm.loading import load_policy
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("train.loss.aggregation=sequence_mean", "credit.scale=std"),
-        ("train.loss.aggregation=dr_grpo", "train.loss.ratio=sequence", "train.minibatches=2"),
-        ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20"),
-        ("model.precision=bf16", "model.gradient_checkpointing=true"),
-        ("model.attention=dense", "train.tokens_per_micro_batch=700"),
-        ("model.freeze={vision_tower: false, merger: false}", "train.optimizer.schedule=linear"),
-        ("reward.format_weight=0.1", "reward.length_weight=0.1", "reward.length_buffer=64", "data.shuffle=false"),
-        ("hicra.grams=released_193", "hicra.min_words=2", "hicra.skip_math=true"),
-    ],
-    ids=lambda overrides: overrides[0],
-)
-def test_an_option_trains_and_saves(tmp_path, overrides):
-    run(tmp_path / "run", "train.steps=1", *overrides)
+def rollouts(folder, step=1):
+    """The records of a step's rollout file."""
+    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def cuts_sampling(folder, record, plain):
+    assert record["engine/logprob_gap"] > 1e-3, "the trainer does not follow the cut"
+    assert "engine/probability_error_worst" not in record, "so no guard looks"
+    assert record["entropy/all"] > 0
+
+
+def samples_cooler(folder, record, plain):
+    assert record["engine/logprob_gap_max"] < 1e-4
+    assert record["entropy/all"] < 0.9 * plain["entropy/all"]
+
+
+def computes_in_bf16(folder, record, plain):
+    assert json.loads((folder / "checkpoints/step_000001/config.json").read_text())["dtype"] == "bfloat16"
+    assert 1e-4 < record["engine/logprob_gap_max"] < 0.5
+    assert record["engine/probability_error"] < 1.02
+
+
+def computes_the_same(folder, record, plain):
+    for name in ("loss/per_token", "entropy/all", "entropy/planning", "logprob/execution", "optimiser/grad_norm"):
+        assert record[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6)
+
+
+def trains_the_vision_side(folder, record, plain):
+    names = {name.split(".")[2] for name in state_files(folder, 1) if " " not in name}
+    assert names == {"language_model", "visual", "weight"}
     before = load_policy(ModelConfig()).model.state_dict()
+    after = state_files(folder, 1)
+    vision = [name for name in after if ".visual." in name and " " not in name]
+    assert all(not torch.equal(before[name.removeprefix("model.")], after[name]) for name in vision)
+
+
+def adds_up_its_reward(folder, record, plain):
+    parts = [record[f"reward/part_{name}"] for name in ("accuracy", "format", "length")]
+    assert record["reward/mean"] == pytest.approx(parts[0] + 0.1 * parts[1] + 0.1 * parts[2])
+    assert 0 < parts[1] <= 1
+    assert -1 < parts[2] < 0
+    assert rollouts(folder)[0]["prompt"].endswith("/000000"), "not shuffled"
+
+
+def marks_other_grams(folder, record, plain):
+    grams = {gram[0] for each in rollouts(folder) for gram in each["grams"]}
+    assert grams
+    assert all(len(gram.split()) >= 2 for gram in grams)
+    assert grams <= {gram.text for gram in GramLibrary.load("released_193").grams}
+    assert 0 < record["planning/density"] < plain["planning/density"]
+
+
+@pytest.mark.parametrize(
+    ("check", "overrides"),
+    [
+        (cuts_sampling, ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20")),
+        (samples_cooler, ("rollout.temperature=0.7",)),
+        (computes_in_bf16, ("model.precision=bf16", "model.gradient_checkpointing=true")),
+        (computes_the_same, ("model.attention=dense", "train.tokens_per_micro_batch=700")),
+        (trains_the_vision_side, ("model.freeze={vision_tower: false, merger: false}",)),
+        (
+            adds_up_its_reward,
+            ("reward.format_weight=0.1", "reward.length_weight=0.1", "reward.length_buffer=94", "data.shuffle=false"),
+        ),
+        (marks_other_grams, ("hicra.grams=released_193", "hicra.min_words=2", "hicra.skip_math=true")),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "options",
+)
+def test_an_option_does_what_it_says_and_saves(tmp_path, finished_run, check, overrides):
+    """The objective itself is compared in tests/train/test_trainer_exact.py; this is what only a run shows."""
+    run(tmp_path / "run", "train.steps=1", "eval.problems=0", *overrides)
     after = AutoModelForImageTextToText.from_pretrained(tmp_path / "run/checkpoints/step_000001").state_dict()
-    assert any(not torch.equal(before[name], after[name].float()) for name in before)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    check(tmp_path / "run", metrics(tmp_path / "run")[-1], metrics(finished_run)[1])
+
+
+def test_entropies_by_token_class_are_those_of_the_rollout_files(finished_run):
+    """The paper's plots, from what each token is recorded to have had."""
+    for step in (1, 2, 3):
+        record, planning, execution = metrics(finished_run)[step], [], []
+        for each in rollouts(finished_run, step):
+            if each["kept"]:
+                marked = {t for start, end in each["planning"] for t in range(start, end)}
+                for t, entropy in enumerate(each["entropy"]):
+                    (planning if t in marked else execution).append(entropy)
+        assert len(planning) > 10
+        assert record["entropy/planning"] == pytest.approx(sum(planning) / len(planning), abs=2e-5)
+        assert record["entropy/execution"] == pytest.approx(sum(execution) / len(execution), abs=2e-5)
+        both = planning + execution
+        assert record["entropy/all"] == pytest.approx(sum(both) / len(both), abs=2e-5)
+        first = metrics(finished_run)[1]
+        assert record["entropy/planning_relative"] == pytest.approx(
+            record["entropy/planning"] / first["entropy/planning"]
+        )
 
 
 def test_several_updates_use_log_probs_from_before_the_first(tmp_path):

@@ -73,3 +73,14 @@ def test_what_cannot_be_matched_is_refused(tokenizer):
     eager = PlanningMatcher(GramLibrary("one", (Gram("let me verify"),)), tokenizer)
     with pytest.raises(Refusal, match="too little execution text"):
         placebo_library([Sample(tokenizer.encode(text).ids, text)] * 2, eager, tokenizer, 0)
+
+
+def test_what_stands_inside_a_gram_once_is_never_drawn(tokenizer):
+    """By frequency `verify` outside of the gram fits `so` best; drawn, it would mark planning tokens."""
+    text = "so let me verify we say that it holds we say that it holds verify"
+    samples = [Sample(tokenizer.encode(text).ids, text)] * 20
+    matcher = PlanningMatcher(GramLibrary("two", (Gram("so"), Gram("let me verify"))), tokenizer)
+    for seed in range(3):
+        drawn = PlanningMatcher(placebo_library(samples, matcher, tokenizer, seed), tokenizer)
+        assert drawn.mask(samples[0].ids).any()
+        assert not (matcher.mask(samples[0].ids) & drawn.mask(samples[0].ids)).any()

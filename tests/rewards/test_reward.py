@@ -165,3 +165,11 @@ def test_a_step_of_easy_problems_costs_little_and_starts_no_process(settings):
 
     assert min(step() for _ in range(5)) < 0.020
     assert not rewarder.verifier._alive
+
+
+def test_a_wrong_answer_in_the_right_format_earns_the_format_alone(settings):
+    with Rewarder(settings(accuracy_weight=2.0, format_weight=0.25), 10) as rewarder:
+        totals = {
+            text: rewarder.score_one(SEVEN, text, tokens=5).total for text in ("\\boxed{8}", "\\boxed{7}", "7", "8")
+        }
+    assert totals == {"\\boxed{8}": 0.25, "\\boxed{7}": 2.25, "7": 2.0, "8": 0.0}

@@ -179,13 +179,17 @@ def test_banned_tokens_never_appear(scene):
 
 
 def test_stop_tokens_end_a_response(scene):
-    """The stop token is kept in the ids, left out of the text, and nothing follows it."""
+    """The stop token is kept in the ids, left out of the text, nothing follows it, and ended rows leave the batch."""
     loaded, prompts, engine = scene("qwen3_vl")
+    rows = []
     stop = loaded.tokenizer.encode("</think>")[0]
     sampling = sampling_for(loaded, stop_tokens=["</think>"], max_new_tokens=200)
     assert set(sampling.stop_token_ids) == {stop, *loaded.end_token_ids}
+    head = loaded.family.lm_head(loaded.model)
+    handle = head.register_forward_hook(lambda module, args, logits: rows.append(len(logits)))
     with boosted(loaded, {stop: 4.0}):
         groups = engine.generate(prompts, sampling, seed=0, step=0)
+    handle.remove()
     completions = [completion for group in groups for completion in group.completions]
     assert any(completion.ids[-1] == stop for completion in completions)
     assert len({len(completion) for completion in completions}) > 5, "rows should end at different times"
@@ -196,6 +200,8 @@ def test_stop_tokens_end_a_response(scene):
         assert not set(completion.ids[:-1]) & set(sampling.stop_token_ids)
         assert completion.text == loaded.tokenizer.decode([id for id in completion.ids[:-1] if id not in control])
         assert "</think>" not in completion.text
+    alive = [sum(len(completion) > t for completion in completions) for t in range(1, len(rows))]
+    assert all(count * 0.75 <= left for count, left in zip(rows[1:], alive, strict=True)), "ended rows go on decoding"
 
 
 def test_length_ends_a_response(scene):
@@ -204,7 +210,9 @@ def test_length_ends_a_response(scene):
     told = []
     with boosted(loaded, dict.fromkeys(sampling.stop_token_ids, -100.0)):
         groups = engine.generate(prompts, sampling, seed=0, step=0, on_finish=told.append)
-    assert {(len(c), len(c.logprobs), c.finish_reason) for g in groups for c in g.completions} == {(4, 4, "length")}
+    completions = [completion for group in groups for completion in group.completions]
+    assert {(len(c), len(c.logprobs), c.finish_reason) for c in completions} == {(4, 4, "length")}
+    assert all(c.text == loaded.tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions)
     assert told == [12]
 
 
@@ -223,7 +231,13 @@ def test_model_keeps_its_modes_and_can_train_on(scene):
     model.train()
     model.model.visual.eval()
     modes = {name: module.training for name, module in model.named_modules()}
+    seen = []
+    handle = model.model.language_model.register_forward_hook(
+        lambda module, args, output: seen.append((torch.is_grad_enabled(), module.training))
+    )
     engine.generate(prompts, sampling_for(loaded), seed=0, step=0)
+    handle.remove()
+    assert set(seen) == {(False, False)}, "no gradients and no dropout while it generates"
     assert {name: module.training for name, module in model.named_modules()} == modes
     model.train()
     assert model.config.text_config._attn_implementation == "sdpa"

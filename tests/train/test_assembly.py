@@ -70,3 +70,11 @@ def test_the_learning_rate_of_every_update(folder, schedule, factors):
 def test_a_run_without_guard_says_why(folder, capsys, overrides, lines):
     make_guard(scripted_config(folder, "rollout.guard.every=1", *overrides), Terminal())
     assert capsys.readouterr().out.count("alignment guard: off") == lines
+
+
+def test_the_smallest_kl_coefficient_loads_a_reference(folder):
+    config = scripted_config(folder, "train.loss.kl_coefficient=1e-6")
+    loaded = load_policy(config.model)
+    reference = scripted_trainer(config, loaded, lambda prompt, ids: [0.0] * len(ids)).reference
+    assert reference is not None
+    assert not any(parameter.requires_grad for parameter in reference.policy.parameters())

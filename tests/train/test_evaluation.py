@@ -1,11 +1,14 @@
 """Intervals against their textbook formulas."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmhicra.intervals import wilson_interval
-from mmhicra.train.evaluation import accuracy_of, paired_change
+from mmhicra.records import Completion, Group, RewardRecord
+from mmhicra.train.evaluation import accuracy_of, outcome_of, paired_change
 
 
 def test_wilson_is_the_published_value():
@@ -37,3 +40,15 @@ def test_paired_change_ignores_what_stays():
     assert mean == 0.5
     assert high - mean == pytest.approx(mean - low)
     assert high - mean == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2, rel=1e-3)
+
+
+def test_only_right_answers_count_and_silence_is_told_apart():
+    completions = []
+    for verdict, reason, length in (("right", "stop", 1), ("wrong", "length", 2), ("no-answer", "length", 3)):
+        reward = RewardRecord(None, "none", "1", verdict, "", {}, 0.0)
+        completions.append(Completion([5] * length, [0.0] * length, reason, "", reward=reward))
+    prompt = SimpleNamespace(problem=SimpleNamespace(task="angles"))
+    outcome = outcome_of(Group(prompt, completions))
+    assert (outcome.task, outcome.length) == ("angles", 2.0)
+    assert outcome.score == outcome.no_answer == pytest.approx(1 / 3)
+    assert outcome.truncated == pytest.approx(2 / 3)

@@ -205,3 +205,24 @@ def test_a_batch_without_images_looks_at_a_blank_one_if_told(load):
     gradients = torch.autograd.grad(looking.logprobs.sum(), tower)
     assert tower
     assert all(gradient.abs().max() == 0 for gradient in gradients)
+
+
+def test_a_group_at_the_budget_stays_whole_and_a_response_one_over_it_is_refused(load):
+    model = load("qwen2_5_vl", True, False)
+    (group,) = make_groups(model, [(0, [4, 6])])
+    whole = len(group.prompt) + 10
+    assert [len(part.completions) for part in split_groups([group], whole)] == [2]
+    assert [len(part.completions) for part in split_groups([group], whole - 1)] == [1, 1]
+    longest = len(group.prompt) + 6
+    assert len(split_groups([group], longest)) == 2
+    with pytest.raises(ValueError, match=f"6 response tokens and 0 patches exceed .* \\({longest - 1}\\)"):
+        split_groups([group], longest - 1)
+
+
+def test_the_largest_part_is_placed_first_so_that_few_rows_do(load):
+    """Two small parts and one as large as both: small ones first would leave no row for the large one."""
+    model = load("qwen2_5_vl", True, False)
+    prompt = len(make_groups(model, [(0, [1])])[0].prompt)
+    parts = split_groups(make_groups(model, [(0, [1]), (0, [1]), (0, [prompt + 2])]), 10**6)
+    assert [part.size for part in parts] == [prompt + 1, prompt + 1, 2 * prompt + 2]
+    assert [len(row) for row in fill_rows(parts, 2 * prompt + 2)] == [1, 2]

@@ -27,14 +27,14 @@ CASES = {
     "dr_grpo": ("train.loss.aggregation=dr_grpo", "train.epochs=2", "train.optimizer.betas=[0.7, 0.9]"),
     "clips": (*SEVERAL, "train.loss.clip_low=0.1", "train.loss.clip_high=0.5"),
     "gspo": (*SEVERAL, "train.loss.ratio=sequence", "train.loss.clip_low=0.2", "train.loss.clip_high=0.4"),
-    "entropy bonus": ("train.loss.entropy_coefficient=0.3", "credit.method=uniform", "train.epochs=2"),
+    "entropy_bonus": ("train.loss.entropy_coefficient=0.3", "credit.method=uniform", "train.epochs=2"),
     "siren": (*SEVERAL, "train.loss.siren={coefficient: 20.0, top_p: 0.7, quantile: 0.6}", "rollout.temperature=1.2"),
-    "truncated token": (*FAR, "train.loss.correction={limit: 1.3}", "train.epochs=2"),
-    "masked token": (*FAR, "train.loss.correction={kind: masked, limit: 1.5}"),
-    "truncated sequence": (*FAR, "train.loss.correction={level: sequence, limit: 1.1}", "rollout.temperature=0.8"),
-    "masked sequence": (*FAR, "train.loss.correction={kind: masked, level: sequence, limit: 6.0}"),
+    "truncated_token": (*FAR, "train.loss.correction={limit: 1.3}", "train.epochs=2"),
+    "masked_token": (*FAR, "train.loss.correction={kind: masked, limit: 1.5}"),
+    "truncated_sequence": (*FAR, "train.loss.correction={level: sequence, limit: 1.1}", "rollout.temperature=0.8"),
+    "masked_sequence": (*FAR, "train.loss.correction={kind: masked, level: sequence, limit: 6.0}"),
     "kl": ("train.loss.kl_coefficient=0.5", "train.epochs=3", "train.optimizer.weight_decay=3.0"),
-    "lora kl": ("model.lora={rank: 3, alpha: 12}", "train.loss.kl_coefficient=0.8", "train.minibatches=2", *FAR),
+    "lora_kl": ("model.lora={rank: 3, alpha: 12}", "train.loss.kl_coefficient=0.8", "train.minibatches=2", *FAR),
     "vision": (
         *("model.freeze={vision_tower: false, merger: false}", "train.tokens_per_micro_batch=1200"),
         "train.optimizer.max_grad_norm=0.01",
@@ -42,14 +42,14 @@ CASES = {
     "checkpointing": ("model.gradient_checkpointing=true", "train.optimizer.max_grad_norm=0.05", "train.minibatches=3"),
     "positive": ("credit.method=hicra_positive", "train.optimizer.schedule=linear", "train.minibatches=2"),
     "placebo": ("credit.method=placebo", "hicra.alpha=0.9"),
-    "high entropy": ("credit.method=high_entropy", "credit.top_share=0.6", "hicra.alpha=0.4"),
-    "entropy advantage": ("credit.method=entropy", "credit.entropy_weight=0.1", "credit.entropy_divisor=3.0"),
+    "high_entropy": ("credit.method=high_entropy", "credit.top_share=0.6", "hicra.alpha=0.4"),
+    "entropy_advantage": ("credit.method=entropy", "credit.entropy_weight=0.1", "credit.entropy_divisor=3.0"),
     "schedule": (
         *("hicra.schedule={end: 0.9, steps: 3}", "train.optimizer.schedule=cosine", "train.steps=3"),
         *("train.optimizer.warmup_steps=2", "train.minibatches=2"),
     ),
-    "adaptive mass": ("hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}", "credit.scale=std"),
-    "adaptive drift": ("hicra.adaptive={signal: kl, target: 0.001, rate: 0.1}", "train.epochs=2"),
+    "adaptive_mass": ("hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}", "credit.scale=std"),
+    "adaptive_drift": ("hicra.adaptive={signal: kl, target: 0.001, rate: 0.1}", "train.epochs=2"),
 }
 """Changes to `scripted_trainer.SMALL`; every case runs all its steps, two if it does not say otherwise."""
 ENGINE_NOISE = 0.9
@@ -59,12 +59,12 @@ REACHED = {
     "gspo": ("loss/clipped_low", "loss/clipped_high"),
     "siren": ("siren/loss",),
     "kl": ("loss/kl",),
-    "lora kl": ("loss/kl",),
-    "adaptive drift": ("hicra/kl",),
-    "adaptive mass": ("hicra/mass",),
+    "lora_kl": ("loss/kl",),
+    "adaptive_drift": ("hicra/kl",),
+    "adaptive_mass": ("hicra/mass",),
     "placebo": ("placebo/density",),
     **dict.fromkeys(
-        [name for name in CASES if name.split()[0] in ("truncated", "masked")], ("loss/correction_limited",)
+        [name for name in CASES if name.split("_")[0] in ("truncated", "masked")], ("loss/correction_limited",)
     ),
 }
 """Metrics that are above 0 if a case does what it is there for."""

@@ -1,5 +1,7 @@
 """Which groups a step trains on and in which order, what the engine does meanwhile, and when the guard is asked."""
 
+import json
+
 import pytest
 import torch
 from scripted_trainer import scripted_config, scripted_trainer, tokenised
@@ -90,14 +92,15 @@ def test_every_epoch_has_an_order_of_its_own_that_seed_and_step_decide(make):
         ([SIGNAL, ALIKE] * 4, [["p0", "p1"], ["p2", "p3"]], ["p0", "p2"], ["p1", "p3"]),
         ([ALIKE, SIGNAL, SIGNAL, SIGNAL] * 2, [["p0", "p1"], ["p2", "p3"]], ["p1", "p2"], ["p0", "p3"]),
         ([ALIKE] * 8, [["p0", "p1"], ["p2", "p3"], ["p4", "p5"]], [], ["p0", "p1", "p2", "p3", "p4", "p5"]),
+        ([ALIKE] * 3, [["p0", "p1"], ["p2"]], [], ["p0", "p1", "p2"]),
     ],
-    ids=["enough at once", "filled up", "more than enough", "never"],
+    ids=["enough at once", "filled up", "more than enough", "never", "no problem twice"],
 )
 def test_a_step_is_filled_up_to_its_share_and_no_further(make, rewards, rounds, kept, dropped):
     trainer = make(rewards, "train.prompts_per_step=2", "train.dynamic_sampling.max_rounds=3")
     updates = followed(trainer)
     numbers, rollouts = trainer.step()
-    assert generated(trainer) == rounds
+    assert [names for names in generated(trainer) if names] == rounds
     assert (ids(rollouts.kept), ids(rollouts.dropped)) == (kept, dropped)
     assert (numbers["group/kept"], numbers["group/dropped"]) == (len(kept), len(dropped))
     assert updates == ([set(kept)] if kept else [])
@@ -150,8 +153,8 @@ def test_a_small_disagreement_is_told_but_stops_nothing(make, tiny_model_folder)
 
 
 def test_prefetch_samples_one_step_ahead_but_for_the_steps_at_which_the_guard_looks(make):
-    options = ("train.prompts_per_step=2", "train.loss.correction={}", "rollout.guard={every: 3, stop_above: 1e9}")
-    trainer = make([SIGNAL] * 8, *options, "rollout.guard.sample_above=1e9", changes={"prefetch": True})
+    options = ("train.prompts_per_step=2", "train.loss.correction={}", "rollout.guard={every: 3, stop_above: 1e4}")
+    trainer = make([SIGNAL] * 8, *options, "rollout.guard.sample_above=1e4", changes={"prefetch": True})
     told, policies = [], []
     for _ in range(4):
         numbers, _ = trainer.step()
@@ -166,6 +169,21 @@ def test_prefetch_samples_one_step_ahead_but_for_the_steps_at_which_the_guard_lo
         [("generate", 4), ("rest", None), ("sync", None)],
     ]
     assert policies == [True, False, False, True]
+
+
+def test_completions_sampled_ahead_are_taken_up_by_a_resumed_run(make):
+    options = ("train.prompts_per_step=2", "train.loss.correction={}")
+    first = make([SIGNAL] * 8, *options, changes={"prefetch": True})
+    first.step()
+    state = json.loads(json.dumps(first.collector.state()))
+    second = make([SIGNAL] * 8, *options, changes={"prefetch": True}, claimed=-9.0)
+    second.collector.restore(state)
+    second.step_number = 1
+    for trainer in (first, second):
+        _, rollouts = trainer.step()
+        assert ids(rollouts.kept) == ["p2", "p3"]
+        assert {value for group in rollouts.kept for c in group.completions for value in c.logprobs} == {-5.0}
+        assert generated(trainer)[-1] == ["p4", "p5"]
 
 
 def test_the_numbers_of_a_step_do_not_depend_on_how_it_is_cut_into_rows(make):

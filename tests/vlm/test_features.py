@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from mmhicra.config import DataConfig
+from mmhicra.records import Problem, ProblemImage
 from mmhicra.refusals import Refusal
 from mmhicra.vlm import features
 from mmhicra.vlm.families import FAMILIES
@@ -110,3 +112,20 @@ def test_a_folder_that_cannot_be_made_is_named(place, tiny_model):
     loaded = tiny_model("qwen2_vl")
     with pytest.raises(Refusal, match=rf"model.vision_cache: {place} is no folder to write to"):
         FrozenVision(loaded.model, loaded.family, "fp32", place)
+
+
+def test_the_same_pixels_in_another_shape_are_another_image(tmp_path, tiny_model):
+    """Two blank pictures of 2x8 and 4x4 patches have the same bytes: the kept features of one are not the other's."""
+    loaded = tiny_model("qwen2_5_vl")
+    builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig(min_pixels=3136))
+    prompts = []
+    for name, size in (("wide", (112, 28)), ("square", (56, 56))):
+        picture = ProblemImage(Image.new("RGB", size, (90, 120, 60)), f"{name}.png")
+        prompts.append(builder.build(Problem(id=name, question="<image>?", images=(picture,), answer="1")))
+    assert torch.equal(prompts[0].pixel_values, prompts[1].pixel_values)
+    assert prompts[0].image_grid_thw.tolist() != prompts[1].image_grid_thw.tolist()
+    kept = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
+    wide, square = (kept.look([prompt])[0].features.merged for prompt in prompts)
+    expected = FrozenVision(loaded.model, loaded.family, "fp32").look(prompts[1:])[0].features.merged
+    assert torch.equal(square, expected)
+    assert not torch.equal(square, wide)
