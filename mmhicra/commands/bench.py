@@ -53,6 +53,11 @@ def add_parts(kinds: Any) -> None:
     logprob.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default 5)")
     logprob.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     logprob.set_defaults(run=run_logprob)
+    rewards = kinds.add_parser("rewards", help="verdicts a processor second, and what hostile answers cost a batch")
+    rewards.add_argument("--pairs", type=int, default=3, metavar="N", help="measurements (default 3)")
+    rewards.add_argument("--batch", type=int, default=512, metavar="N", help="answers of a batch (default 512)")
+    rewards.add_argument("--hostile", type=int, default=64, metavar="N", help="hostile ones of them (default 64)")
+    rewards.set_defaults(run=run_rewards)
 
 
 def _add_shape(parser: Any, model: str, pairs: int) -> None:
@@ -147,6 +152,14 @@ def run_logprob(options: argparse.Namespace) -> int:
     with shown("bench logprob") as progress:
         result = logprob.run_logprob(*sizes, options.pairs, options.precision, progress)
     return _show(options, result, logprob.print_logprob)
+
+
+def run_rewards(options: argparse.Namespace) -> int:
+    """`mmhicra bench rewards`."""
+    from mmhicra.bench import rewards
+
+    result = rewards.run_rewards(options.pairs, batch=options.batch, hostile=options.hostile)
+    return _show(options, result, rewards.print_rewards)
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:

@@ -29,6 +29,8 @@ _MOST_EXPANDED = 12
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _SEARCHED = 32
 """Values of one symbol among which a zero of an equation is looked for."""
+_SECANTS = 12
+"""Steps of the secant method before that search."""
 _HALVINGS = 60
 
 _long_numeric, _long_symbolic = math_verify.grader.sympy_numeric_eq, math_verify.grader.sympy_symbolic_eq
@@ -118,10 +120,10 @@ def _solve(gold: Any, answer: Any, *settings: int) -> bool:
     sides: list[Any] = [*gold.args, *answer.args] if isinstance(gold, sympy.Eq) and isinstance(answer, sympy.Eq) else []
     if len(sides) == 4 and _are_scalars(*sides):
         one, other = sides[0] - sides[1], sides[2] - sides[3]
-        if curves_differ(one, other):
-            return False
         if len(one.free_symbols | other.free_symbols) > 1 and is_multiple(one, other):
             return True
+        if curves_differ(one, other):
+            return False
     return _long_solve(gold, answer, *settings)
 
 
@@ -173,19 +175,36 @@ def _is_large_power(power: Expression) -> bool:
 def _zero_is_its_own(one: Expression, other: Expression) -> bool:
     for point in points(one, other):
         for symbol in sorted(one.free_symbols, key=lambda each: each.name):
-            bracket = _bracket(one, {**point}, symbol)
-            if bracket is None:
+            zero = _zero(one, {**point}, symbol)
+            if zero is None:
                 continue
-            low, high = bracket
-            at = {**point, symbol: _bisect(one, {**point}, symbol, low, high)}
             try:
-                ends = [[abs(_real(each, {**point, symbol: end})) for end in bracket] for each in (one, other)]
-                inside = [abs(_real(each, at)) for each in (one, other)]
+                near, away = ([abs(_real(each, {**point, symbol: at})) for each in (one, other)] for at in zero)
             except Undecided:
                 continue
-            if inside[0] < 1e-9 * max(ends[0]) and inside[1] > 1e-6 * max(ends[1]):
+            if near[0] < 1e-9 * away[0] and near[1] > 1e-6 * away[1]:
                 return True
     return False
+
+
+def _zero(one: Expression, point: dict[Any, Any], symbol: Expression) -> tuple[Any, Any] | None:
+    """Where `one` is 0 as a function of `symbol`, and a place nearby where it is not."""
+    before, at = (_real(sympy.Rational(n, 13), {}) for n in (17, 29))
+    first = at
+    try:
+        last, value = (_real(one, {**point, symbol: each}) for each in (before, at))
+        scale = abs(value)
+        for _ in range(_SECANTS):  # one is enough for a line
+            if abs(value) <= 1e-20 * scale or value == last:
+                break
+            before, at, last = at, at - value * (at - before) / (value - last), value
+            value = _real(one, {**point, symbol: at})
+        if at != first and abs(value) <= 1e-12 * scale:
+            return at, first
+    except Undecided:
+        pass
+    bracket = _bracket(one, point, symbol)
+    return (_bisect(one, point, symbol, *bracket), bracket[1]) if bracket else None
 
 
 def _bracket(one: Expression, point: dict[Any, Any], symbol: Expression) -> tuple[Any, Any] | None:
