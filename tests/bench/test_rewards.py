@@ -13,7 +13,7 @@ def test_its_queries_are_distinct_and_judged_as_they_are_meant():
     assert all(map(decide, easy))
     hard = rewards.algebra_queries(rng, 60)
     assert len(set(hard)) == 60
-    assert not any(map(decide, hard))
+    assert sum(decide(query) is None for query in hard) >= 15  # the others are read exactly by now
     for right in (True, False):
         made = [make(random.Random(right), 40 + at, right) for at, make in enumerate(rewards._ALGEBRA)]
         assert [verify(query.extracted, query.gold).verdict == "right" for query in made] == [right] * len(made)
