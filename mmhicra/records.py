@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmhicra.deep_grey import is_deep, is_inverted, to_eight_bits
-
 if TYPE_CHECKING:
     import torch
     from PIL import Image
@@ -54,6 +52,8 @@ class ProblemImage:
             OSError: the file is missing, its bytes are not a whole image, or it has more than `LARGEST_IMAGE` pixels.
         """
         from PIL import Image, ImageOps
+
+        from mmhicra.deep_grey import is_deep, is_inverted, to_eight_bits
 
         loaded = self._load(Image)
         image = ImageOps.exif_transpose(loaded)
