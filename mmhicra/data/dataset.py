@@ -26,7 +26,7 @@ import numpy as np
 from mmhicra.config import GENERATED_SOURCES, DataConfig
 from mmhicra.config_data import NOT_READ
 from mmhicra.data.digest import digest_problems
-from mmhicra.data.images import refuse_broken_images
+from mmhicra.data.images import describe_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, start_of, write_refused
 from mmhicra.data.rows import Table
@@ -122,7 +122,7 @@ def load_problems(
         refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
     if not train:
         raise DataRefusal(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
-    notes = [*dict.fromkeys([*training.notes, *testing.notes]), *_image_notes(seen)]
+    notes = [*dict.fromkeys([*training.notes, *testing.notes]), *describe_images(seen)]
     columns = training.table.columns if training.table else ()
     return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares, notes, columns)
 
@@ -140,16 +140,6 @@ def refuse_without_images(loaded: Loaded, data: DataConfig) -> None:
         f"{data.source}: no row has an image: set data.columns.images to the column that holds them, or to {NOT_READ} "
         f"to train on text alone{columns}"
     )
-
-
-def _image_notes(seen: Counter[str]) -> list[str]:
-    """What is not shown as it came."""
-    notes = []
-    if seen["pages"]:
-        notes.append(f"{seen['pages']} images have several pages or frames: the first of each is used")
-    if seen["deep"]:
-        notes.append(f"{seen['deep']} grey images of more than 8 bits are scaled to 8")
-    return notes
 
 
 def check_problems(

@@ -134,3 +134,13 @@ def _header(image: ProblemImage) -> tuple[str, bool]:
         return image.header()
     except DAMAGE:
         return "", True
+
+
+def describe_images(seen: Counter[str]) -> list[str]:
+    """A line for each way in which images are not shown as they came, from the counts of `refuse_broken_images`."""
+    notes = []
+    if seen["pages"]:
+        notes.append(f"{seen['pages']} images have several pages or frames: the first of each is used")
+    if seen["deep"]:
+        notes.append(f"{seen['deep']} grey images of more than 8 bits are scaled to 8")
+    return notes
