@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_VLLM := $(VENV)/.ready-vllm
 
-.PHONY: setup setup-vllm-cpu demo test mutants lint clean
+.PHONY: setup setup-vllm-cpu demo test mutants faults soak lint clean
 
 setup: $(READY)
 
@@ -44,6 +44,22 @@ test: setup setup-vllm-cpu
 # Would the tests notice? More than 200 small mistakes, one at a time; `ARGUMENTS="--only trainer"` for one area.
 mutants: setup
 	$(BIN)/python tests/mutants $(ARGUMENTS)
+
+# Tries to break runs at length (docs/reliability.md): make faults SEED=7 INPUTS=5000 KILLS=50 POINTS=200
+SEED ?= 0
+INPUTS ?= 5000
+KILLS ?= 20
+POINTS ?= 60
+faults: setup
+	PYTHONPATH=tests $(BIN)/python -m faults fuzz --seed $(SEED) --count $(INPUTS) --out runs/faults/fuzz
+	PYTHONPATH=tests $(BIN)/python -m faults kills --seed $(SEED) --count $(KILLS) --points $(POINTS) --out runs/faults/kills
+	PYTHONPATH=tests $(BIN)/python -m faults scenes --seed $(SEED) --out runs/faults/scenes
+
+# A long run, watched for growth: make soak STEPS=500 ENGINE=vllm
+STEPS ?= 500
+ENGINE ?= embedded
+soak: setup
+	PYTHONPATH=tests $(BIN)/python -m faults soak --steps $(STEPS) --engine $(ENGINE) --out runs/soak_$(ENGINE)
 
 lint: setup setup-vllm-cpu
 	$(BIN)/ruff check .
