@@ -236,7 +236,7 @@ def untouched_working_folder(folder: Path) -> Iterator[None]:
 
 
 def judge_refusal(said: str) -> tuple[str, str]:
-    """A refusal is short, printable text that names something."""
+    """A refusal is a short line, or one for each fault of a configuration."""
     lines = said.split("\n")
     if len(said) > LONGEST_REFUSAL or len(lines) > MOST_LINES:
         return "nonsense", f"a refusal of {len(lines)} lines and {len(said)} characters: {said[:300]}"
@@ -244,10 +244,6 @@ def judge_refusal(said: str) -> tuple[str, str]:
         return "nonsense", f"a refusal with an empty line: {said!r}"
     if len(lines) > 1 and not all(line.startswith("configuration: ") for line in lines):
         return "nonsense", f"a refusal of {len(lines)} lines: {said!r}"
-    try:
-        said.encode("utf-8")
-    except UnicodeEncodeError:
-        return "nonsense", f"a refusal that cannot be printed: {said!r}"
     return "refused", said
 
 
