@@ -6,6 +6,7 @@ that tells its parent what came of each; the parent sees hangs and crashes, and 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -185,6 +186,7 @@ def _work(target: Target, cases: range, seed: int, scratch: Path, pipe: int) -> 
     """The child: never returns."""
     code = 0
     try:
+        faulthandler.disable()  # a crash is reported by the parent, without pages of modules
         _quieten()
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         for case in cases:
