@@ -35,6 +35,8 @@ ENGINES = {
 }
 GROWTH = {"memory": 48.0, "worker_memory": 32.0, "descriptors": 2.0, "threads": 2.0, "processes": 0.0}
 """How much more the last fifth may hold than the second: megabytes for memory, else pieces."""
+CHECKPOINTS = 4
+"""At most, at any time: the two newest, the best, and one that is being written."""
 DISK_A_STEP = 0.25
 """Megabytes that a step may leave behind (rollouts, metrics, TensorBoard) beside the checkpoints kept."""
 
@@ -79,7 +81,8 @@ def soak(out: Path, steps: int, engine: str, every: float = 2.0) -> list[str]:
         return [f"the run ended with status {process.returncode}: {last}"]
     (out / "soak.md").write_text(table(samples, steps))
     draw(samples, out / "soak.png")
-    return grown(samples, steps)
+    newest = max(path for path in (folder / "checkpoints").glob("step_*") if path.is_dir())
+    return grown(samples, steps, size(newest))
 
 
 def write_problems(folder: Path, count: int, every: int = 4) -> Path:
@@ -152,8 +155,8 @@ def stretch(samples: list[Sample], steps: int, start: float, end: float) -> list
     return [sample for sample in samples if start * steps <= sample.step <= end * steps]
 
 
-def grown(samples: list[Sample], steps: int) -> list[str]:
-    """What the last fifth holds more than the second by more than its bound."""
+def grown(samples: list[Sample], steps: int, checkpoint: float) -> list[str]:
+    """What the last fifth holds more than the second by more than its bound; `checkpoint` is the size of one, in MB."""
     early, late = stretch(samples, steps, 0.2, 0.4), stretch(samples, steps, 0.8, 1.0)
     if len(early) < 3 or len(late) < 3:
         return [f"too few samples to compare ({len(early)} and {len(late)}): watch more often"]
@@ -165,9 +168,9 @@ def grown(samples: list[Sample], steps: int) -> list[str]:
     each = (late[-1].disk - early[0].disk) / max(late[-1].step - early[0].step, 1)
     if each > DISK_A_STEP:
         complaints.append(f"a step leaves {each:.3f} MB on the disk, more than {DISK_A_STEP}")
-    largest = [max(sample.checkpoints for sample in part) for part in (early, late)]
-    if largest[1] > 1.05 * largest[0]:
-        complaints.append(f"checkpoints grew from {largest[0]:.1f} to {largest[1]:.1f} MB")
+    largest = max(sample.checkpoints for sample in samples)
+    if largest > CHECKPOINTS * checkpoint + 1:
+        complaints.append(f"checkpoints take up to {largest:.1f} MB, more than {CHECKPOINTS} of {checkpoint:.1f}")
     return complaints
 
 
