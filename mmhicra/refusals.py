@@ -33,6 +33,10 @@ class Refusal(Exception):
 
     told: bool = False
 
+    def __str__(self) -> str:
+        """The message, with control characters escaped: it may quote what a file holds, and goes to a terminal."""
+        return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
+
 
 class ConfigRefusal(Refusal):
     """A configuration that cannot be run: unknown key, wrong type, contradiction."""
@@ -40,6 +44,10 @@ class ConfigRefusal(Refusal):
 
 class DataRefusal(Refusal):
     """Data that cannot be used: a missing source, a column that is not there, too many refused rows."""
+
+    def __str__(self) -> str:
+        """On one line, whatever the names and texts in it hold."""
+        return super().__str__().replace("\n", " ")
 
 
 class RunFolderRefusal(Refusal):

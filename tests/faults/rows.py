@@ -155,7 +155,7 @@ def attempt(folder: Path) -> None:
     data = build_config(section(str(source))).data
     loaded = load_problems(data, 0, [builder().check], refused_path=folder / "refused.jsonl")
     content = source.read_bytes()
-    lines = [line for line in content.splitlines() if line.strip()]
+    lines = [line for line in content.split(b"\n") if line.strip()]
     if len(loaded.train) + len(loaded.refused) != len(lines):
         raise Nonsense(f"{len(lines)} rows, {len(loaded.train)} used, {len(loaded.refused)} listed")
     for problem in loaded.train:
