@@ -172,6 +172,10 @@ def _from_json(path: Path) -> GramLibrary:
         raise Refusal(
             f'gram library {path}: "name" must be a printable string and "provenance" an object: mend the file'
         )
+    try:
+        json.dumps(provenance, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refusal(f'gram library {path}: "provenance" holds half of a surrogate pair: mend the file') from None
     grams = tuple(_gram(entry, number, path) for number, entry in enumerate(content["grams"], start=1))
     checked = GramLibrary(str(path), grams, provenance)  # refused by the name of the file, known by its own
     return replace(checked, name=name)
