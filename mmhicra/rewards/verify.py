@@ -140,8 +140,8 @@ def _compare_values(query: Query, extracted: str) -> Outcome | None:
         return Outcome("wrong", "not a number" if number else "prose, not mathematics")
     if query.kind == "number" or (number and not _may_be_worked_out(extracted)):
         return Outcome("wrong", "not a number")
-    if not number and is_too_large(query.gold):
-        return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
+    if not number and is_too_large(query.gold):  # an answer in the gold's own writing was right above
+        return Outcome("wrong", f"not the gold, which is {TOO_LARGE}")
     why = unworked(extracted, query.gold)
     return Outcome("wrong", why) if why else None
 

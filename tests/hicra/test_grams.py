@@ -129,7 +129,11 @@ def test_a_plain_json_list_and_a_text_file_load(tmp_path):
         ("list.json", b'[{"text": "so", "function": ["framing"]}]', r"entry 1 has function \['framing'\]: use one of"),
         ("surrogate.json", b'["so", "\\ud800"]', "entry 2 .* unprintable"),
         ("surrogate_name.json", b'{"name": "\\ud800", "grams": ["so"]}', '"name" must be a printable string'),
-        ("surrogate_provenance.json", b'{"provenance": {"by": "\\ud800"}, "grams": ["so"]}', "half of a surrogate pair"),
+        (
+            "surrogate_provenance.json",
+            b'{"provenance": {"by": "\\ud800"}, "grams": ["so"]}',
+            "half of a surrogate pair",
+        ),
         ("png.json", b"\x89PNG\r\n\x1a\n", "cannot be read"),
         ("png.txt", b"\x89PNG\r\n\x1a\n", "cannot be read"),
         ("missing.json", ..., "no such file.*published_249"),
