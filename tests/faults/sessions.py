@@ -105,6 +105,8 @@ def fork(command: Sequence[str], log: Path, watch: Watch | None = None) -> int:
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(written, 1)
         os.dup2(written, 2)
+        # Under pytest these are files of its own, not the descriptors.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(caught, signal.default_int_handler if caught == signal.SIGINT else signal.SIG_DFL)
         if watch is not None:
