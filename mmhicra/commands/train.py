@@ -99,14 +99,8 @@ def run_training(options: argparse.Namespace) -> int:
 
 
 def folder_of_run(path: Path, config: RunConfig) -> Path | None:
-    """The run folder that the configuration at `path` lies in, if it is not the one that it names.
-
-    Raises:
-        RunFolderRefusal: it lies in a run folder and is empty, which would be the default configuration.
-    """
+    """The run folder that the configuration at `path` lies in, if it is not the one that it names."""
     here = path.parent
     if path.name != "config.yaml" or not ((here / "metrics.jsonl").exists() or (here / "checkpoints").exists()):
         return None
-    if not path.read_text(encoding="utf-8").strip():
-        raise RunFolderRefusal(f"{path} is empty: restore the file")
     return None if Path(config.run_folder).resolve() == here.resolve() else here

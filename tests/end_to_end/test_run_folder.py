@@ -98,7 +98,7 @@ def test_lost_checkpoints_are_no_reason_to_begin_anew(copy):
         (lambda folder: (folder / "config.yaml").unlink(), "config.yaml"),
         (lambda folder: (folder / "config.yaml").write_text(""), "is empty"),
         (lambda folder: (folder / "config.yaml").write_text("train: [", encoding="utf-8"), "is not YAML"),
-        (lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe\x00"), "is not YAML"),
+        (lambda folder: (folder / "config.yaml").write_bytes(b"\xff\xfe\x00"), "is not UTF-8"),
         (lambda folder: (folder / "config.yaml").write_text("train: 3"), "train is 3"),
         (
             lambda folder: (folder / "metrics.jsonl").write_bytes(b'{"step": 0}\n{"st\n{"step": 2}\n'),
@@ -132,7 +132,7 @@ def test_a_copied_run_does_not_overwrite_the_original(copy, capsys):
 def test_an_empty_configuration_in_a_run_folder_is_not_the_default_one(copy, capsys):
     (copy / "config.yaml").write_text("\n")
     assert command(copy / "config.yaml", "--resume") == 2
-    assert "is empty: restore the file" in one_line(capsys)
+    assert "config.yaml is empty" in one_line(capsys)
 
 
 def test_two_trainings_in_one_folder(copy):
