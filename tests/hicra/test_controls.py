@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from mmhicra.assets import asset_path
 from mmhicra.data.visual_math import PHRASES, generate, solve
-from mmhicra.hicra.controls import Sample, placebo_library
+from mmhicra.hicra.controls import Sample, _survey, placebo_library
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.refusals import Refusal
@@ -76,11 +76,12 @@ def test_what_cannot_be_matched_is_refused(tokenizer):
 
 
 def test_what_stands_inside_a_gram_once_is_never_drawn(tokenizer):
-    """By frequency `verify` outside of the gram fits `so` best; drawn, it would mark planning tokens."""
+    """`verify` stands outside of the gram, too; drawn, it would mark planning tokens."""
     text = "so let me verify we say that it holds we say that it holds verify"
-    samples = [Sample(tokenizer.encode(text).ids, text)] * 20
+    samples = [Sample(tokenizer.encode(text).ids, text)] * 10
     matcher = PlanningMatcher(GramLibrary("two", (Gram("so"), Gram("let me verify"))), tokenizer)
-    for seed in range(3):
-        drawn = PlanningMatcher(placebo_library(samples, matcher, tokenizer, seed), tokenizer)
-        assert drawn.mask(samples[0].ids).any()
-        assert not (matcher.mask(samples[0].ids) & drawn.mask(samples[0].ids)).any()
+    fired, pool = _survey(samples, matcher)
+    assert {gram.text: count for gram, count in fired.items()} == {"so": 10, "let me verify": 10}
+    assert dict(pool[1]) == dict.fromkeys(("we", "say", "that", "it", "holds"), 20)
+    assert "we say" in pool[2]
+    assert "verify we" not in pool[2]
