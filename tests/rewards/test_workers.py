@@ -15,7 +15,13 @@ from mmhicra.refusals import Refusal
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
-EQUAL = Query("\\frac{x}{2}", "0.5x")
+
+def sine(answer: int, gold: int) -> Query:
+    """Equal if the numbers are, and no exact reader decides it: it goes to a worker."""
+    return Query(f"\\sin 2x + {answer}", f"2\\sin x \\cos x + {gold}")
+
+
+EQUAL = sine(1, 1)
 RIGHT = Outcome("right", "equal as mathematics")
 GOLD = r"\int_0^1 x^2 dx"  # holds an integral, so that answers with one are worked out
 HANGS = r"\int_0^\infty \frac{\sin x^x}{x}dx"
@@ -47,9 +53,9 @@ def test_what_hangs_is_killed_and_the_rest_goes_on():
             Query(HANGS, GOLD),
             EQUAL,
             Query("5", HANGS),
-            Query("x + 1", "1 + x"),
-            Query(HANGS, HANGS),
-            Query("2x", "x + x"),
+            sine(2, 2),
+            Query("6", HANGS),
+            sine(3, 3),
         ]
         too_slow = Outcome("wrong", "the answer exceeded 1 s of verification")
         slow_gold = Outcome("gold-unusable", "the gold exceeded 1 s of verification")
@@ -66,7 +72,7 @@ def test_memory_is_bounded():
 
 
 def test_the_order_is_kept_and_repeats_are_decided_once(verifier):
-    queries = [Query(f"{n} + x", f"x + {n % 3}") for n in range(9)] * 3 + [Query("5", "5", "number")]
+    queries = [sine(n, n % 3) for n in range(9)] * 3 + [Query("5", "5", "number")]
     expected = [RIGHT if n < 3 else Outcome("wrong", "not equal as mathematics") for n in range(9)] * 3
     assert verifier.verify_all(queries) == [*expected, Outcome("right", "equal as numbers")]
     assert verifier.verify_all([]) == []
@@ -82,16 +88,14 @@ def test_easy_queries_start_no_process():
 def test_without_workers_algebra_is_refused():
     verifier = Verifier(workers=0)
     assert verifier.verify_all([Query("5", "5")])[0].verdict == "right"
-    with pytest.raises(Refusal, match=r"'0\.5x'.*set workers to 1 or more"):
+    with pytest.raises(Refusal, match=r"cos x \+ 1'.*set workers to 1 or more"):
         verifier.verify_all([EQUAL])
 
 
 def test_works_off_the_main_thread(verifier):
     outcomes: list[list[Outcome]] = []
     threads = [
-        threading.Thread(
-            target=lambda n=n: outcomes.append(verifier.verify_all([EQUAL, Query(f"{n}x", f"x \\cdot {n}")]))
-        )
+        threading.Thread(target=lambda n=n: outcomes.append(verifier.verify_all([EQUAL, sine(n + 5, n + 5)])))
         for n in range(6)
     ]
     for thread in threads:
@@ -147,7 +151,7 @@ def test_a_killed_worker_is_no_verdict_but_two_over_one_answer_are(in_thread):
 
 
 def test_all_workers_killed_in_the_midst_of_a_batch_change_no_verdict(in_thread):
-    queries = [Query(f"x + {n % 7}", f"{n} + x") for n in range(60)]
+    queries = [sine(n % 7, n) for n in range(60)]
     expected = [RIGHT if n < 7 else Outcome("wrong", "not equal as mathematics") for n in range(60)]
     with Verifier(workers=2, time_limit=60) as verifier:
         thread, found = in_thread(verifier, *queries)
@@ -214,7 +218,7 @@ def test_ctrl_c_does_not_reach_the_workers(verifier):
     for pid in before:
         os.kill(pid, signal.SIGINT)
         assert os.getpgid(pid) != os.getpgid(0)
-    assert verifier.verify_all([Query("3x", "x + 2x")]) == [RIGHT]
+    assert verifier.verify_all([sine(4, 4)]) == [RIGHT]
     assert before <= processes(verifier)
 
 
@@ -226,7 +230,7 @@ def test_any_main_program_will_do_and_no_process_outlives_it(end):
         from mmhicra.rewards.verify import Query
         from mmhicra.rewards.workers import Verifier
         verifier = Verifier(workers=1, time_limit=30)
-        print(verifier.verify_all([Query("x + x", "2x")])[0].verdict, flush=True)
+        print(verifier.verify_all([Query("\\\\sin 2x", "2\\\\sin x \\\\cos x")])[0].verdict, flush=True)
         print(*(worker.process.pid for worker in verifier._alive), flush=True)
         {end}
     """
