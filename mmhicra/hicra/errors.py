@@ -10,7 +10,6 @@ import csv
 import importlib
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -25,11 +24,11 @@ from mmhicra.intervals import wilson_interval
 from mmhicra.records import Problem
 from mmhicra.refusals import DataRefusal, RunFolderRefusal
 from mmhicra.run_lines import JsonLines, failed_fault
+from mmhicra.steps import steps_in
 
 ErrorKind = Literal["planning", "execution", "discarded", "unparsed"]
 """The paper's two classes ("Planning & Strategy", "Others"), acceptable after all, and no verdict to be had."""
 
-_ROLLOUTS = re.compile(r"step_(\d{1,9})\.jsonl")
 FAILED = ("wrong", "no-answer")
 """The verdicts of a failed rollout; one whose gold answer is unusable has not failed."""
 
@@ -240,8 +239,7 @@ def read_failures(
     Raises:
         RunFolderRefusal: the folder has no rollouts of these steps, or one of its lines is no rollout record.
     """
-    named = ((_ROLLOUTS.fullmatch(path.name), path) for path in sorted(folder.glob("rollouts/step_*.jsonl")))
-    files = {int(name[1]): path for name, path in named if name}
+    files = dict(steps_in(folder / "rollouts", ".jsonl"))
     if not files:
         raise RunFolderRefusal(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
     steps = [step for step in sorted(files) if first <= step and (last is None or step <= last)][::every]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmhicra.hicra.errors import ExactJudge, judge_failures, read_failures
 from mmhicra.lab.runs import LabRefusal, LabRun
-from mmhicra.steps import steps_in
+from mmhicra.steps import step_name, steps_in
 
 LATE_SHARE = 0.1
 """The last tenth of the steps is "late"."""
@@ -92,7 +92,7 @@ def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]
     """Planning and execution errors per 100 rollouts, by step, as the exact judge has them; only where files are."""
     curve = {}
     for step in steps:
-        file = run.folder.rollouts / f"step_{step:06d}.jsonl"
+        file = run.folder.rollouts / f"{step_name(step)}.jsonl"
         if file.is_file():
             rollouts = len(file.read_text(encoding="utf-8").splitlines())
             (failures,) = read_failures(run.folder.path, first=step, last=step)

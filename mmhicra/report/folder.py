@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,8 @@ from mmhicra.config_loading import read_yaml
 from mmhicra.data.refused import RefusedRow
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal, one_line
 from mmhicra.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
+from mmhicra.steps import steps_in
 from mmhicra.train.run_folder import RunFolder
-
-ROLLOUTS = re.compile(r"step_(\d{1,9})\.jsonl")
-
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -106,8 +103,7 @@ class RunData:
 
     def rollout_files(self) -> list[tuple[int, Path]]:
         """Step and file, in order; files of another name are not ours."""
-        named = ((ROLLOUTS.fullmatch(path.name), path) for path in self.folder.rollouts.glob("step_*.jsonl"))
-        return sorted((int(name[1]), path) for name, path in named if name)
+        return steps_in(self.folder.rollouts, ".jsonl")
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
