@@ -273,9 +273,12 @@ def test_too_small_a_memory_for_the_model(doctor, tiny_copy):
     edit(tiny_copy / "config.json", lambda tree: tree["text_config"].update(large))
     status, report = doctor(f"model.path={tiny_copy}")
     assert status == 1
-    assert {fault["kind"] for fault in report["faults"]} == {"too small memory"}
+    kinds = {fault["kind"] for fault in report["faults"]}
+    assert "too small memory" in kinds
+    assert kinds <= {"too small memory", "too small disk"}  # its checkpoints take a terabyte
     assert facts(report, "memory")["held"]["weights"] > 200 * 2**30
-    assert "model.lora" in {change["field"] for change in report["faults"][0]["change"]}
+    memory = [fault for fault in report["faults"] if fault["kind"] == "too small memory"]
+    assert "model.lora" in {change["field"] for fault in memory for change in fault["change"]}
     assert states(report)["weights"] == "not checked"
 
 

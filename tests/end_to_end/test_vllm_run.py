@@ -153,7 +153,8 @@ def stop_after(folder, steps, *overrides):
 
     def taking(self):
         take_step(self)
-        self.stop_requested = self.parts.trainer.step_number >= steps
+        if self.parts.trainer.step_number >= steps:
+            self.stop.requested = "SIGINT"
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "take_step", taking)

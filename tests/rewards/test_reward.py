@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 import types
 
 import pytest
@@ -139,12 +138,12 @@ def test_contradictory_settings_are_refused(settings, custom):
         Rewarder(settings(custom=(custom("math:floor"), custom("math:floor"))), 10)
 
 
-def test_a_step_of_easy_problems_costs_little_and_starts_no_process(settings):
-    """144 responses of a laptop demo: under 20 ms of CPU, 5 ms on the machine it was written on."""
+def test_a_step_of_easy_problems_starts_no_process(settings):
+    """144 responses of a laptop demo; what they cost is told by `mmhicra bench rewards`."""
     rng = random.Random(0)
     rewarder = Rewarder(settings(workers=2), 64)
 
-    def step() -> float:
+    def step() -> None:
         problems = [
             Problem(str(n), "?", (), str(rng.randint(1, 99)), "number")
             if n % 3 == 0
@@ -159,11 +158,10 @@ def test_a_step_of_easy_problems_costs_little_and_starts_no_process(settings):
             group(p, [steps + rng.choice(endings).format(rng.choice([p.answer, "B. 5", "57"])) for _ in range(8)])
             for p in problems
         ]
-        start = time.process_time()
         rewarder.score(groups)
-        return time.process_time() - start
 
-    assert min(step() for _ in range(5)) < 0.020
+    for _ in range(5):
+        step()
     assert not rewarder.verifier._alive
 
 

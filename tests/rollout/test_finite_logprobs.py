@@ -50,7 +50,11 @@ def test_what_comes_back_from_vllm_is_checked(monkeypatch):
     monkeypatch.setattr(module, "sampling_params", lambda sampling, seed: None)
     monkeypatch.setattr(VLLMEngine, "read", lambda self, prompt: None)
     fake = FakeLLM([[-1.0], [-1.0, math.nan], [-2.0]])
-    tokenizer = SimpleNamespace(batch_decode=lambda rows, **options: ["" for _ in rows])
+    tokenizer = SimpleNamespace(
+        batch_decode=lambda rows, **options: ["" for _ in rows],
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        added_tokens_decoder={},
+    )
     engine = VLLMEngine(SimpleNamespace(llm_engine=fake), None, tokenizer, None)
     with pytest.raises(NoDistribution, match="problem b: the log-prob of token 1 of response 0 is nan"):
         engine.generate([prompt_of(name) for name in "abc"], SAMPLING, seed=0, step=1)
