@@ -101,11 +101,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
         check.passable = False
         _blame_long(check, reader)
         if not check.faults:
-            check.blame(
-                "unreadable data",
-                str(refusal),
-                _remedy_of(str(refusal)),
-            )
+            check.blame("unreadable data", str(refusal), _remedy_of(str(refusal)))
         return check
     rows = len(loaded.train) + len(loaded.held_out) + len(loaded.refused)
     check.facts = {
