@@ -48,6 +48,7 @@ ROWS = [
     ("refusal", "number", "Which number cannot be the perimeter?", (), "38",
      "The perimeter of the triangle cannot be 38.", True),
     ("refusal", "number", "I cannot see the clock. How many hours are left?", (), "4", "There are 4 hours left.", True),
+    ("refusal", "number", "How long is AB?", (), "6", "AC = 6 here. I cannot say how long AB is.", False),
     # an echoed list of options names none of them
     ("echo", "choice", "Which?", ("A", "B", "C", "D", "E", "F"), "F",
      "Choose the answer.\n(A) A\n(B) B\n(C) C\n(D) D\n(E) E\n(F) F", False),
