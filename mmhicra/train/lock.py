@@ -30,6 +30,8 @@ from mmhicra.refusals import RunFolderRefusal
 TOUCH_SECONDS = 5.0
 WATCH_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
+FORK_SECONDS = 10.0
+"""How long a dead holder's lock is waited for: its youngest child has it too, until that comes to run and closes it."""
 
 Say = Callable[[str], None]
 
@@ -84,13 +86,19 @@ class RunLock:
 
     def _try(self, descriptor: int) -> bool:
         """Whether the kernel gave the lock; False where the file system has none."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderRefusal(self._taken_by(read_holder(self.path))) from None
-        except OSError:
-            return False
-        return True
+        end = time.monotonic() + FORK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = read_holder(self.path)
+                if holder is None or holder["host"] != socket.gethostname() or lives(holder) or time.monotonic() > end:
+                    raise RunFolderRefusal(self._taken_by(holder)) from None
+                time.sleep(0.05)
+            except OSError:
+                return False
+            else:
+                return True
 
     def _holds(self, holder: dict[str, Any], locked: bool) -> bool:
         """Whether the process of a record still trains, as far as the kernel's lock does not say."""

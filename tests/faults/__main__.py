@@ -82,10 +82,8 @@ def run_fuzz(options: argparse.Namespace) -> int:
 def run_kills(options: argparse.Namespace) -> int:
     """Random kills with every signal, then file operations."""
     from faults.kills import SIGNALS, Points, Tried, kill_at_random, make_reference
-    from faults.sessions import warm
 
     def tries() -> Iterator[Tried]:
-        warm()
         out, rng = place_for(options), random.Random(options.seed)
         reference = make_reference(out)
         print(f"reference: {reference.seconds:.1f} s, {len(reference.operations)} file operations", flush=True)
@@ -105,10 +103,8 @@ def run_scenes(options: argparse.Namespace) -> int:
     """Ranks, workers and disks."""
     from faults.kills import Tried, make_reference
     from faults.scenes import fill_disk, kill_one_rank, kill_workers
-    from faults.sessions import warm
 
     def tries() -> Iterator[Tried]:
-        warm()
         out, rng = place_for(options), random.Random(options.seed)
         wanted = options.only or ["ranks", "workers", "disk"]
         if "workers" in wanted:

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 from faults.kills import Points, Reference, make_reference
-from faults.sessions import warm
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """One undisturbed run with its file operations. Not to be written to."""
-    warm()
     return make_reference(tmp_path_factory.mktemp("faults"))
 
 

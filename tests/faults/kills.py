@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.compare import differences
-from faults.sessions import NOTHING_THERE, Ended, Operation, Watch, arguments, session
+from faults.sessions import NOTHING_THERE, Ended, arguments, session
+from faults.watch import Operation, Watch
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM, "INT": signal.SIGINT, "HUP": signal.SIGHUP}
 RESUMABLE = (0, 2, 130)

@@ -17,7 +17,8 @@ from faults import mutate
 from faults.compare import differs
 from faults.fuzz import Nonsense, Target, command
 from faults.kills import Points, make_reference
-from faults.sessions import arguments, warm
+from faults.sessions import arguments
+from faults.spawner import warm
 
 FOREIGN = (
     "checkpoints/step_000004_backup",
@@ -32,7 +33,10 @@ FOREIGN = (
 
 @cache
 def folders() -> tuple[Path, Path]:
-    """A whole run, and the same run stopped in its fifth step. Made once, before the first fork."""
+    """A whole run, and the same run stopped in its fifth step. Made once, before the first fork.
+
+    Cases train in forks of this process, so it must never have trained itself (see `spawner.py`).
+    """
     warm()
     out = Path(tempfile.mkdtemp(prefix="faults_runs_"))
     reference = make_reference(out)

@@ -17,8 +17,10 @@ from pathlib import Path
 import psutil
 from faults.compare import differences
 from faults.kills import Reference, Tried, finish, make_reference
-from faults.sessions import ENVIRONMENT, LIMIT, Ended, Watch, arguments, fork, session
+from faults.sessions import LIMIT, Ended, arguments, session
 from faults.soak import write_problems
+from faults.spawner import ENVIRONMENT, fork
+from faults.watch import Watch
 
 MEGABYTE = 2**20
 TWO_RANKS = ("train.prompts_per_step=2", "eval.problems=2")
@@ -87,25 +89,16 @@ def kill_workers(out: Path, rng: random.Random, times: int = 3) -> list[Tried]:
     reference = make_reference(out / "algebra_run", settings) if (out / "algebra_run").mkdir() is None else None
     assert reference is not None
     folder, log = out / "workers_killed", out / "workers_killed.log"
-    child, killed, pauses = (
-        fork(arguments(folder, settings=settings), log),
-        0,
-        [rng.uniform(0.0, 2.0) for _ in range(times)],
-    )
-    process, status, began = psutil.Process(child), None, time.monotonic()
-    while status is None and time.monotonic() - began < LIMIT:
-        done, raw = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(raw) if done else None
-        if status is None and killed < times:
-            workers = process.children()
-            for worker in workers:
-                worker.send_signal(signal.SIGKILL)
-            killed += bool(workers)
-            time.sleep(pauses[killed - 1] if workers else 0.01)
-        time.sleep(0.01)
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    child = fork(arguments(folder, settings=settings), log)
+    process, killed, began = psutil.Process(child.pid), 0, time.monotonic()
+    while (status := child.poll()) is None:
+        workers = process.children() if killed < times else []
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+        killed += bool(workers)
+        time.sleep(rng.uniform(0.0, 2.0) if workers else 0.02)
+        if time.monotonic() - began > LIMIT:
+            process.kill()
     said = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
     faults = [] if status == 0 else [f"ended with {status}: {said[:400]}"]
     faults += [] if killed == times else [f"workers could be killed {killed} times only"]
@@ -194,7 +187,7 @@ def limit_files(reference: Reference, out: Path, rng: random.Random) -> list[Tri
     tried = []
     for size in (int(sizes[-1] * rng.uniform(0.2, 0.95)), int(sizes[0] * rng.uniform(0.5, 0.95))):
         folder, log = out / f"limited_{size}", out / f"limited_{size}.log"
-        ended = with_limit(size, lambda folder=folder, log=log: session(arguments(folder), log))
+        ended = with_limit(size, lambda folder=folder, log=log: session(arguments(folder), log, forked=False))
         faults = bad_ending(ended, False)
         _, more = finish(folder, log)
         faults += more or differences(reference.folder, folder)
