@@ -202,6 +202,15 @@ def test_parts_of_a_response(text, thinking, answer, tokenizer):
     assert found(text, tokenizer) == thinking + answer
 
 
+def test_a_match_that_reaches_over_a_border_belongs_to_neither_side(tokenizer):
+    library = GramLibrary("mine", (Gram("so <answer> thus"), Gram("so $x"), Gram("y$ thus"), Gram("wait")))
+    assert found("so <answer> thus wait", tokenizer, library) == ["so <answer> thus", "wait"]
+    assert found("so <answer> thus wait", tokenizer, library, parts="thinking") == []
+    assert found("so <answer> thus wait", tokenizer, library, parts="answer") == ["wait"]
+    assert found("so $x + y$ thus wait", tokenizer, library) == ["so $x", "y$ thus", "wait"]
+    assert found("so $x + y$ thus wait", tokenizer, library, skip_math=True) == ["wait"]
+
+
 def test_an_unknown_part_is_refused(tokenizer):
     with pytest.raises(Refusal, match="thoughts"):
         PlanningMatcher(LIBRARY, tokenizer, parts="thoughts")  # pyright: ignore

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mmhicra.train.logprob import nucleus_mask, token_stats
+from mmhicra.train.logprob import BANNED_LOGIT, nucleus_mask, token_stats
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
@@ -65,6 +65,27 @@ def test_nucleus_entropy_equals_a_loop_and_has_no_gradient_outside(mass):
         assert 0 <= float(entropy) <= torch.tensor(float(len(nucleus))).log() + 1e-5
         outside = [token for token in range(12) if token not in nucleus]
         assert (slopes[outside] == 0).all()
+
+
+def test_the_gradients_of_all_three_outputs_equal_autograds():
+    """Of log-prob, entropy and nucleus entropy together, each position with weights of its own, in float64."""
+    torch.manual_seed(2)
+    hidden, head = (torch.randn(5, 4, dtype=torch.float64) for _ in range(2))
+    head = torch.cat([head, torch.randn(4, 4, dtype=torch.float64)]).requires_grad_()
+    targets, weights = torch.tensor([1, 2, 3, 4, 5]), torch.randn(3, 5, dtype=torch.float64)
+
+    def weighted(hidden: Tensor, head: Tensor) -> Tensor:
+        logprobs = (hidden @ head.T / 0.7).index_fill(-1, torch.tensor([0]), BANNED_LOGIT).log_softmax(-1)
+        inside = logprobs.masked_fill(~nucleus_mask(logprobs, 0.8), BANNED_LOGIT).log_softmax(-1)
+        picked = logprobs.gather(-1, targets[:, None])[:, 0]
+        return (weights * torch.stack([picked, *(-(each.exp() * each).sum(-1) for each in (logprobs, inside))])).sum()
+
+    wanted = torch.autograd.grad(weighted(hidden.requires_grad_(), head), [hidden, head])
+    stats = token_stats(
+        hidden.float(), head.float(), targets, temperature=0.7, banned=torch.tensor([0]), chunk=2, nucleus=0.8
+    )
+    found = torch.autograd.grad((weights.float() * torch.stack(list(stats))).sum(), [hidden, head])
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_confident_position_has_a_nucleus_of_one_and_no_entropy():
