@@ -2,6 +2,8 @@
 
 import random
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -226,3 +228,17 @@ def test_the_largest_part_is_placed_first_so_that_few_rows_do(load):
     parts = split_groups(make_groups(model, [(0, [1]), (0, [1]), (0, [prompt + 2])]), 10**6)
     assert [part.size for part in parts] == [prompt + 1, prompt + 1, 2 * prompt + 2]
     assert [len(row) for row in fill_rows(parts, 2 * prompt + 2)] == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_any_sizes_stay_within_any_budget_evenly(seed):
+    """Only the size of a part decides where it goes."""
+    rng = random.Random(seed)
+    budget = rng.randint(5, 60)
+    parts: list[Any] = [SimpleNamespace(size=rng.randint(1, budget)) for _ in range(rng.randint(1, 30))]
+    rows = fill_rows(parts, budget)
+    assert sorted(map(id, (part for row in rows for part in row))) == sorted(map(id, parts))
+    filled = [sum(part.size for part in row) for row in rows]
+    assert max(filled) <= budget
+    assert max(filled) - min(filled) <= max(part.size for part in parts)
+    assert -(-sum(filled) // budget) <= len(rows) <= len(parts)
