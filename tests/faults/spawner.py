@@ -82,7 +82,9 @@ def _packed(watch: Watch | None) -> dict[str, Any] | None:
 
 
 def _unpacked(packed: dict[str, Any] | None) -> Watch | None:
-    return packed and Watch(**{**packed, "folder": Path(packed["folder"]), "record": Path(packed["record"])})
+    if packed is None:
+        return None
+    return Watch(**{**packed, "folder": Path(packed["folder"]), "record": Path(packed["record"])})
 
 
 def serve() -> None:
