@@ -36,8 +36,11 @@ class RewardConfig(Section):
     """Calls of a custom function at most for one completion, if it raises."""
     custom_wait: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.5
     """Seconds before its second call, doubled before each further one."""
+    custom_time_limit: Annotated[float, Field(ge=0.01, le=86400.0)] = 300.0
+    """Seconds that one call of a custom function may take; one that takes longer counts as one that raises."""
     custom_failures: NonNegative = 10
-    """Groups that may be dropped because a custom function failed; with one more the run saves and stops."""
+    """Groups that may be dropped because a custom function failed, over all processes and since this start of the run;
+    with one more the run saves and stops."""
 
 
 class CreditConfig(Section):

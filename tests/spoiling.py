@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from contextlib import contextmanager
 
 import torch
@@ -10,9 +11,14 @@ from torch.distributed.tensor import DTensor
 
 import mmhicra.train.trainer as module
 from mmhicra.cli import main
+from mmhicra.evaluate.harness import Asking
+from mmhicra.refusals import Refusal
 
 SPOILT = "SPOILT"
 """Environment variable: `spoilt_sums` arguments as JSON."""
+
+REFUSING = "REFUSING"
+"""Environment variable: the rank that refuses to answer benchmarks."""
 
 
 def first_trained(trainer):
@@ -76,6 +82,22 @@ def spoilt_sums(steps, rank):
     module.clip_gradients = spoiling
 
 
+def refusing_answers(rank):
+    """This rank refuses as soon as it answers a benchmark."""
+
+    def refuse(*about):
+        raise Refusal(f"refused by rank {rank}")
+
+    if int(os.environ["RANK"]) == rank:
+        Asking.answer = refuse
+
+
 if __name__ == "__main__":
-    spoilt_sums(**json.loads(os.environ[SPOILT]))
-    sys.exit(main())
+    if SPOILT in os.environ:
+        spoilt_sums(**json.loads(os.environ[SPOILT]))
+    if REFUSING in os.environ:
+        refusing_answers(int(os.environ[REFUSING]))
+    status = main()
+    if os.environ.get(REFUSING) == os.environ["RANK"]:
+        time.sleep(60)  # the launcher ends all ranks with the first that ends: the others have to do so by themselves
+    sys.exit(status)

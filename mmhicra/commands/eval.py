@@ -139,8 +139,11 @@ def run_model(options: argparse.Namespace) -> int:
     """`mmhicra eval --model`: answer, score, write results and the leaderboard, print."""
     import json
 
+    from mmhicra.train.manifest import refuse_damaged_model
+
     checkpoint = chosen_checkpoint(options)
     config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
+    refuse_damaged_model(checkpoint or Path(config.model.path).expanduser())
 
     import torch
     import transformers
@@ -173,10 +176,9 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
     """The checkpoint of `--run-folder` to evaluate: of `--step`, else the best, else the newest; None without a run.
 
     Raises:
-        ConfigRefusal: there is a model as well, or no such checkpoint.
+        ConfigRefusal: there is a model as well, or no such checkpoint, or `best.json` does not say which one it is.
+        RunFolderRefusal: the checkpoint is damaged.
     """
-    import json
-
     from mmhicra.refusals import ConfigRefusal
     from mmhicra.steps import step_name, steps_in
 
@@ -187,11 +189,34 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
     checkpoints = options.run_folder / "checkpoints"
     best = checkpoints / "best.json"
     newest = max(steps_in(checkpoints), default=(0, Path("step_*")))[1].name
-    noted = json.loads(best.read_text(encoding="utf-8"))["checkpoint"] if best.is_file() else newest
-    chosen = checkpoints / (noted if options.step is None else step_name(options.step))
+    best_or_newest = noted_best(best) if options.step is None and best.exists() else newest
+    chosen = checkpoints / (best_or_newest if options.step is None else step_name(options.step))
     if not chosen.is_dir():
         raise ConfigRefusal(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
     return chosen
+
+
+def noted_best(file: Path) -> str:
+    """The name of the checkpoint that `best.json` notes.
+
+    Raises:
+        ConfigRefusal: the file is damaged.
+    """
+    import json
+
+    from mmhicra.refusals import ConfigRefusal, brief, one_line
+    from mmhicra.steps import step_of
+
+    try:
+        noted = json.loads(file.read_bytes())["checkpoint"]
+        reason = None if isinstance(noted, str) and step_of(noted) is not None else f"its checkpoint is {brief(noted)}"
+    except OSError as error:
+        noted, reason = "", error.strerror or type(error).__name__
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        noted, reason = "", "it has no checkpoint" if isinstance(error, KeyError) else one_line(str(error))
+    if reason is not None:
+        raise ConfigRefusal(f"{file} is damaged ({reason}): say which checkpoint is meant with --step N")
+    return noted
 
 
 def model_config(options: argparse.Namespace, checkpoint: Path | None = None) -> RunConfig:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from mmhicra.hicra.errors import ExactJudge, judge_failures, read_failures
 from mmhicra.lab.runs import LabRefusal, LabRun
+from mmhicra.refusals import brief, one_line
+from mmhicra.run_lines import Fault, JsonLines, step_fault
 from mmhicra.steps import step_name, steps_in
 
 LATE_SHARE = 0.1
@@ -30,6 +36,30 @@ LATE: dict[str, str] = {
     "alpha": "hicra/alpha",
 }
 """Outcome -> metric, as means over the late steps."""
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Share(TypedDict):
+    mean: Finite
+
+
+@with_config(ConfigDict(extra="allow"))
+class _HeldOut(TypedDict):
+    before: _Share | None
+    after: _Share | None
+
+
+class _Summary(TypedDict):
+    """What is taken from `summary.json`."""
+
+    held_out: _HeldOut
+    seconds_by_phase: dict[str, Finite]
+
+
+_SUMMARY = TypeAdapter(_Summary)
 
 
 @dataclass(frozen=True)
@@ -56,20 +86,23 @@ def read_outcome(run: LabRun) -> Outcome:
     """Read a finished run.
 
     Raises:
-        LabRefusal: the run is not finished, or was not evaluated.
+        LabRefusal: the run is not finished, was not evaluated, or one of its files is damaged.
     """
     if not run.finished():
         raise LabRefusal(f"{run.name} is not finished: run the lab again to go on with it")
-    summary = json.loads(run.folder.summary.read_text(encoding="utf-8"))
-    lines = [json.loads(line) for line in run.folder.metrics.read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if line["step"] > 0]
+    summary = read_summary(run)
+    steps = [line for line in read_lines(run, run.folder.metrics, metrics_fault) if line["step"] > 0]
+    if [step["step"] for step in steps] != list(range(1, run.steps + 1)):
+        raise damaged(run, run.folder.metrics, f"it does not tell of the steps 1 to {run.steps}")
     held_out = summary["held_out"]
     if not held_out["before"] or not held_out["after"]:
         raise LabRefusal(f"{run.name} was not evaluated: set eval.problems above 0")
+    spent = summary["seconds_by_phase"]
+    if "step" not in spent:
+        raise damaged(run, run.folder.summary, "seconds_by_phase has no step")
     late = steps[-max(1, round(LATE_SHARE * len(steps))) :]
     errors = error_curve(run, [step["step"] for step in steps if step["step"] % ERRORS_EVERY == 0])
     late_errors = [counts for step, counts in errors.items() if step >= late[0]["step"]]
-    spent = summary["seconds_by_phase"]
     numbers = {
         "before": held_out["before"]["mean"],
         "after": held_out["after"]["mean"],
@@ -80,6 +113,52 @@ def read_outcome(run: LabRun) -> Outcome:
     }
     curve = [{**step, **errors.get(step["step"], {})} for step in steps]
     return Outcome(run.method, run.seed, numbers, curve, (held_out["before"], problems_by_step(run)))
+
+
+def read_summary(run: LabRun) -> _Summary:
+    """`summary.json`. Raises LabRefusal if it is damaged."""
+    try:
+        content = json.loads(run.folder.summary.read_bytes())
+        return _SUMMARY.validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"{'.'.join(map(str, first['loc'])) or 'it'} is {brief(first['input'], 40)}"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error), 100)
+    raise damaged(run, run.folder.summary, reason)
+
+
+def read_lines(run: LabRun, file: Path, fault: Fault) -> list[dict[str, Any]]:
+    """All objects of a file with a JSON object a line. Raises LabRefusal if one is damaged."""
+    lines = JsonLines(file, fault)
+    try:
+        records = list(lines)
+    except OSError as error:
+        raise damaged(run, file, error.strerror or type(error).__name__) from None
+    if lines.damage is not None:
+        raise damaged(run, file, f"line {lines.damage.line}: {lines.damage.reason}")
+    return records
+
+
+def damaged(run: LabRun, file: Path, reason: str) -> LabRefusal:
+    """What is said of a file that cannot be used: a comparison without it would be another one."""
+    return LabRefusal(
+        f"{run.name}: {file} is damaged ({reason}): restore it, or remove {run.folder.path} and run the lab again, "
+        "which trains this run anew"
+    )
+
+
+def metrics_fault(record: dict[str, Any]) -> str | None:
+    """What is wrong with a line of `metrics.jsonl` for a comparison."""
+    needed = ["accuracy/mean"] if (record.get("step") or 0) != 0 else []
+    wrong = [
+        name
+        for name in (*needed, *LATE.values())
+        if name in (*needed, *record) and type(record.get(name)) not in (int, float)
+    ]
+    return step_fault(record) or (f"{wrong[0]} is {brief(record.get(wrong[0]), 40)}" if wrong else None)
 
 
 def late_means(late: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -94,7 +173,7 @@ def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]
     for step in steps:
         file = run.folder.rollouts / f"{step_name(step)}.jsonl"
         if file.is_file():
-            rollouts = len(file.read_text(encoding="utf-8").splitlines())
+            rollouts = len(read_lines(run, file, prompt_fault))
             (failures,) = read_failures(run.folder.path, first=step, last=step)
             kinds = [record.kind for record in judge_failures(failures.chosen, ExactJudge())]
             curve[step] = {f"{kind}_errors": 100 * kinds.count(kind) / rollouts for kind in ("planning", "execution")}
@@ -105,9 +184,13 @@ def problems_by_step(run: LabRun) -> list[list[str]]:
     """The problems that were rolled out, by step."""
     steps = []
     for _, file in steps_in(run.folder.rollouts, ".jsonl"):
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        steps.append(sorted({record["prompt"] for record in records}))
+        steps.append(sorted({record["prompt"] for record in read_lines(run, file, prompt_fault)}))
     return steps
+
+
+def prompt_fault(record: dict[str, Any]) -> str | None:
+    """What is wrong with a line of `rollouts/step_*.jsonl` for a comparison."""
+    return None if isinstance(record.get("prompt"), str) else "no prompt"
 
 
 def refuse_unequal_starts(outcomes: Sequence[Outcome]) -> None:

@@ -56,8 +56,8 @@ class LabRun:
         """How many steps its metrics tell of."""
         if not self.folder.metrics.is_file():
             return 0
-        lines = self.folder.metrics.read_text(encoding="utf-8").splitlines()
-        return sum(1 for line in lines if line.endswith("}") and '"time/step"' in line)
+        lines = self.folder.metrics.read_bytes().splitlines()
+        return sum(1 for line in lines if line.endswith(b"}") and b'"time/step"' in line)
 
 
 def plan_runs(

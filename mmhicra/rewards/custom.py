@@ -13,18 +13,23 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Protocol, cast
 
 from mmhicra.records import Completion, Problem, RewardRecord
 from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.rewards.calls import Calls, CallsClosed, Overdue, Raised
 
 CustomReward = Callable[[Problem, Completion, RewardRecord], float]
 
 LARGEST_REWARD = 1e6
-"""Of a custom function, either sign: beyond it a reward is a mistake, and its gradients are useless."""
+"""Of what a custom function returns, of its weighted term, and of a completion's whole reward, either sign.
+
+Advantages are float32, which at 1e6 still tells rewards apart that differ by 0.06; from 1.7e7 on a right answer's 1 is
+lost in rounding. Nobody means such a reward, and the square of a gradient in proportion to 1e20 is infinite.
+"""
 _FORM = "mmhicra calls f(problem, completion, record) and takes a float; see docs/rewards.md"
 _OTHER_FORMS = (
     ("TRL", {"completions", "prompts", "completion_ids"}),
@@ -73,6 +78,8 @@ class CustomTerm:
     Attributes:
         attempts: calls at most for one completion.
         wait: seconds before the second call, doubled before each further one.
+        limit: seconds that one call may take; one that takes longer has failed.
+        calls: makes them.
     """
 
     path: str
@@ -80,25 +87,39 @@ class CustomTerm:
     weight: float
     attempts: int = 1
     wait: float = 0.0
+    limit: float = 300.0
+    calls: Calls = field(default_factory=Calls)
 
     def add_to(self, record: RewardRecord, problem: Problem, completion: Completion) -> RewardRecord:
         """`record` with this term.
 
         Raises:
-            CustomFailure: the function raised at every attempt, or returned no reward.
+            CustomFailure: the function raised or took too long at every attempt, or returned no reward.
         """
         value = self._value(problem, completion, record)
-        return replace(record, parts={**record.parts, self.path: value}, total=record.total + self.weight * value)
+        total = record.total + self.weight * value
+        if max(abs(self.weight * value), abs(total)) > LARGEST_REWARD:
+            raise self._wrong(
+                f"{value:g}, which with its weight of {self.weight:g} makes a reward of {total:g}: it must lie within "
+                f"{LARGEST_REWARD:g} of 0",
+                problem,
+            )
+        return replace(record, parts={**record.parts, self.path: value}, total=total)
 
     def _value(self, problem: Problem, completion: Completion, record: RewardRecord) -> float:
         for attempt in range(1, self.attempts + 1):
             try:
-                return self._checked(self.function(problem, completion, record), problem)
+                return self._checked(self.calls.call(self.limit, self.function, problem, completion, record), problem)
             except CustomFailure:
                 raise
-            except (Exception, SystemExit, KeyboardInterrupt) as error:
+            except CallsClosed:
+                raise CustomFailure(
+                    f"the custom reward {self.path} is not called any more", problem.id, False
+                ) from None
+            except (Raised, Overdue) as failed:
                 if attempt == self.attempts:
                     times = f", {attempt} times" if attempt > 1 else ""
+                    error = failed.error if isinstance(failed, Raised) else failed
                     raise CustomFailure(
                         f"the custom reward {self.path} failed on problem {problem.id}{times}: {_spell(error)}",
                         problem.id,
@@ -120,13 +141,19 @@ class CustomTerm:
             fault = f"{value!r}: it must return a finite number within {LARGEST_REWARD:g} of 0"
         if fault is None:
             return float(cast(float, value))
-        raise CustomFailure(
+        raise self._wrong(fault, problem)
+
+    def _wrong(self, fault: str, problem: Problem) -> CustomFailure:
+        """The failure of a function that returned something that is no reward."""
+        return CustomFailure(
             f"the custom reward {self.path} returned {fault} (on problem {problem.id})", problem.id, wrong_result=True
         )
 
 
-def load_terms(settings: Sequence[CustomSettings], attempts: int, wait: float) -> list[CustomTerm]:
-    """The functions that a configuration names, with their signatures checked.
+def load_terms(
+    settings: Sequence[CustomSettings], attempts: int, wait: float, limit: float, calls: Calls
+) -> list[CustomTerm]:
+    """The functions that a configuration names, with their signatures checked; see `CustomTerm` for the arguments.
 
     Raises:
         ConfigRefusal: a function is listed twice, cannot be found, or cannot be called as mmhicra calls it.
@@ -134,7 +161,8 @@ def load_terms(settings: Sequence[CustomSettings], attempts: int, wait: float) -
     paths = [custom.path for custom in settings]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise ConfigRefusal(f"reward.custom: {twice!r} is listed twice, keep one")
-    return [CustomTerm(each.path, find_function(each.path), each.weight, attempts, wait) for each in settings]
+    patience = (attempts, wait, limit, calls)
+    return [CustomTerm(each.path, find_function(each.path), each.weight, *patience) for each in settings]
 
 
 def find_function(path: str) -> CustomReward:
@@ -202,6 +230,8 @@ def _refuse_other_forms(path: str, function: Callable[..., object]) -> None:
 
 def _spell(error: BaseException) -> str:
     """An error in one line, with where it was raised last."""
+    if isinstance(error, Overdue):
+        return f"{error} (reward.custom_time_limit)"
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {_short(said, text=True)}" if said else type(error).__name__
 

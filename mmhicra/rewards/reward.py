@@ -11,6 +11,7 @@ from typing import Literal, Protocol, Self
 from mmhicra.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
+from mmhicra.rewards.calls import Calls
 from mmhicra.rewards.custom import CustomFailure, CustomSettings, load_terms
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
@@ -72,6 +73,11 @@ class RewardSettings(Protocol):
         ...
 
     @property
+    def custom_time_limit(self) -> float:
+        """Seconds that one of them may take."""
+        ...
+
+    @property
     def custom_threads(self) -> int:
         """Completions whose custom functions are called at a time."""
         ...
@@ -105,7 +111,9 @@ class Rewarder:
         self.settings = settings
         self.max_tokens = max_tokens
         self.verifier = Verifier(settings.workers, settings.time_limit)
-        self._terms = load_terms(settings.custom, settings.custom_attempts, settings.custom_wait)
+        self._calls = Calls()
+        patience = (settings.custom_attempts, settings.custom_wait, settings.custom_time_limit)
+        self._terms = load_terms(settings.custom, *patience, self._calls)
         self._failures: list[CustomFailure] = []
         self._told = (0, 0)
 
@@ -118,7 +126,8 @@ class Rewarder:
         self.close()
 
     def close(self) -> None:
-        """End the verification processes."""
+        """End the verification processes, and every wait for a custom function."""
+        self._calls.close()
         self.verifier.close()
 
     def try_custom(self, problem: Problem) -> None:
@@ -151,6 +160,16 @@ class Rewarder:
                 if failure is not None or isinstance(whole, CustomFailure):
                     whole = replace(record, why=str(failure), total=0.0)
                 completion.reward = whole
+
+    def judge(self, groups: Sequence[Group]) -> None:
+        """Set `reward` on every completion of `groups` like `score`, without the custom terms.
+
+        Evaluation counts verdicts: a custom function would cost its time and money for nothing, and what fails there
+        would count as a group that is dropped from training.
+        """
+        pairs = [(group.prompt.problem, completion) for group in groups for completion in group.completions]
+        for (_, completion), record in zip(pairs, self._verified(pairs), strict=True):
+            completion.reward = record
 
     def take_losses(self) -> tuple[int, list[CustomFailure]]:
         """Since the last call: reward workers that something else than their limit ended, and failed groups."""
@@ -210,8 +229,9 @@ class Rewarder:
                 return failure
             return record
 
-        # Threads even if one at a time: a function that raises KeyboardInterrupt is not taken for Ctrl-C.
-        with ThreadPoolExecutor(self.settings.custom_threads, thread_name_prefix="custom reward") as threads:
+        if self.settings.custom_threads == 1:
+            return [add(at) for at in range(len(pairs))]
+        with ThreadPoolExecutor(self.settings.custom_threads, thread_name_prefix="custom rewards") as threads:
             return list(threads.map(add, range(len(pairs))))
 
     @property

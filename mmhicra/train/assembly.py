@@ -35,6 +35,7 @@ from mmhicra.train.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.collecting import Collector
 from mmhicra.train.crediting import Crediting
 from mmhicra.train.guard import AlignmentGuard
+from mmhicra.train.manifest import refuse_damaged_model
 from mmhicra.train.policy import Policy
 from mmhicra.train.processes import sharded
 from mmhicra.train.ranks import Ranks
@@ -89,8 +90,9 @@ def assemble(
     Raises:
         Refusal: the grams, the data or the model cannot be used.
     """
-    inputs = check_inputs(config, folder, accelerator, terminal, stack)
-    model = load_policy(config.model, config.seed)
+    with Ranks(accelerator).refusing_together():  # what one node lacks, e.g. the model's folder, ends the others too
+        inputs = check_inputs(config, folder, accelerator, terminal, stack)
+        model = load_policy(config.model, config.seed)
     parameters = count_parameters(model.model)
     library = inputs.gram_library
     terminal.say(
@@ -119,6 +121,7 @@ def check_inputs(
     if config.rollout.engine == "vllm":
         refuse_without_vllm()
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
+    refuse_damaged_model(Path(config.model.path).expanduser())
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)

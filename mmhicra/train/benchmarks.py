@@ -50,16 +50,28 @@ class Benchmarks:
         record: dict[str, float] = {}
         for questions in self.sets:
             responses = self._answer(questions, trainer, terminal, when)
-            if trainer.accelerator.is_main_process:
-                facts = generation_facts(trainer.config, self.asking, trainer.step_number)
-                scores = score_responses(questions, responses, self.verifier, facts)
-                record |= metrics_of(questions.name, scores)
-                write_evaluation(folder, trainer.step_number, questions, responses, scores)
-                said = ", ".join(f"{mode} {_said(scored.result)}" for mode, scored in scores.items())
-                terminal.say(f"{questions.card.title} {when}: {said}")
+            with trainer.ranks.refusing_together():
+                if trainer.accelerator.is_main_process:
+                    record |= self._score(questions, responses, trainer, folder, terminal, when)
         if trainer.accelerator.num_processes > 1:
             record = broadcast_object_list([record])[0]
         return record
+
+    def _score(
+        self,
+        questions: QuestionSet,
+        responses: Sequence[Sequence[Response]],
+        trainer: Trainer,
+        folder: RunFolder,
+        terminal: Terminal,
+        when: str,
+    ) -> dict[str, float]:
+        facts = generation_facts(trainer.config, self.asking, trainer.step_number)
+        scores = score_responses(questions, responses, self.verifier, facts)
+        write_evaluation(folder, trainer.step_number, questions, responses, scores)
+        said = ", ".join(f"{mode} {_said(scored.result)}" for mode, scored in scores.items())
+        terminal.say(f"{questions.card.title} {when}: {said}")
+        return metrics_of(questions.name, scores)
 
     def _answer(self, questions: QuestionSet, trainer: Trainer, terminal: Terminal, when: str) -> list[list[Response]]:
         mine = trainer.ranks.share(range(len(questions.items)))
@@ -67,7 +79,8 @@ class Benchmarks:
         n = self.asking.sampling.n
         with (
             terminal.watch(f"{questions.name} {when}", len(mine) * n) as bar,
-            gathered(trainer.policy),  # ranks may have different numbers of questions
+            trainer.ranks.refusing_together(),  # ranks may have different numbers of questions
+            gathered(trainer.policy),
         ):
             problems = [questions.problems[place] for place in mine]
             for groups in self.asking.answer(problems, lambda done: terminal.advance(bar, done)):

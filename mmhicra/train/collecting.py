@@ -17,6 +17,7 @@ from mmhicra.config import RunConfig
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.records import Completion, Group, Problem, Prompt
 from mmhicra.refusals import Refusal
+from mmhicra.rewards.custom import LARGEST_REWARD
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.memory import MemoryGauge
@@ -26,8 +27,6 @@ from mmhicra.train.sharding import gathered
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.processing import PromptBuilder
 
-LARGEST_REWARD = 1e12
-"""Of a completion: the squares of gradients that are larger in proportion are no float32."""
 Progress = Callable[[str, int, int], None]
 """Told (phase, done, total) while a step works."""
 
@@ -69,8 +68,9 @@ class Collector:
             return groups
         prompts = self.next_prompts(refill)
         total = len(prompts) * self.sampling.n
-        with ThreadPoolExecutor(1) as scorer:
-            scores: list[Future[None]] = []
+        scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+        scores: list[Future[None]] = []
+        try:
             with self.time("rollout"):
                 groups = self.engine.generate(
                     prompts,
@@ -83,6 +83,8 @@ class Collector:
             with self.time("reward"):
                 for score in scores:
                     score.result()
+        finally:  # a step that is given up does not wait for a reward that hangs
+            scorer.shutdown(wait=False, cancel_futures=True)
         return groups
 
     def start_ahead(self, step: int) -> None:

@@ -112,7 +112,7 @@ def evaluate(
 
     Args:
         engine: generates.
-        rewarder: scores.
+        rewarder: judges; its custom terms are not asked.
         prepare: builds prompts, `at_a_time` of them, so that no more pixels than that are held.
         problems: the held-out problems.
         sampling: how they are answered.
@@ -131,7 +131,7 @@ def evaluate(
             step=EVALUATION_STEP,
             on_finish=lambda done, before=before: on_finish(before + done),
         )
-        rewarder.score(groups)
+        rewarder.judge(groups)
         outcomes += [outcome_of(group) for group in groups]
     return outcomes
 

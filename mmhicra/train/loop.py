@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,8 +124,7 @@ class Run:
             record["engine/worst_problem"] = trainer.worst_problem
         if self.due(self.config.log.rollouts_every):
             records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
-            if self.is_main:
-                self.folder.write_rollouts(step, records)
+            self.on_main(lambda: self.folder.write_rollouts(step, records))
         improved = False
         if (last or self.due(self.config.eval.every)) and self.evaluates:
             self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
@@ -136,11 +135,12 @@ class Run:
         self.terminal.show_step(record, self.steps)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
             self.save()
-        if improved and self.is_main:
-            self.folder.write_best(self.state["best"])
-        if trainer.updates.exhausted:
-            raise trainer.updates.refusal()
-        self.mind_rewards(record)
+        if improved:
+            self.on_main(lambda: self.folder.write_best(self.state["best"]))
+        with trainer.ranks.refusing_together():
+            if trainer.updates.exhausted:
+                raise trainer.updates.refusal()
+            self.mind_rewards(record)
 
     def mind_rewards(self, record: dict[str, Any]) -> None:
         """Say what went wrong while this step was scored.
@@ -233,8 +233,15 @@ class Run:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""
-        if not self.is_main:
-            return
+        self.on_main(lambda: self._write(record))
+
+    def on_main(self, write: Callable[[], None]) -> None:
+        """Let the main rank write; if it cannot, all ranks refuse. Every rank must call it."""
+        with self.parts.trainer.ranks.refusing_together():
+            if self.is_main:
+                write()
+
+    def _write(self, record: dict[str, Any]) -> None:
         trainer = self.parts.trainer
         by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
         record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
@@ -254,10 +261,9 @@ class Run:
             return
         keep = self.config.log.keep_checkpoints
         best = self.state["best"] and self.state["best"]["step"]
-        with self.stop.unlimited():
+        with self.stop.unlimited(), trainer.ranks.refusing_together():
             state = {**self.state, "wall_seconds": self.wall_seconds}
             save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
-            trainer.accelerator.wait_for_everyone()
         self.saved = step
         self.spend("checkpoint", time.perf_counter() - started)
 

@@ -13,11 +13,17 @@ from typing import Any
 import xxhash
 
 from mmhicra.files import json_text
+from mmhicra.refusals import RunFolderRefusal
 
 MANIFEST = "manifest.json"
-STATE_FILE = "trainer_state/state.json"
+CHECKSUM = "xxh3_128"
+STATE = "trainer_state"
+STATE_FILE = f"{STATE}/state.json"
 TIMED = "seconds"
 """The part of `state.json` that no two runs share."""
+
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged manifest or state raises."""
 
 CHUNK = 2**24
 """Bytes that are read at a time."""
@@ -31,7 +37,7 @@ def write_manifest(folder: Path) -> None:
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {path.relative_to(folder).as_posix(): entry(folder, path) for path in paths}
-    text = json.dumps({"checksum": "xxh3_128", "files": files}, indent=1)
+    text = json.dumps({"checksum": CHECKSUM, "files": files}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -79,13 +85,41 @@ def damage(folder: Path, step: int) -> str | None:
             if reason := file_damage(folder, name, facts):
                 return reason
     except OSError:
-        return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        unchecked = ": an mmhicra before checksums wrote it, or it was not copied with it"
+        return f"{MANIFEST} is missing{unchecked if (folder / STATE_FILE).is_file() else ''}"
+    except UNREADABLE:
         return f"{MANIFEST} cannot be read"
     if STATE_FILE not in files:
         return f"{MANIFEST} does not name {STATE_FILE}"
     written = json.loads((folder / STATE_FILE).read_bytes()).get("step")
     return None if written == step else f"it is a copy of step {written}"
+
+
+def refuse_damaged_model(folder: Path) -> None:
+    """Stop if the model in a checkpoint is another one than was written; what a resume needs may be gone.
+
+    A folder without a manifest is somebody else's, and nothing says what was in it.
+
+    Raises:
+        RunFolderRefusal: names the file.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict) or manifest.get("checksum") != CHECKSUM:
+            return  # of another program
+        model = {name: facts for name, facts in manifest["files"].items() if Path(name).parts[0] != STATE}
+        reason = next((why for name, facts in model.items() if (why := file_damage(folder, name, facts))), None)
+    except OSError:
+        return
+    except UNREADABLE:
+        if not (folder / STATE_FILE).exists():
+            return
+        reason = f"{MANIFEST} cannot be read"
+    if reason is not None:
+        raise RunFolderRefusal(
+            f"the checkpoint {folder} is damaged: {reason}; take another one, or remove its {MANIFEST} if it was "
+            "changed on purpose"
+        )
 
 
 def file_damage(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
@@ -109,7 +143,7 @@ def state_damage(path: Path, facts: dict[str, Any]) -> str | None:
         state = json.loads(path.read_bytes())
         times = {key: value for key, value in state[TIMED].items() if key != "checksum"}
         whole = state_checksum(state) == facts["checksum"] and json_checksum(times) == state[TIMED]["checksum"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         return f"{STATE_FILE} cannot be read"
     return None if whole else f"{STATE_FILE} says something else than was written"
 

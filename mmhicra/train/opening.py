@@ -44,6 +44,7 @@ MAY_CHANGE_ON_RESUME = (
     "reward.custom_threads",
     "reward.custom_attempts",
     "reward.custom_wait",
+    "reward.custom_time_limit",
     "reward.custom_failures",
 )
 """What a resumed run may set anew; anything else would make it another run, or its accuracies before and after training
@@ -206,7 +207,7 @@ def whole_checkpoint(folder: RunFolder, terminal: Terminal) -> Path | None:
         listed = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
         raise RunFolderRefusal(
             f"no checkpoint in {folder.checkpoints} is whole ({listed}): restore one, or start anew with --overwrite, "
-            "which keeps this run beside"
+            f"which keeps this run beside; a new run with --set model.path={damaged[0][0]} begins with its weights"
         )
     for path, reason in damaged:
         aside = free_name(path, DAMAGED)

@@ -42,17 +42,25 @@ class Ranks:
 
     @contextmanager
     def refusing_together(self) -> Iterator[None]:
-        """If any rank refuses in the `with` block all do, at its end: none waits for one that has left."""
+        """If any rank refuses in the `with` block all do, at its end: none waits for one that has left.
+
+        Each reason is told once, by the first rank that has it. What is in the block must not wait for other ranks, or
+        must refuse on all of them alike.
+        """
         refusal: Refusal | None = None
         try:
             yield
         except Refusal as raised:
             refusal = raised
-        said = self.gather([] if refusal is None else [str(refusal)])
+        rank = self.accelerator.process_index
+        said = self.gather([] if refusal is None else [(rank, str(refusal))])
         if refusal is not None:
+            refusal.told = refusal.told or any(text == str(refusal) for other, text in said if other < rank)
             raise refusal
         if said:
-            raise Refusal(said[0])
+            refusal = Refusal(said[0][1])
+            refusal.told = True
+            raise refusal
 
     def sum(self, value: float) -> float:
         """Sum of `value` over all ranks."""

@@ -87,7 +87,8 @@ def begin(
     state = new_state()
     held_out = digest_problems(parts.held_out)
     if opening.checkpoint is not None:
-        state |= restore_state(opening, config, parts, held_out)
+        with trainer.ranks.refusing_together():
+            state |= restore_state(opening, config, parts, held_out)
         terminal.say(f"resuming after step {trainer.step_number} from {opening.checkpoint}")
         plan_anew(opening, config, parts, terminal)
     elif opening.resumes:
@@ -95,15 +96,15 @@ def begin(
     state["held_out"] = held_out
     on_main(trainer.accelerator, lambda: check_disk(config, folder, parts, terminal))
     sinks = []
-    if trainer.accelerator.is_main_process:
-        opening.take(config, terminal)
-        sent, after = rewind(opening, trainer.step_number, terminal) if opening.resumes else (0, None)
-        if opening.checkpoint is not None and state["best"]:
-            folder.write_best(state["best"])  # a kill may have come between the checkpoint and this file
-        sinks = open_sinks(config.log, folder, config.model_dump(), after, sent)
-        for sink in sinks:
-            stack.callback(sink.close)
-    trainer.accelerator.wait_for_everyone()
+    with trainer.ranks.refusing_together():
+        if trainer.accelerator.is_main_process:
+            opening.take(config, terminal)
+            sent, after = rewind(opening, trainer.step_number, terminal) if opening.resumes else (0, None)
+            if opening.checkpoint is not None and state["best"]:
+                folder.write_best(state["best"])  # a kill may have come between the checkpoint and this file
+            sinks = open_sinks(config.log, folder, config.model_dump(), after, sent)
+            for sink in sinks:
+                stack.callback(sink.close)
     saved = trainer.step_number if opening.checkpoint is not None else None
     return Run(config, folder, terminal, parts, sinks, stop, state, saved=saved)
 

@@ -67,7 +67,36 @@ def test_a_run_folder_has_the_very_weights_that_the_loop_evaluated(tmp_path, tra
     assert result["generation"]["model"]["name"] == "run-step_000002"
 
 
-def test_the_best_checkpoint_stays_and_a_resumed_run_remembers_it(tmp_path):
+def refuse_what_is_damaged(folder, step, capsys):
+    """`mmhicra eval --run-folder` with a damaged `best.json`, and with other weights than were written."""
+    file = folder / "checkpoints" / "best.json"
+    whole = file.read_bytes()
+    for content, said in [
+        (b'{"step"', "is damaged (Expecting"),
+        (b"", "is damaged (Expecting"),
+        (b"\xff\xfe", "is damaged ("),
+        (b"[]", "is damaged (list indices"),
+        (b"{}", "is damaged (it has no checkpoint)"),
+        (b'{"checkpoint": 7}', "is damaged (its checkpoint is 7)"),
+        (b'{"checkpoint": "../../other"}', "is damaged (its checkpoint is '../../other')"),
+        (b'{"checkpoint": "step_000077"}', "step_000077 does not exist"),
+    ]:
+        file.write_bytes(content)
+        assert main(["eval", "--run-folder", str(folder)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("mmhicra: "), line
+        assert said in line
+    file.write_bytes(whole)
+    weights = folder / "checkpoints" / f"step_{step:06d}" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-5] + bytes([kept[-5] ^ 1]) + kept[-4:])
+    for arguments in (["--run-folder", str(folder)], ["--model", str(weights.parent), "--benchmarks", "mathvision"]):
+        assert main(["eval", *arguments]) == 2
+        assert "is damaged: model.safetensors has other bytes than were written" in capsys.readouterr().err
+    weights.write_bytes(kept)
+
+
+def test_the_best_checkpoint_stays_and_a_resumed_run_remembers_it(tmp_path, capsys):
     files = write_questions(tmp_path, 2)
     options = [*configured(files, "mathvision"), "log.keep_checkpoints=1", "eval.best_by=eval/length"]
     folder = tmp_path / "run"
@@ -78,6 +107,7 @@ def test_the_best_checkpoint_stays_and_a_resumed_run_remembers_it(tmp_path):
     assert (noted["step"], noted["value"], noted["metric"]) == (best, lengths[best], "eval/length")
     kept = {path.name for path in (folder / "checkpoints").glob("step_*")}
     assert kept == {f"step_{best:06d}", "step_000003"}
+    refuse_what_is_damaged(folder, best, capsys)
     resumed = run(folder, *options, "train.steps=4", resume=True)
     assert resumed["best"]["value"] == max(r["eval/length"] for r in metrics(folder) if r["step"])
 

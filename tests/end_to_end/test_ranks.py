@@ -38,6 +38,7 @@ def run_on_two(folder, *overrides, script=("-m", "mmhicra"), **environment):
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=600,  # a rank that waits for one that has left
     )
     return process.returncode, process.stderr
 
@@ -101,7 +102,7 @@ def test_ranks_skip_together_what_one_of_them_sees(tmp_path):
         **{spoiling.SPOILT: json.dumps({"steps": [2, 4, 5], "rank": 1})},
     )
     assert status != 0
-    assert "mmhicra: 2 optimizer updates in a row were skipped" in said
+    assert said.count("mmhicra: 2 optimizer updates in a row were skipped") == 1
     assert "exitcode  : 2 " in said, said[-3000:]
     assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0, 1.0, 1.0]
     states = {step: state_files(folder, step) for step in range(1, 6)}
@@ -111,6 +112,37 @@ def test_ranks_skip_together_what_one_of_them_sees(tmp_path):
     assert all(bool(value.isfinite().all()) for value in states[5].values())
     run(folder, *OPTIONS, *overrides, "model.shard=true", resume=True)
     assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
+
+
+def test_a_refusal_in_a_benchmark_on_one_rank_ends_both_with_one_line(benchmark, tmp_path):
+    """The second of two ranks refuses while it answers; the first would wait for its answers."""
+    status, said = run_on_two(
+        tmp_path / "two", benchmark, "eval.problems=0", script=(spoiling.__file__,), **{spoiling.REFUSING: "1"}
+    )
+    assert status != 0
+    assert said.count("mmhicra: refused by rank 1") == 1
+    root = said.partition("Root Cause")[2]
+    assert "rank      : 0 " in root, said[-3000:]
+    assert "exitcode  : 2 " in root
+
+
+def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
+    """From the second step on it fails on every problem of rank 1, on two of four groups."""
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "import os, pathlib\nfirst = pathlib.Path(__file__).parent / 'two/rollouts/step_000001.jsonl'\n"
+        "def score(problem, completion, record):\n"
+        "    if first.exists() and os.environ['RANK'] == '1': raise RuntimeError('no answer')\n"
+        "    return 0.1 * (len(completion) % 3)\n"
+    )
+    custom = f"reward.custom=[{{path: '{reward}:score'}}]"
+    few = ("train.steps=9", "eval.problems=0", "train.prompts_per_step=4", "train.epochs=1")
+    patience = ("reward.custom_failures=3", "reward.custom_wait=0", "log.checkpoint_every=0")
+    status, said = run_on_two(tmp_path / "two", custom, *few, *patience)
+    assert status != 0
+    assert [record["reward/custom_failed"] for record in metrics(tmp_path / "two")] == [0.0, 2.0, 2.0]
+    assert said.count("4 groups were dropped, reward.custom_failures allows 3. Saved after step 3") == 1, said[-3000:]
+    assert (tmp_path / "two/checkpoints/step_000003").is_dir()
 
 
 def assert_equal_runs(alone, together):

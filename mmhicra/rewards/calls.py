@@ -1,0 +1,105 @@
+"""Calls of a user's functions that are waited for so long and no longer.
+
+A thread cannot be ended from outside. One that does not return in time is left behind: what it still does is not looked
+at, and it does not keep the process from ending. A function that never gives the interpreter up cannot be bounded so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+
+class Overdue(Exception):
+    """A call did not return in time."""
+
+
+class CallsClosed(Exception):
+    """The run ends: no call is made or waited for any more."""
+
+
+class Raised(Exception):
+    """A call raised.
+
+    Attributes:
+        error: what, KeyboardInterrupt and SystemExit included: those are not the run's.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+_Result = tuple[Any, BaseException | None]
+
+
+class Calls:
+    """Threads that functions are called in, as many as there are calls at a time; the same ones again and again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[SimpleQueue[Any]] = []
+        self._waiting: set[SimpleQueue[_Result]] = set()
+        self._closed = False
+
+    def call(self, limit: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(*arguments)` returns.
+
+        Raises:
+            Raised: it raised.
+            Overdue: it took more than `limit` seconds.
+            CallsClosed: `close` was called, before or meanwhile.
+        """
+        result: SimpleQueue[_Result] = SimpleQueue()
+        with self._lock:
+            if self._closed:
+                raise CallsClosed
+            self._waiting.add(result)
+            jobs = self._idle.pop() if self._idle else self._start()
+        jobs.put((result, function, arguments))
+        over = False
+        try:
+            value, error = result.get(timeout=limit)
+            over = not isinstance(error, CallsClosed)
+        except Empty:
+            raise Overdue(f"no result within {limit:g} s") from None
+        finally:
+            with self._lock:
+                self._waiting.discard(result)
+                if over and not self._closed:
+                    self._idle.append(jobs)
+                else:
+                    jobs.put(None)  # if the call returns after all, its thread ends
+        if isinstance(error, CallsClosed):
+            raise error
+        if error is not None:
+            raise Raised(error)
+        return value
+
+    def close(self) -> None:
+        """End the threads that wait for work, and every wait for a result."""
+        with self._lock:
+            self._closed = True
+            for result in self._waiting:
+                result.put((None, CallsClosed()))
+            for jobs in self._idle:
+                jobs.put(None)
+            self._idle.clear()
+
+    @staticmethod
+    def _start() -> SimpleQueue[Any]:
+        jobs: SimpleQueue[Any] = SimpleQueue()
+        threading.Thread(target=_work, args=(jobs,), name="custom reward", daemon=True).start()
+        return jobs
+
+
+def _work(jobs: SimpleQueue[Any]) -> None:
+    while (job := jobs.get()) is not None:
+        result, function, arguments = job
+        try:
+            result.put((function(*arguments), None))
+        except BaseException as error:  # noqa: BLE001 - handed on to whom it concerns, whatever it is
+            result.put((None, error))
+        del job, result, function, arguments
