@@ -1,4 +1,4 @@
-"""Where the data that ships with mmhicra lies: strategic grams, the tiny VLM, demo images."""
+"""Where the data that ships with mmhicra lies: configurations, Strategic Grams, the tiny VLMs, benchmark cards."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def evaluation_path(name: str) -> Path:
         Refusal: this installation does not have it.
     """
     return _shipped("eval", name)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations of `configs/`, by the name that `--config` takes: the file's without `.yaml`."""
+    found = {path.stem: path for folder in reversed(_folders("configs")) for path in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def find_config(name: str) -> str:
+    """The file that `--config NAME` means: one that is there, else the shipped configuration of that name.
+
+    Returns:
+        The file's path, relative to the working directory if it lies below that; of an unknown name the name itself,
+        which then cannot be read.
+    """
+    shipped = shipped_configs().get(name.removeprefix("configs/").removesuffix(".yaml"))
+    if Path(name).is_file() or shipped is None:
+        return name
+    return str(shipped.relative_to(Path.cwd()) if shipped.is_relative_to(Path.cwd()) else shipped)
 
 
 def _shipped(room: str, name: str) -> Path:

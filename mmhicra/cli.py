@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import mmhicra
-from mmhicra.commands import bench, doctor, errors, eval, lab, leaderboard, mine, report, train
+from mmhicra.commands import bench, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
 from mmhicra.refusals import Refusal
 from mmhicra.train.stopping import INTERRUPTED
 
-COMMANDS = (train, doctor, eval, report, leaderboard, mine, errors, lab, bench)
+COMMANDS = (train, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 

@@ -61,9 +61,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        raise ConfigRefusal(
-            f"cannot read the configuration {path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        ships = "; `mmhicra configs` lists those that ship" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigRefusal(f"cannot read the configuration {path}: {reason}{ships}") from None
     try:
         tree = read_yaml_text(content.decode())
     except UnicodeDecodeError as error:

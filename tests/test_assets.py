@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import mmhicra
-from mmhicra.assets import asset_path
+from mmhicra.assets import asset_path, find_config, shipped_configs
+from mmhicra.cli import main
+from mmhicra.config_loading import load_config
 from mmhicra.refusals import Refusal
 
 
@@ -43,13 +45,40 @@ def test_an_installed_wheel_finds_its_share_and_not_somebody_elses_assets(site, 
     assert Path(found.stdout.strip()) == (tmp_path / "share/mmhicra/assets/list.json").resolve()
 
 
-def test_a_wheel_ships_every_file_of_eval_and_what_the_package_reads_of_assets():
+def test_a_wheel_ships_configurations_every_file_of_eval_and_what_the_package_reads_of_assets():
     root = Path(mmhicra.__file__).resolve().parents[1]
     with (root / "pyproject.toml").open("rb") as file:
         places = tomllib.load(file)["tool"]["setuptools"]["data-files"]
     shipped = {path for patterns in places.values() for pattern in patterns for path in root.glob(pattern)}
-    wanted = {path for folder in ("eval", "assets") for path in (root / folder).rglob("*") if path.is_file()}
+    wanted = {path for folder in ("configs", "eval", "assets") for path in (root / folder).rglob("*") if path.is_file()}
     assert {path for path in wanted - shipped if path.suffix != ".png"} == set()
     for place, patterns in places.items():
         for pattern in patterns:
             assert place == "share/mmhicra/" + str(Path(pattern).parent)
+
+
+def test_a_configuration_is_found_by_name_outside_a_checkout_and_a_file_goes_before_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shipped = Path(mmhicra.__file__).resolve().parents[1] / "configs"
+    assert list(shipped_configs()) == sorted(path.stem for path in shipped.glob("*.yaml"))
+    for name in ("tiny", "tiny.yaml", "configs/tiny.yaml"):
+        assert find_config(name) == str(shipped / "tiny.yaml")
+    assert find_config("other") == "other"
+    assert main(["configs", "tiny"]) == 0
+    (tmp_path / "tiny").write_text(capsys.readouterr().out)
+    assert find_config("tiny") == "tiny"
+    assert load_config("tiny") == load_config(shipped / "tiny.yaml")
+    monkeypatch.chdir(shipped.parent)
+    assert find_config("tiny") == "configs/tiny.yaml"
+
+
+def test_configurations_are_listed_and_an_unknown_one_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["configs"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(shipped_configs())
+    assert all(line.endswith(".") and len(line.split()) > 4 for line in listed)
+    assert main(["configs", "tinny"]) == 2
+    assert "choose one of lab, mimo_vl_7b" in capsys.readouterr().err
+    assert main(["train", "--config", "tinny"]) == 2
+    assert capsys.readouterr().err.endswith("`mmhicra configs` lists those that ship\n")

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from mmhicra.assets import find_config
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -21,7 +23,7 @@ def add(commands: Any) -> None:
     mining.add_argument("--words", type=int, default=400, metavar="N", help="words of a solution (default 400)")
     mining.set_defaults(run=run_mining)
     telemetry = kinds.add_parser("telemetry", help="share of telemetry in a training step")
-    telemetry.add_argument("--config", default="configs/tiny.yaml", metavar="FILE")
+    telemetry.add_argument("--config", default="tiny", type=find_config, metavar="FILE", help="default: tiny")
     telemetry.add_argument("--steps", type=int, default=20, metavar="N")
     telemetry.set_defaults(run=run_telemetry)
     step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from mmhicra.commands.train import add_overrides
+from mmhicra.commands.options import add_config
 from mmhicra.refusals import Refusal
 
 FAULTY = 1
@@ -18,8 +18,7 @@ FAULTY = 1
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("doctor", help="check a configuration, its data, model and memory before training")
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, e.g. configs/tiny.yaml")
-    add_overrides(parser)
+    add_config(parser, required=True)
     parser.add_argument(
         "--processes",
         type=int,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmhicra.commands import eval_lmms
-from mmhicra.commands.train import add_overrides
+from mmhicra.commands.options import add_config
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
@@ -70,8 +70,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-folder", type=Path, metavar="RUN", help="instead: a run, at the step of its best.json")
     parser.add_argument("--step", type=int, metavar="N", help="of --run-folder: another checkpoint")
     parser.add_argument("--benchmarks", metavar="NAME[:SPLIT],...", help="default: those of the configuration")
-    parser.add_argument("--config", metavar="FILE", help="a run's configuration: its limits, decoding and benchmarks")
-    add_overrides(parser)
+    add_config(parser, help="a run's configuration: its limits, decoding and benchmarks")
     for name, what in (
         ("data", "file, folder or hub id of a benchmark's questions; default: its card's hub id"),
         ("images", "the folder with a benchmark's images; default: that of its questions"),

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmhicra.commands.train import add_overrides
+from mmhicra.commands.options import add_config
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("lab", help="compare methods over seeds on the lab model, from identical starts")
-    parser.add_argument("--config", default="configs/lab.yaml", metavar="FILE", help="what all runs have in common")
+    add_config(parser, default="lab", help="what all runs have in common; default: lab, which ships")
     parser.add_argument("--methods", metavar="A,B,...", help="default: the standard seven; grpo is always run")
     parser.add_argument(
         "--variant",
@@ -25,7 +25,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/lab"), metavar="FOLDER", help="runs, table and picture")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="runs at a time; default: one per core")
-    add_overrides(parser)
     parser.set_defaults(run=run)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmhicra
+from mmhicra.commands.options import add_config
 from mmhicra.refusals import RunFolderRefusal
 from mmhicra.train.stopping import INTERRUPTED
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("train", help="train a vision-language model by HICRA, GRPO or a control")
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, e.g. configs/tiny.yaml")
-    add_overrides(parser)
+    add_config(parser, required=True)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--resume",
@@ -33,18 +33,6 @@ def add(commands: Any) -> None:
     )
     existing.add_argument("--overwrite", action="store_true", help="start anew, and keep the run in run_folder as .old")
     parser.set_defaults(run=run)
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add `--set A.B=VALUE`, which every command with a configuration takes."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="A.B=VALUE",
-        dest="overrides",
-        help="override one field; repeatable",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
