@@ -165,15 +165,19 @@ def plan_anew(opening: Opening, config: RunConfig, parts: Assembly, terminal: Te
     if before in (None, steps):
         return
     schedule = parts.trainer.schedule
+    assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
     planned = schedule.get_last_lr()[0]
-    schedule._last_lr = schedule.get_lr()  # what the checkpoint holds is the rate of the old plan
-    for group, rate in zip(parts.trainer.optimizer.param_groups, schedule.get_lr(), strict=True):
+    rates = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    schedule._last_lr = rates  # what the checkpoint holds is the rate of the old plan
+    for group, rate in zip(parts.trainer.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     what = "the learning rate is constant"
     if options.schedule != "constant":
         what = (
             f"the {options.schedule} schedule ends at the new last step; the learning rate of step "
-            f"{parts.trainer.step_number + 1} is {schedule.get_lr()[0]:.3g}, by the old plan it was {planned:.3g}"
+            f"{parts.trainer.step_number + 1} is {rates[0]:.3g}, by the old plan it was {planned:.3g}"
         )
     terminal.say(f"train.steps was {before}, is {steps}: {what}")
 
