@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,12 +30,25 @@ Samples = Annotated[int, Field(gt=0, le=4096)]
 Processes = Annotated[int, Field(gt=0, le=1024)]
 """Workers, or processes that share something."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0, le=1e4)]
+SMALLEST_WEIGHT = 1e-9
+
+
+def _check_weight(weight: float) -> float:
+    if 0 < weight < SMALLEST_WEIGHT:
+        raise ValueError(f"the weight {weight:g} is lost in float32: set it to 0, or to {SMALLEST_WEIGHT:g} or more")
+    return weight
+
+
+Weight = Annotated[float, Field(ge=0.0, le=1e4), AfterValidator(_check_weight)]
 """A factor of a term in the reward, the advantage or the loss."""
 Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
 """Below 0.01, which is also vLLM's limit, logits overflow when they are divided by it; above 100 nothing is left of
 them."""
 GiB = Annotated[float, Field(ge=0.0, le=1e5)]
+
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+"""Of `https://...`, `s3://...`, `file:/...`; a drive has one letter."""
 
 
 def _check_path(path: str) -> str:
@@ -44,6 +58,11 @@ def _check_path(path: str) -> str:
         raise ValueError(f"the path {path[:60]!r} holds a control character: take it out")
     if len(path.encode()) > 4000 or any(len(part.encode()) > 255 for part in path.split("/")):
         raise ValueError(f"the path {path[:40]}... is longer ({len(path)}) than file systems take")
+    if address := _ADDRESS.match(path):  # not the rest of it, which may hold a password
+        raise ValueError(
+            f"the path is an address ({address[0]}...), which would become a folder of that name: name a local file or "
+            "folder, or a hub id as owner/name; download or mount what lies elsewhere"
+        )
     try:
         Path(path).expanduser()
     except RuntimeError:

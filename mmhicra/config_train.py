@@ -55,7 +55,7 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-6
+    learning_rate: Annotated[float, Field(ge=1e-12, le=1.0)] = 1e-6
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
     weight_decay: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0.0, le=1e9)] = 1.0

@@ -169,6 +169,15 @@ def test_overrides_come_after_the_file_and_in_order():
             "model.vision_cache=~nosuchuser/x",
             "model.vision_cache: the path ~nosuchuser/x: there is no such user's home",
         ),
+        ("run_folder=s3://bucket/run", "run_folder: the path is an address (s3:/...), which would become a folder"),
+        ("model.vision_cache=file:///tmp/x", "model.vision_cache: the path is an address (file:/...)"),
+        ("data.source=https://me:SECRET@host/x.jsonl", "data.source: the path is an address (https:/...)"),
+        ("eval.benchmarks=[{name: emma, source: 'hf://a/b'}]", "source: the path is an address (hf:/...)"),
+        (
+            "reward.format_weight=1e-320",
+            "reward.format_weight: the weight 9.99989e-321 is lost in float32",
+        ),
+        ("train.optimizer.learning_rate=1e-300", "learning_rate is 1e-300: input should be greater than or equal to"),
         ('data.source="a\\nb"', "data.source: the path 'a\\nb' holds a control character"),
         ("train.optimizer.betas=[0.9]", "train.optimizer.betas is [0.9]: list should have at least 2 items"),
         ("train.optimizer.betas=[0.9, 0.9, 0.9]", "list should have at most 2 items"),
@@ -179,6 +188,7 @@ def test_mistakes_are_named(override, said):
     with pytest.raises(ConfigRefusal) as refusal:
         load_config(None, override.split("\n"))
     assert said in str(refusal.value)
+    assert "SECRET" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +197,7 @@ def test_mistakes_are_named(override, said):
         ("train.optimizer.betas=[0.0, 0.0]", "train.optimizer.betas=[0.999999, 0.999999]"),
         ("seed=0", f"seed={2**63 - 1}"),
         ("train.optimizer.learning_rate=1e-12", "train.optimizer.learning_rate=1"),
+        ("train.loss.kl_coefficient=1e-9", "train.loss.kl_coefficient=1e4"),
         ("rollout.temperature=0.01", "rollout.temperature=100"),
         ("eval.temperature=0", "eval.temperature=100"),
         ("threads=0", "threads=1024"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmhicra.data.rows import Row
-from mmhicra.refusals import DataRefusal
+from mmhicra.refusals import DataRefusal, brief
 
 _CHUNK = 1 << 20
 LONGEST_LINE = 256 << 20
@@ -97,11 +97,24 @@ def _row_of_line(name: str, number: int, parts: list[bytes], length: int, before
 def _parse(text: bytes) -> Any:
     """The value of a JSON text, or the error that says why it has none."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except ValueError as error:
         return error
     except RecursionError:
         return ValueError("nested too deeply")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that is there twice, JSON's readers keep the last value and say nothing.
+
+    Raises:
+        ValueError: names the key.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(brief(name) for name in names if names.count(name) > 1)} is there twice")
+    return made
 
 
 def _json_row(name: str, number: int, entry: Any, before: int) -> Row:

@@ -81,5 +81,5 @@ LAYOUTS: dict[str, Layout] = {
     "mmk12": Layout(question=("question",), answer=("answer", "solution"), task=("subject",), marks=("question",)),
 }
 """In the order `auto` tries them: the more particular first."""
-ANY_LAYOUT = {**LAYOUTS, "columns": Layout()}
-"""What `auto` tries: last of all, that the configuration names the question's column."""
+ANY_LAYOUT = {**LAYOUTS, "columns": Layout(question=("prompt",), answer=("answer", "solution", "ground_truth"))}
+"""What `auto` tries: last of all TRL's texts, or that the configuration names the question's column."""

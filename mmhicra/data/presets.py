@@ -309,7 +309,7 @@ def _refuse_odd_text(problem: Problem) -> None:
         if fault := fault_in(text):
             raise DataRefusal(f"{name} unreadable: {fault}")
     label, _, own = problem.id.partition("/")
-    if len(own) > LONGEST_ID or printable(problem.id) != problem.id:
+    if len(own) > LONGEST_ID or printable(problem.id) != problem.id or set("\t\n\r") & set(problem.id):
         what = f"{len(own)} characters, more than {LONGEST_ID}" if len(own) > LONGEST_ID else "control characters"
         raise DataRefusal(f"id unreadable: {what}; data.columns.id: none numbers the rows of {label}")
 

@@ -13,10 +13,10 @@ from typing import Any
 from mmhicra.records import IMAGE_PLACEHOLDER, ProblemImage
 from mmhicra.refusals import DataRefusal
 
-_MARK = re.compile(r"<\|?image[ _-]?(\d*)\|?>(?:\s*</image>)?", re.IGNORECASE)
-"""`<image>`, `<image1>`, `<image 1>`, `<Image_1>`, `<|image_1|>`, `<image></image>`."""
+_MARK = re.compile(r"<\|?[ ]?image[ _:#-]?(\d*)[ ]?\|?>(?:\s*</image>)?", re.IGNORECASE)
+"""`<image>`, `<image1>`, `<image 1>`, `<Image_1>`, `<image:1>`, `< image >`, `<|image_1|>`, `<image></image>`."""
 _STRANGE_MARK = re.compile(
-    r"""<\|?(?:image|img)[ _-]?(?:here|placeholder|token|pad)\|?> | </?img\b[^>]{0,500}>
+    r"""(?:<\|?|&lt;\s?)(?:image|img)[ _-]?(?:\d*|here|placeholder|token|pad)(?:\|?>|\s?&gt;) | </?img\b[^>]{0,500}>
     | !\[[^\]]{0,200}\]\([^)\n]{0,500}\)
     | (?<![A-Za-z])[\[{]{1,2}(?:image|img)[ _-]?(?:\d*|here|placeholder)[\]}]{1,2}""",
     re.IGNORECASE | re.VERBOSE,

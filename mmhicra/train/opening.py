@@ -23,6 +23,7 @@ from mmhicra.train.lock import RunLock
 from mmhicra.train.manifest import damage
 from mmhicra.train.run_folder import DAMAGED, RunFolder
 from mmhicra.train.terminal import Terminal
+from mmhicra.yaml_text import write_yaml
 
 Resume = bool | Literal["auto"]
 """Whether to go on with the run in the folder; `auto` does if there is one."""
@@ -115,6 +116,7 @@ def open_run(
         lock.acquire()
         stack.callback(lock.release)
         if not folder.holds_run():
+            refuse_foreign_config(folder)
             return Opening(folder)
         if resume:
             return resumed(folder, config, terminal)
@@ -133,6 +135,31 @@ def open_run(
             "run_folder has to lie on a disk that all nodes share"
         )
     return opening
+
+
+SECTIONS = ("run_folder", "model", "data", "train", "log")
+"""What a configuration that a run has written is known by, though it may be of another version: it has all of them."""
+
+
+def refuse_foreign_config(folder: RunFolder) -> None:
+    """Stop if the folder has a `config.yaml` that no run has written: it would be replaced by this run's.
+
+    Raises:
+        RunFolderRefusal: says what to do.
+    """
+    if not folder.config.exists():
+        return
+    try:
+        tree = read_yaml(folder.config)
+        ours = all(name in tree for name in SECTIONS) and write_yaml(tree, width=110) == folder.config.read_text(
+            "utf-8"
+        )
+    except ConfigRefusal:
+        ours = folder.config.stat().st_size == 0  # a disk was full
+    if not ours:
+        raise RunFolderRefusal(
+            f"{folder.config} was not written by a run, and would be replaced: choose another run_folder, or move it"
+        )
 
 
 def on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:

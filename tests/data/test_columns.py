@@ -194,6 +194,7 @@ def test_choices_under_another_name_are_refused_by_name(load):
         ({"prompt": [{"role": "user", "content": "How many?"}], "solution": "<answer>3</answer>"}, "messages", "3"),
         ({"messages": json.dumps([{"role": "user", "content": "How many?"}]), "answer": "3"}, "messages", "3"),
         ({"problem": "How many?", "solution": "<answer> 3 </answer>"}, "geometry3k", "3"),
+        ({"prompt": "How many?", "solution": "3"}, "columns", "3"),
         (
             {"conversations": [{"from": "human", "value": "<image>\nHow?"}, {"from": "gpt", "value": "3"}]},
             "messages",
@@ -210,8 +211,8 @@ def test_layouts_of_other_trainers(row, preset, answer, load):
     ("row", "says"),
     [
         (
-            {"prompt": "How many?", "solution": "3"},
-            r"set data\.columns\.question \(perhaps prompt\) and data\.columns\.answer \(perhaps solution\)",
+            {"prompt": "How many?", "gold": "3"},
+            r"set data\.columns\.question \(perhaps prompt\) and data\.columns\.answer \(perhaps gold\)",
         ),
         (
             {"problem": "How many?", "gold": "3"},
@@ -285,14 +286,27 @@ def test_contradictory_columns(columns, says, load):
 
 
 @pytest.mark.parametrize(
-    "mark", ["[IMAGE]", "{image}", "<ImageHere>", "<image-placeholder>", "![](a.png)", "<|image_pad|>", '<img src="a">']
+    "mark",
+    [
+        "[IMAGE]",
+        "{image}",
+        "<ImageHere>",
+        "<image-placeholder>",
+        "![](a.png)",
+        "<|image_pad|>",
+        '<img src="a">',
+        "&lt;image&gt;",
+    ],
 )
 def test_placeholders_of_other_tools_are_not_left_in_the_text(mark, load):
     with pytest.raises(DataRefusal, match="placeholders unlike images: .* in the question; write <image> where"):
         load({**ROW, "problem": f"{mark} How many?", "image": "a.png"})
 
 
-@pytest.mark.parametrize("mark", ["<image>", "<Image>", "<image_1>", "<image 1>", "<|image_1|>", "<image></image>"])
+READ = ["<image>", "<Image>", "<image_1>", "<image 1>", "<image:1>", "< image >", "<|image_1|>", "<image></image>"]
+
+
+@pytest.mark.parametrize("mark", READ)
 def test_placeholders_that_are_read(mark, load):
     assert (
         load({**ROW, "problem": f"In {mark} how many?", "image": "a.png"}).train[0].question == "In <image> how many?"

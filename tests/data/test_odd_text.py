@@ -50,6 +50,7 @@ HALF = "it holds half of a character (U+D83D); write the text anew as UTF-8"
         ({"answer": "\x00"}, "answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes"),
         ({"id": "a\x00"}, "id unreadable: it holds a NUL character; take it out"),
         ({"id": "\x1b[31m"}, "id unreadable: control characters; data.columns.id: none numbers the rows of train"),
+        ({"id": "a\nb"}, "id unreadable: control characters; data.columns.id: none numbers the rows of train"),
         ({"id": "con" * 900}, "id unreadable: 2700 characters, more than 300; data.columns.id: none numbers the rows"),
         ({"id": [1]}, "id unreadable: a list, not text or a number"),
         ({"task": {"a": 1}}, "task unreadable: a dict, not text"),
@@ -73,6 +74,8 @@ def test_a_row_with_text_that_cannot_be_kept_is_refused(row, reason, tmp_path):
         (b"\x00\x01", "row unreadable: "),
         (b"1" * 5000, "row unreadable: Exceeds the limit"),
         (b"null", "row unreadable: a NoneType, not an object"),
+        (b'{"problem": "a?", "answer": "1", "problem": "b?"}', "row unreadable: the key 'problem' is there twice"),
+        (b'{"problem": "a?", "answer": "1", "m": {"a": 1, "a": 1}}', "row unreadable: the key 'a' is there twice"),
     ],
 )
 def test_a_bad_line_costs_that_line(line, reason, tmp_path):

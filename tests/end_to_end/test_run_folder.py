@@ -14,9 +14,12 @@ from rich.console import Console
 from short_runs import assert_same_run, metrics, run, short_config, start, wait_for
 
 from mmhicra.cli import main
+from mmhicra.config_loading import dump_config
 from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
 from mmhicra.train.lock import RunLock
+from mmhicra.train.opening import refuse_foreign_config
 from mmhicra.train.run import Interrupted, train
+from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.stopping import GraceOver
 from mmhicra.train.terminal import Terminal
 from mmhicra.train.trainer import Trainer
@@ -96,6 +99,20 @@ def test_checkpoints_without_checksums_are_not_resumed_and_it_is_said_why(copy):
         run(copy, resume=True)
     assert f"a new run with --set model.path={newest} begins with its weights" in str(said.value)
     run(copy.parent / "new", f"model.path={newest}", "train.steps=1", "eval.problems=0")
+
+
+def test_a_configuration_of_the_user_s_own_is_not_replaced(tmp_path):
+    """The run folder is where it lies; one that a run left, killed before its first line, is replaced."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for text in ("# mine\ntrain:\n  steps: 5\n", "train:\n  steps: 5\n", "- 1\n", "{", "\xff"):
+        (folder / "config.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(RunFolderRefusal, match="was not written by a run, and would be replaced"):
+            run(folder, "eval.problems=0")
+        assert (folder / "config.yaml").read_bytes() == text.encode("latin-1")
+    for text in (dump_config(short_config(folder)), ""):
+        (folder / "config.yaml").write_text(text)
+        refuse_foreign_config(RunFolder(folder))
 
 
 def test_lost_checkpoints_are_no_reason_to_begin_anew(copy):
