@@ -103,7 +103,9 @@ class ProblemImage:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """Decode the first page, unless the header says that it is too large."""
+    """Decode the first page, unless the header says that it is too large or takes another program."""
+    if image.format == "EPS":
+        raise OSError("EPS, which Ghostscript would run as a program: convert it to PNG")
     width, height = image.size
     if width * height > LARGEST_IMAGE:
         raise OSError(f"{width}x{height} pixels are more than {LARGEST_IMAGE}: make it smaller")

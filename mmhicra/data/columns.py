@@ -245,9 +245,27 @@ class Unread:
 
 
 def _same_files(cell: Any, read: Iterable[Any]) -> bool:
-    """Whether a cell names the very files that are read as images: a path beside its embedded image."""
+    """Whether a cell says nothing new: the files that are read as images, by name, and their very bytes if it has any.
+
+    Pictures of another kind, e.g. a depth map, often have the name of the photo that they belong to.
+    """
+    read = list(read)
+    held = _bytes_of(cell)
+    if held and not held <= {data for one in read for data in _bytes_of(one)}:
+        return False
     names = _names_of(cell)
-    return bool(names) and names <= {name for one in read for name in _names_of(one)}
+    return names <= {name for one in read for name in _names_of(one)} and bool(names or held)
+
+
+def _bytes_of(cell: Any, depth: int = 0) -> set[bytes]:
+    """The embedded images in a cell."""
+    if isinstance(cell, bytes):
+        return {cell}
+    if isinstance(cell, Mapping) and depth <= DEEPEST:
+        return _bytes_of(cell.get("bytes"), depth + 1)
+    if isinstance(cell, list | tuple) and depth <= DEEPEST:
+        return {data for one in cell for data in _bytes_of(one, depth + 1)}
+    return set()
 
 
 def _names_of(cell: Any, depth: int = 0) -> set[str]:

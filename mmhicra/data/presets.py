@@ -250,7 +250,7 @@ def _finish(reader: Reader, table: Table, sample: Sequence[Mapping[str, Any]]) -
         notes.append(f"choices are read from the columns {', '.join(found)}")
     reader = replace(reader, columns=columns)
     roots = _roots(reader, table)
-    unused = [printable(column) for column in table.columns if column not in roots]
+    unused = [shorten(column, 60) for column in table.columns if column not in roots]
     if unused:
         notes.append(f"columns that nothing reads: {', '.join(unused)}")
     return replace(reader, unread=tuple(column for column in left if column not in roots), notes=tuple(notes))

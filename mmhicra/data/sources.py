@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import datasets
 
 FORMATS = "parquet, jsonl, json, jsonl.gz, json.gz or a folder saved with datasets.save_to_disk"
-_FILE = re.compile(r"(?P<split>.+?)(-\d{5}-of-\d{5})?\.(?P<format>parquet|jsonl|json|jsonl\.gz|json\.gz)")
+_FILE = re.compile(
+    r"(?P<split>.+?)(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.(?P<format>parquet|jsonl|json|jsonl\.gz|json\.gz)"
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 """A hub id, with the name of one of its configurations if it has several: `AI4Math/MathVerse:testmini`."""
 _BATCH = 64
@@ -95,7 +97,7 @@ def _folder_source(name: str, path: Path, setting: str) -> Source:
     files: dict[str, list[Path]] = {}
     for file in sorted([*path.iterdir(), *(path / "data").glob("*")]):
         match = _FILE.fullmatch(file.name)
-        if match and file.is_file():
+        if match and file.is_file() and not file.name.startswith("."):  # as macOS leaves beside copies
             files.setdefault(match["split"], []).append(file)
     if not files:
         raise DataRefusal(
@@ -105,22 +107,46 @@ def _folder_source(name: str, path: Path, setting: str) -> Source:
 
 
 def _files_opener(files: Sequence[Path], split: str, folder: Path) -> Callable[[], Table]:
-    return lambda: _open_files(files, split, folder)
+    def open_split() -> Table:
+        _refuse_odd_shards(files, split, folder)
+        return _open_files(files, split, folder)
+
+    return open_split
+
+
+def _refuse_odd_shards(files: Sequence[Path], split: str, folder: Path) -> None:
+    """Refuse a split of which a shard is missing, or that is there more than once.
+
+    Raises:
+        DataRefusal: names the shard, or the files.
+    """
+    matches = [match for file in files if (match := _FILE.fullmatch(file.name))]
+    totals = {(int(match["shards"]) if match["shards"] else None, match["format"]) for match in matches}
+    numbers = [int(match["shard"]) for match in matches if match["shard"]]
+    if len(files) > 1 and (len(totals) > 1 or not numbers or len(set(numbers)) < len(numbers)):
+        names = shorten(", ".join(str(file.relative_to(folder)) for file in files), 300)
+        raise DataRefusal(f"{folder} has the split {split} more than once ({names}): name one file as the source")
+    ((total, _),) = totals
+    if total is not None and (missing := sorted(set(range(total)) - set(numbers))):
+        named = f"{split}-{missing[0]:05d}-of-{total:05d}"
+        raise DataRefusal(
+            f"{folder} lacks {len(missing)} of the {total} shards of the split {split}, first {named}: fetch them, or "
+            "rename those that are there"
+        )
 
 
 def _open_files(files: Sequence[Path], split: str, folder: Path) -> Table:
     """The shards of one split, which must be of one format."""
-    formats = sorted({match["format"] for file in files if (match := _FILE.fullmatch(file.name))})
-    if len(formats) > 1:
-        names = ", ".join(file.name for file in files)
-        raise DataRefusal(f"{folder} has the split {split} more than once ({names}): name one file as the source")
+    match = _FILE.fullmatch(files[0].name)
+    assert match is not None  # it was found by this
+    form = match["format"]
     named = {printable(f"{folder.name}/{file.relative_to(folder)}"): file for file in files}
     table_name = printable(f"{folder.name}/{split}") if len(files) > 1 else next(iter(named))
-    if formats == ["parquet"]:
+    if form == "parquet":
         return _open_parquet(table_name, named, split, folder)
     rows: list[Row] = []
     for name, file in named.items():
-        rows += read_json(name, file, "jsonl" in formats[0], before=rows[-1].place if rows else 0)
+        rows += read_json(name, file, "jsonl" in form, before=rows[-1].place if rows else 0)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.cells))
     if not rows:
         raise DataRefusal(f"{table_name} has no rows: fill it, or name another file or split")
@@ -133,7 +159,11 @@ def _open_parquet(table_name: str, files: Mapping[str, Path], split: str, folder
     for name, file in files.items():
         try:
             with pq.ParquetFile(file) as parquet:
-                columns |= dict.fromkeys(parquet.schema_arrow.names)
+                names = parquet.schema_arrow.names
+                if len(set(names)) < len(names):
+                    twice = next(column for column in names if names.count(column) > 1)
+                    raise DataRefusal(f"{name} has two columns {shorten(twice, 60)}: rename or drop one")
+                columns |= dict.fromkeys(names)
                 count += parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise DataRefusal(f"{name} is not a whole parquet file ({error}): fetch or write it again") from None

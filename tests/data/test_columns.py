@@ -109,6 +109,14 @@ def test_a_path_beside_its_own_embedded_image_and_a_presets_other_column_are_no_
     assert [p.images[0].reference for p in (first, second)] == ["a.png", "b.png"]
 
 
+def test_another_image_of_the_same_name_is_not_the_same(load):
+    """A depth map that is called like its photo, as data sets for both keep them."""
+    photo, depth = ({"bytes": data, "path": "0001.png"} for data in (png(), png() + b"x"))
+    assert len(load({**ROW, "image": photo, "thumbnail": dict(photo)}).train) == 1
+    with pytest.raises(DataRefusal, match=r"the column depth seems to hold images .* beside image and would not be"):
+        load({**ROW, "image": photo, "depth": depth})
+
+
 def test_columns_that_nothing_reads_are_listed(load):
     loaded = load({**ROW, "image": "a.png", "hint": "count", "unit": "cm", "width": 30, "meta": {"a": 1}})
     assert "columns that nothing reads: hint, unit, width, meta" in loaded.notes

@@ -103,6 +103,13 @@ def test_images_of_too_many_pixels_are_refused_before_they_are_decoded():
     assert refusal_of(data) == f"image broken: it ({side}x{side} pixels are more than {LARGEST_IMAGE}: make it smaller)"
 
 
+def test_an_image_starts_no_other_program(monkeypatch):
+    """Where Ghostscript is installed, Pillow has it run what an EPS file holds."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *about, **more: pytest.fail("it was started"))
+    data = saved(Image.new("RGB", (9, 9)), "EPS")
+    assert refusal_of(data) == "image broken: it (EPS, which Ghostscript would run as a program: convert it to PNG)"
+
+
 def test_pages_and_deep_images_are_counted():
     pages = [Image.new("L", (9, 9), shade) for shade in (10, 20)]
     seen: Counter[str] = Counter()

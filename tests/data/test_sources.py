@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -88,6 +90,9 @@ WRITERS = [
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_format_gives_the_same_rows(write, tmp_path):
     write(tmp_path)
+    (tmp_path / "._train-00000-of-00002.parquet").write_bytes(b"Mac OS X")
+    (tmp_path / "._train.jsonl").write_bytes(b"Mac OS X")
+    assert not [split for split in find_source(str(tmp_path)).splits if split.startswith(".")]
     table = find_source(str(tmp_path)).table("train")
     rows = list(table.rows())
     assert [dict(row.cells) for row in rows] == ROWS
@@ -154,6 +159,33 @@ def half_saved(folder: Path) -> None:
     (folder / "data-00000-of-00001.arrow").unlink()
 
 
+def shards(folder, *numbers):
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        (folder / f"train-{number:05d}-of-00003.jsonl").write_text('{"a": 1}\n')
+
+
+def shards_twice(folder):
+    shards(folder, 0, 1, 2)
+    shards(folder / "data", 0)
+
+
+def file_beside_shards(folder):
+    shards(folder, 0, 1, 2)
+    (folder / "train.jsonl").write_text('{"a": 1}\n')
+
+
+def file_twice(folder):
+    (folder / "data").mkdir()
+    for place in (folder, folder / "data"):
+        (place / "train.jsonl").write_text('{"a": 1}\n')
+
+
+def column_twice(folder):
+    columns = [pa.array(["a?"]), pa.array(["1"]), pa.array(["2"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["problem", "answer", "answer"]), folder / "train.parquet")
+
+
 def two_formats(folder: Path) -> None:
     write_jsonl(folder)
     write_parquet(folder)
@@ -172,6 +204,12 @@ def two_formats(folder: Path) -> None:
         (half_gz, "cannot be read"),
         (half_saved, "not a whole saved data set"),
         (two_formats, "more than once (train.jsonl, train.parquet)"),
+        (lambda folder: shards(folder, 0, 2), "lacks 1 of the 3 shards of the split train, first train-00001-of-00003"),
+        (lambda folder: shards(folder, 0), "lacks 2 of the 3 shards of the split train, first train-00001-of-00003"),
+        (shards_twice, "more than once (data/train-00000-of-00003.jsonl, "),
+        (file_beside_shards, "more than once (train-00000-of-00003.jsonl, train-00001-of-00003.jsonl, train-00002"),
+        (file_twice, "more than once (data/train.jsonl, train.jsonl)"),
+        (column_twice, "has two columns answer: rename or drop one"),
         (lambda folder: (folder / "train.json").write_text('[{"a": 1},'), "is not JSON"),
         (lambda folder: (folder / "train.json").write_text('"text"'), "must hold a list of objects"),
         (lambda folder: (folder / "val.jsonl").write_text("{}\n"), "has no split train, it has: val"),
