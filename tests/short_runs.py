@@ -62,12 +62,17 @@ def state_files(folder, step):
 
 
 def assert_same_run(left, right, step):
-    """Weights, optimiser state and metrics agree to the bit."""
+    """Weights, optimizer state, metrics and the learning-rate schedule agree to the bit."""
     a, b = state_files(left, step), state_files(right, step)
     assert a.keys() == b.keys()
     different = [name for name in a if not torch.equal(a[name], b[name])]
     assert not different
     assert metrics(left) == metrics(right)
+    schedules = [
+        json.loads((Path(folder) / f"checkpoints/step_{step:06d}/trainer_state/state.json").read_text())["schedule"]
+        for folder in (left, right)
+    ]
+    assert schedules[0] == schedules[1]
 
 
 def start(folder, overrides):

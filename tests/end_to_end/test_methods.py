@@ -16,7 +16,7 @@ METHODS = {
     "uniform": ("credit.method=uniform",),
     "high_entropy": ("credit.method=high_entropy",),
     "entropy": ("credit.method=entropy",),
-    "scheduled": ("hicra.schedule={end: 0.0, steps: 3}",),
+    "scheduled": ("hicra.schedule={end: 0.0, steps: 3}", "train.optimizer.schedule=cosine"),
     "adaptive_mass": ("hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",),
     "adaptive_kl": ("hicra.adaptive={signal: kl, target: 0.5, rate: 0.1}",),
     "entropy_bonus": ("credit.method=grpo", "train.loss.entropy_coefficient=0.1"),
