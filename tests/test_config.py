@@ -210,6 +210,54 @@ def test_the_ends_of_what_is_allowed_are_allowed(least, most):
     load_config(None, [most])
 
 
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        (
+            "data.max_prompt_tokens=100; rollout.max_new_tokens=60; train.tokens_per_micro_batch=160",
+            "train.tokens_per_micro_batch=159",
+        ),
+        (
+            "data.max_prompt_tokens=100; rollout.max_new_tokens=60; train.tokens_per_micro_batch=560; "
+            "model.freeze.merger=false",
+            "train.tokens_per_micro_batch=559",
+        ),
+        ("reward.length_weight=1; rollout.max_new_tokens=700; reward.length_buffer=700", "reward.length_buffer=701"),
+        ("reward.length_buffer=9999", "reward.length_weight=0.1"),
+        ("train.minibatches=64", "train.minibatches=65"),
+        ("data.min_pixels=5000; data.max_pixels=5000", "data.max_pixels=4999"),
+        ("train.optimizer.schedule=cosine; train.optimizer.warmup_steps=99", "train.optimizer.warmup_steps=100"),
+        ("train.optimizer.warmup_steps=200", "train.optimizer.schedule=linear"),
+        ("hicra.adaptive={signal: mass, target: 0.5, minimum: 0.2}", "hicra.alpha=0.19"),
+        ("hicra.adaptive={signal: mass, target: 0.5, maximum: 0.2}", "hicra.alpha=0.21"),
+        ("eval.temperature=0.01", "eval.temperature=0.009"),
+        ("reward.accuracy_weight=0; reward.format_weight=0.1", "reward.format_weight=0"),
+        ("reward.accuracy_weight=0; reward.length_weight=0.1", "reward.length_weight=0"),
+        ("reward.accuracy_weight=0; reward.custom=[{path: 'math:hypot'}]", "reward.custom=[]"),
+        ("rollout.top_p=0.9; rollout.top_k=5", "train.loss.correction={}"),
+        ("train.loss.correction={}; rollout.top_p=1.0; rollout.top_k=0", "rollout.top_k=1"),
+        ("train.loss.entropy_coefficient=0; train.loss.siren={}", "train.loss.entropy_coefficient=0.001"),
+    ],
+)
+def test_fields_may_go_as_far_as_they_contradict_each_other(allowed, refused):
+    overrides = allowed.split("; ")
+    load_config(None, overrides)
+    with pytest.raises(ConfigRefusal):
+        load_config(None, [*overrides, refused])
+
+
+def test_what_the_parts_of_a_configuration_say_together():
+    assert load_config(None).longest_sequence == 2048 + 1024
+    assert load_config(None, ["eval.max_new_tokens=3000"]).longest_sequence == 2048 + 3000
+    assert load_config(None, ["eval.max_new_tokens=30"]).longest_sequence == 2048 + 1024
+    methods = {"grpo": False, "entropy": False, "hicra": True, "hicra_positive": True, "placebo": True}
+    methods |= {"high_entropy": True, "uniform": True}
+    assert {name: load_config(None, [f"credit.method={name}"]).amplifies for name in methods} == methods
+    cuts = [load_config(None, [f"rollout={{top_p: {p}, top_k: {k}}}"]).rollout.cuts for p in (1.0, 0.9) for k in (0, 5)]
+    assert cuts == [False, True, True, True]
+    assert load_config(None, ["train={minibatches: 3, epochs: 2}"]).train.updates_per_step == 6
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigRefusal, match="nowhere.yaml: No such file"):
         load_config(tmp_path / "nowhere.yaml")

@@ -231,6 +231,7 @@ class Witness:
         for name, value in largest.items():
             assert abs(metrics[f"{name}_max"] - value) < 1e-4 * max(1.0, value)
         assert abs(metrics["hicra/alpha"] - self.alpha) < 1e-5
+        self.compare_credit(metrics)
         self.alpha = self.next_alpha(metrics)
         assert len(self.updates) == self.config.train.updates_per_step
         kept = sorted(self.responses)
@@ -240,6 +241,17 @@ class Witness:
         for update in self.updates:
             problems = {problem for problem, _ in update}
             assert len(update) == sum(problem in problems for problem, _ in kept)
+
+    def compare_credit(self, metrics):
+        """Where the advantages of the kept responses fell, and how dense the placebo is in all responses."""
+        responses = list(self.responses.values())
+        advantages, planning = (torch.cat([getattr(r, name) for r in responses]) for name in ("advantages", "planning"))
+        for name, chosen in (("planning", planning), ("execution", ~planning)):
+            assert abs(metrics[f"advantage/{name}_mean"] - float(advantages[chosen].mean())) < 1e-4, name
+        placebo = [c.placebo for group in self.trainer.collector.engine.groups for c in group.completions]
+        assert ("placebo/density" in metrics) == (placebo[0] is not None)
+        if placebo[0] is not None:
+            assert abs(metrics["placebo/density"] - float(torch.cat(placebo).float().mean())) < 1e-6
 
     def compare_records(self, rollouts):
         """What the rollout files are written from: every completion as it was before the first update."""

@@ -138,7 +138,8 @@ def peak_mask(entropy: Tensor, sequence: Tensor, quantile: float) -> Tensor:
     if not entropy.numel():
         return torch.zeros_like(entropy, dtype=torch.bool)
     responses = entropy.detach().split(torch.bincount(sequence).tolist())
-    return torch.cat([values > torch.quantile(values, quantile) for values in responses if values.numel()])
+    # Not `values > ...`: of entropies that are NaN all are peaks, so that their mean is NaN and not 0.
+    return torch.cat([~(values <= torch.quantile(values, quantile)) for values in responses if values.numel()])
 
 
 def peak_entropy(entropy: Tensor, sequence: Tensor, quantile: float, count: int) -> Tensor:

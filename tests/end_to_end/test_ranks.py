@@ -25,8 +25,11 @@ OPTIONS = (
 REFILLED = (
     *("train.dynamic_sampling.max_rounds=6", "train.minibatches=2", "train.prompts_per_step=6"),
     "data.count=40",  # step 2 runs over into the second epoch
+    "train.loss={siren: {coefficient: 1.0}, aggregation: sequence_mean}",
+    "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",
 )
-"""Steps are filled up, over the end of an epoch, and each has two optimiser steps a pass."""
+"""Steps are filled up, over the end of an epoch, and each has two optimiser steps a pass; what the loss and alpha go by
+is of all ranks."""
 
 
 def run_on_two(folder, *overrides, script=("-m", "mmhicra"), **environment):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmhicra.evaluate.harness import EVALUATION_STEP
 from mmhicra.intervals import wilson_interval
 from mmhicra.records import Completion, Group, RewardRecord
-from mmhicra.train.evaluation import accuracy_of, outcome_of, paired_change
+from mmhicra.train.evaluation import Outcome, accuracy_of, evaluate, outcome_of, paired_change, summarise
 
 
 def test_wilson_is_the_published_value():
@@ -52,3 +53,62 @@ def test_only_right_answers_count_and_silence_is_told_apart():
     assert (outcome.task, outcome.length) == ("angles", 2.0)
     assert outcome.score == outcome.no_answer == pytest.approx(1 / 3)
     assert outcome.truncated == pytest.approx(2 / 3)
+
+
+def test_an_interval_stays_within_0_and_1():
+    high, low = accuracy_of([1.0, 1.0, 0.5, 1.0]), accuracy_of([0.0, 0.0, 0.5, 0.0])
+    assert (high.high, low.low) == (1.0, 0.0)
+    assert 0 < high.low < 1
+    assert accuracy_of([1.0, 0.0, 1.0]).low == wilson_interval(2 / 3, 3)[0], "each is 0 or 1"
+    assert accuracy_of([0.5]).low == wilson_interval(0.5, 1)[0]
+
+
+def test_the_record_of_an_evaluation_is_made_of_its_outcomes():
+    outcomes = [
+        Outcome("bars", score=0.5, no_answer=0.25, truncated=0.0, length=10.0),
+        Outcome("count", score=1.0, no_answer=0.0, truncated=0.5, length=20.0),
+        Outcome("bars", score=0.0, no_answer=0.5, truncated=1.0, length=60.0),
+    ]
+    result = summarise(outcomes)
+    expected = accuracy_of([0.5, 1.0, 0.0])
+    assert 0 <= expected.low < expected.mean < expected.high <= 1
+    assert result.record() == {
+        "eval/accuracy": expected.mean,
+        "eval/accuracy_low": expected.low,
+        "eval/accuracy_high": expected.high,
+        "eval/no_answer": 0.25,
+        "eval/truncated": 0.5,
+        "eval/length": 30.0,
+        "eval/accuracy_bars": 0.25,
+        "eval/accuracy_count": 1.0,
+    }
+    assert result.by_problem == [0.5, 1.0, 0.0]
+    assert result.by_task == {"bars": accuracy_of([0.5, 0.0]), "count": accuracy_of([1.0])}
+
+
+def test_problems_are_asked_some_at_a_time_always_with_the_same_random_numbers():
+    asked, told, scored = [], [], []
+
+    def generate(prompts, sampling, seed, step, on_finish):
+        asked.append((list(prompts), seed, step))
+        on_finish(1)
+        on_finish(len(prompts) * sampling.n)
+        reward = RewardRecord(None, "none", "1", "right", "", {}, 1.0)
+        completions = [Completion([5], [0.0], "stop", "", reward=reward)]
+        return [Group(SimpleNamespace(problem=SimpleNamespace(task=name)), completions) for name in prompts]
+
+    outcomes = evaluate(
+        SimpleNamespace(generate=generate),
+        SimpleNamespace(score=lambda groups: scored.append(len(groups))),
+        lambda problems: [name.upper() for name in problems],
+        ["a", "b", "c", "d", "e"],
+        SimpleNamespace(n=3),
+        seed=11,
+        at_a_time=2,
+        on_finish=told.append,
+    )
+    assert asked == [(names, 11, EVALUATION_STEP) for names in (["A", "B"], ["C", "D"], ["E"])]
+    assert EVALUATION_STEP < 0, "no step of training"
+    assert told == [1, 6, 7, 12, 13, 15]
+    assert scored == [2, 2, 1]
+    assert [outcome.task for outcome in outcomes] == ["A", "B", "C", "D", "E"]

@@ -151,6 +151,13 @@ def test_where_most_entropies_are_zero_the_others_are_the_peaks():
     assert peak_mask(torch.tensor([]), torch.tensor([], dtype=torch.int64), 0.8).shape == (0,)
 
 
+def test_peaks_of_a_response_that_is_not_finite_are_not_finite_either():
+    entropy, sequence = torch.tensor([0.5, torch.nan, 1.0, 0.2, 0.4]), torch.tensor([0, 0, 0, 1, 1])
+    spoilt, well = peak_entropy(entropy, sequence, 0.5, 2).tolist()
+    assert math.isnan(spoilt)
+    assert well == pytest.approx(0.4)
+
+
 @given(lengths_of, st.integers(1, 4), st.floats(0, 2))
 def test_siren_does_not_depend_on_micro_batches(lengths, parts, anchor):
     """The gradient of beta (H - anchor)^2, H over all responses, in any split of the responses."""

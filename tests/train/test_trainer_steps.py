@@ -1,6 +1,8 @@
 """Which groups a step trains on and in which order, what the engine does meanwhile, and when the guard is asked."""
 
 import json
+import math
+import time
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from scripted_trainer import scripted_config, scripted_trainer, tokenised
 from short_runs import VOLATILE
 
 from mmhicra.records import Problem
+from mmhicra.refusals import Refusal
 from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
 
@@ -195,3 +198,86 @@ def test_the_numbers_of_a_step_do_not_depend_on_how_it_is_cut_into_rows(make):
     assert len(names) > 30
     for name in names:
         assert numbers[120][name] == pytest.approx(numbers[10_000][name], rel=1e-4, abs=1e-5), name
+
+
+def spoil(trainer, passes, **parts):
+    """Multiply parts of what the policy says by NaN in the forward passes of these numbers, from 1."""
+    seen = []
+
+    def change(module, arguments, stats):
+        seen.append(stats)
+        if len(seen) in passes:
+            return stats._replace(**{name: getattr(stats, name) * factor for name, factor in parts.items()})
+        return None
+
+    trainer.policy.register_forward_hook(change)
+
+
+def test_a_skipped_update_says_nothing_of_the_engine(make):
+    trainer = make([SIGNAL] * 4, "train.prompts_per_step=2", "rollout.guard.every=9")
+    trainer.guard.judged = True
+    spoil(trainer, {1}, logprobs=math.nan)
+    numbers, _ = trainer.step()
+    assert trainer.updates.skipped == 1
+    assert "engine/probability_error_worst" not in numbers
+    numbers, _ = trainer.step()
+    assert trainer.updates.made == 1
+    assert math.isfinite(numbers["engine/probability_error_worst"])
+
+
+def test_updates_end_within_a_step_when_too_many_are_skipped(make):
+    trainer = make([SIGNAL] * 4, "train.prompts_per_step=4", "train.minibatches=4", "train.max_skipped_updates=2")
+    before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
+    spoil(trainer, {2, 3}, logprobs=math.nan)  # the first pass looks back, all in one row
+    numbers, _ = trainer.step()
+    assert (trainer.updates.skipped, trainer.updates.made) == (2, 0)
+    assert numbers["optimizer/skipped"] == 2
+    assert all(torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
+
+
+def test_sirens_anchor_is_of_the_first_step_that_has_one(make):
+    trainer = make([SIGNAL] * 4, "train.prompts_per_step=2", "train.loss.siren={}")
+    spoil(trainer, {1}, nucleus_entropy=math.nan)
+    trainer.step()
+    assert trainer.anchor is None
+    trainer.step()
+    assert math.isfinite(trainer.anchor)
+
+
+@pytest.mark.parametrize("reward", [1e30, math.inf, math.nan])
+def test_rewards_that_cannot_be_trained_on_end_the_run_by_name(make, reward):
+    with pytest.raises(Refusal, match="problem p1: its rewards are"):
+        make([SIGNAL, (reward, 0.0)], "train.prompts_per_step=2").step()
+
+
+def test_a_step_sampled_ahead_is_not_judged_even_if_it_is_the_first_of_a_start(make):
+    options = ("train.prompts_per_step=2", "train.loss.correction={}")
+    first = make([ALIKE] * 8, *options, changes={"prefetch": True})
+    first.step()
+    second = make([ALIKE] * 8, *options, "rollout.guard.every=9", changes={"prefetch": True})
+    second.collector.restore(first.collector.state())
+    second.step_number = 1
+    numbers, _ = second.step()
+    assert "engine/probability_error_worst" not in numbers
+    assert not second.guard.judged
+
+
+def test_new_weights_wait_for_what_is_sampled_ahead(make):
+    """An engine takes its time with the second step's completions: it gets the new weights after the last of them."""
+    trainer = make(
+        [SIGNAL] * 8, "train.prompts_per_step=2", "train.loss.correction={}", "rollout.guard.every=0",
+        changes={"prefetch": True},
+    )  # fmt: skip
+    engine, order = trainer.collector.engine, []
+    generate, sync = engine.generate, engine.sync
+
+    def slow(*arguments, **options):
+        if order:
+            time.sleep(1.0)
+        groups = generate(*arguments, **options)
+        order.append("sampled")
+        return groups
+
+    engine.generate, engine.sync = slow, lambda model: order.append("new weights") or sync(model)
+    trainer.step()
+    assert order == ["sampled", "sampled", "new weights"]

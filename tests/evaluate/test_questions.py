@@ -1,0 +1,60 @@
+"""Which questions a benchmark's configuration asks, and how."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mmhicra.config import BenchmarkConfig
+from mmhicra.evaluate import questions
+from mmhicra.evaluate.questions import load_question_set
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Six questions of MathVision whose images lie in another folder."""
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for number in range(6):
+        Image.new("RGB", (60, 60 + number)).save(tmp_path / "pictures" / f"{number}.png")
+        row = {"id": str(number), "question": f"What ({number})? <image1>", "options": [], "image": f"{number}.png"}
+        rows.append({**row, "answer": "7", "level": 1, "subject": "counting"})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def asked(folder, **options):
+    given = {"source": str(folder / "test.jsonl"), "images": str(folder / "pictures"), **options}
+    return load_question_set(BenchmarkConfig(name="mathvision", **given))
+
+
+def test_subset_and_limit_choose_the_questions_in_their_order(source):
+    (source / "some.txt").write_text("5\n1\n3\n")
+    for options, ids in (
+        ({}, ["0", "1", "2", "3", "4", "5"]),
+        ({"limit": 2}, ["0", "1"]),
+        ({"subset": str(source / "some.txt")}, ["1", "3", "5"]),
+        ({"subset": str(source / "some.txt"), "limit": 2}, ["1", "3"]),
+    ):
+        found = asked(source, **options)
+        assert [item.id for item in found.items] == ids
+        assert [problem.id for problem in found.problems] == [f"mathvision/{identity}" for identity in ids]
+        assert all(problem.images[0].open().height == 60 + int(problem.id[-1]) for problem in found.problems)
+        assert found.facts()["count"] == len(ids)
+        assert (found.facts()["limit"], found.facts()["subset"]) == (options.get("limit"), options.get("subset"))
+
+
+def test_a_prompt_may_be_named_and_is_the_first_of_the_card_otherwise(source):
+    plain, boxed = asked(source), asked(source, prompt="boxed")
+    assert plain.prompt == plain.card.prompts[0]
+    assert boxed.prompt == "boxed"
+    assert plain.problems[0].question == asked(source, prompt=plain.prompt).problems[0].question
+    assert plain.problems[0].question != boxed.problems[0].question
+
+
+def test_source_split_and_images_are_those_that_are_configured(monkeypatch):
+    told = []
+    monkeypatch.setattr(questions, "load_questions", lambda benchmark, *about: told.append(about) or [])
+    load_question_set(BenchmarkConfig(name="emma", source="there", split="validation", images="pictures"))
+    load_question_set(BenchmarkConfig(name="emma"))
+    assert told == [("there", "validation", "pictures"), (None, None, None)]

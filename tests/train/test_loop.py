@@ -1,0 +1,149 @@
+"""What the loop does after which step, as configured: evaluations, checkpoints, rollout files, and when it gives up."""
+
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+from short_runs import short_config
+
+from mmhicra.rewards.custom import CustomFailure
+from mmhicra.train import loop
+from mmhicra.train.evaluation import Accuracy, Evaluation
+from mmhicra.train.loop import Run, evaluation_facts
+from mmhicra.train.metrics import Timers
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.terminal import Terminal
+from mmhicra.train.updates import UpdateCount
+
+ACCURACIES = [0.1, 0.3, 0.2, 0.4, 0.4, 0.1, 0.3]
+"""Of the evaluations of a run, in their order."""
+
+
+class Gauge:
+    """Holds nothing."""
+
+    def since_last(self):
+        return None
+
+    def altogether(self):
+        return 0.0
+
+
+class PlannedTrainer:
+    """Takes steps that only count; `failures` are the groups that a custom reward failed on in each."""
+
+    def __init__(self, config, failures):
+        self.config, self.failures = config, failures
+        self.step_number, self.worst_problem, self.reward_failures = 0, None, []
+        self.updates = UpdateCount(config.train.max_skipped_updates)
+        self.time, self.memory = Timers(Gauge()), Gauge()
+        self.optimizer = SimpleNamespace(register_step_pre_hook=lambda hook: None)
+        self.ranks = SimpleNamespace(count=2, max=float, gather=list)
+        self.accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+        self.collector, self.crediting = SimpleNamespace(), None
+
+    def step(self):
+        self.step_number += 1
+        number = self.failures[self.step_number - 1] if self.failures else 0
+        self.reward_failures = [CustomFailure("it failed", f"p{n}", wrong_result=False) for n in range(number)]
+        return {"reward/workers_lost": 0.0, "time/rollout": 2.0, "time/forward": 0.5}, None
+
+
+@pytest.fixture
+def follow(tmp_path, monkeypatch):
+    """(overrides, failures) -> what a run did: (what, step) in order, and the run."""
+
+    def followed(*overrides, failures=()):
+        did = []
+        config = short_config(tmp_path / "run", "train.steps=6", "log.checkpoint_every=0", *overrides)
+        trainer, folder = PlannedTrainer(config, failures), RunFolder(tmp_path / "run")
+        folder.make()
+        accuracies = iter(ACCURACIES)
+
+        def evaluate(self, when):
+            did.append(("evaluate", trainer.step_number))
+            accuracy = Accuracy(next(accuracies), 0.0, 1.0, 6)
+            return evaluation_facts(Evaluation(accuracy, {}, [], 0.0, 0.0, 1.0))
+
+        def save(folder, trainer, processor, state, keep, best, progress):
+            did.append(("save", trainer.step_number))
+            folder.checkpoints.mkdir(exist_ok=True)
+            saved.append((keep, best, json.loads(json.dumps(state))))
+
+        saved = []
+        monkeypatch.setattr(Run, "evaluate_held_out", evaluate)
+        monkeypatch.setattr(loop, "save_checkpoint", save)
+        monkeypatch.setattr(loop, "rollout_records", lambda step, rollouts, crediting: [{"step": step}])
+        parts = SimpleNamespace(
+            trainer=trainer,
+            processor=None,
+            gram_library=SimpleNamespace(content_hash="0" * 64),
+            benchmarks=SimpleNamespace(evaluate=lambda *about: {}),
+        )
+        stop = SimpleNamespace(requested=None, unlimited=nullcontext)
+        run = Run(config, folder, Terminal(quiet=True), parts, [], stop)
+        try:
+            run.loop()
+        except CustomFailure as failure:
+            did.append((str(failure), trainer.step_number))
+        return did, saved, run
+
+    return followed
+
+
+def steps(did, what):
+    return [step for each, step in did if each == what]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evaluated", "saved", "recorded"),
+    [
+        ((), [0, 6], [6], [1, 2, 3, 4, 5, 6]),
+        (("eval.every=2",), [0, 2, 4, 6], [2, 6], [1, 2, 3, 4, 5, 6]),  # 0.3, 0.2, 0.4: step 4 is no better
+        (("eval.every=4", "eval.keep_best=false"), [0, 4, 6], [6], [1, 2, 3, 4, 5, 6]),
+        (("eval.problems=0", "eval.every=1"), [], [6], [1, 2, 3, 4, 5, 6]),
+        (("log.checkpoint_every=4", "log.rollouts_every=3"), [0, 6], [4, 6], [3, 6]),
+        (("log.checkpoint_every=7", "log.rollouts_every=0"), [0, 6], [6], []),
+    ],
+)
+def test_what_happens_after_which_step(follow, overrides, evaluated, saved, recorded):
+    did, _, run = follow(*overrides)
+    assert steps(did, "evaluate") == evaluated
+    assert steps(did, "save") == saved
+    assert [int(path.stem[5:]) for path in sorted(run.folder.rollouts.glob("*"))] == recorded
+    lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*([0] if evaluated else []), *range(1, 7)]
+    assert [line["step"] for line in lines if "eval/accuracy" in line] == evaluated
+
+
+def test_the_best_is_remembered_and_kept(follow):
+    _, saved, run = follow("eval.every=1", "log.keep_checkpoints=5", "log.checkpoint_every=1")
+    assert [best for _, best, _ in saved] == [1, 1, 3, 3, 3, 3]  # 0.3, 0.2, 0.4, 0.4, 0.1, 0.3
+    assert {keep for keep, _, _ in saved} == {5}
+    assert json.loads(run.folder.best.read_text())["step"] == 3
+    assert run.state["before"]["accuracy"]["mean"] == 0.1
+    assert run.state["latest"]["accuracy"]["mean"] == 0.3
+
+
+def test_seconds_add_up_over_steps_and_starts(follow):
+    _, saved, run = follow("log.checkpoint_every=3")
+    assert [state["seconds"]["rollout"] for _, _, state in saved] == [6.0, 12.0]
+    assert run.state["seconds"]["forward"] == 3.0
+    assert {"step", "evaluation", "checkpoint"} <= run.state["seconds"].keys()
+    run.state["wall_seconds"] = 1000.0
+    assert 1000 < run.wall_seconds < 1000 + 600
+
+
+@pytest.mark.parametrize(
+    ("failures", "ends"),
+    [((1, 0, 2, 0, 0, 0), None), ((1, 0, 2, 1, 0, 0), 4), ((0, 9, 0, 0, 0, 0), 2)],
+    ids=["as many as allowed", "one more, over several steps", "at once"],
+)
+def test_failures_of_custom_rewards_are_added_up(follow, failures, ends):
+    did, _, _ = follow("reward.custom_failures=3", "reward.custom=[{path: 'math:hypot'}]", failures=failures)
+    if ends is None:
+        assert did[-1] == ("save", 6)
+    else:
+        assert did[-2] == ("save", ends), "before it ends"
+        assert f"{sum(failures[:ends])} groups were dropped, reward.custom_failures allows 3" in did[-1][0]

@@ -1,0 +1,51 @@
+"""What a run sets up before its first step."""
+
+import sys
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from short_runs import short_config
+
+from mmhicra.config import LogConfig
+from mmhicra.train import run
+from mmhicra.train.metrics import open_sinks
+from mmhicra.train.run_folder import RunFolder
+from mmhicra.train.terminal import Terminal
+
+
+class FarEnough(Exception):
+    """Ends a run."""
+
+
+@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (0, [])])
+def test_ranks_wait_as_long_and_torch_has_the_threads_that_are_configured(tmp_path, monkeypatch, threads, set_to):
+    patience, threads_set, seeds = [], [], []
+
+    def make_accelerator(*handlers):
+        patience.extend(handler.timeout for handler in handlers)
+        return SimpleNamespace(is_main_process=True)
+
+    def describe(*about):
+        return []
+
+    def manual_seed(seed):
+        seeds.append(seed)
+        raise FarEnough
+
+    monkeypatch.setattr(run, "make_accelerator", make_accelerator)
+    monkeypatch.setattr(run, "describe", describe)
+    monkeypatch.setattr("torch.set_num_threads", threads_set.append)
+    monkeypatch.setattr("torch.manual_seed", manual_seed)
+    config = short_config(tmp_path, f"threads={threads}", "train.rank_timeout=123", "seed=11")
+    with pytest.raises(FarEnough):
+        run.train(config, terminal=Terminal(quiet=True))
+    assert (patience, threads_set, seeds) == ([timedelta(seconds=123)], set_to, [11])
+
+
+def test_a_tracker_is_told_the_project_and_the_configuration(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: told.append(options)))
+    options = LogConfig(tensorboard=False, wandb=True, project="triangles")  # log.project
+    open_sinks(options, RunFolder(tmp_path), {"seed": 5}, None, 0)
+    assert (told[0]["project"], told[0]["config"]) == ("triangles", {"seed": 5})
