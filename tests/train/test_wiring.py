@@ -104,6 +104,7 @@ SCENES = {
         "reward.custom.weight": (4.0, rewards, REWARDS),
         "reward.custom_attempts": (5, lambda run: run.inputs.rewarder._terms[0].attempts),
         "reward.custom_wait": (0.25, lambda run: run.inputs.rewarder._terms[0].wait),
+        "reward.custom_time_limit": (44.5, lambda run: run.inputs.rewarder._terms[0].limit),
         "reward.custom_threads": (2, lambda run: run.inputs.rewarder.settings.custom_threads),
         "reward.workers": (1, lambda run: run.inputs.rewarder.verifier.workers),
         "reward.time_limit": (7.5, lambda run: run.inputs.rewarder.verifier.time_limit),
