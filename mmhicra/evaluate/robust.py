@@ -11,12 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmhicra.evaluate.records import Item, Response, SampleRecord, Stage
-from mmhicra.rewards import algebra
+from mmhicra.rewards import algebra, verify
 from mmhicra.rewards.answers import GUESSES, Extraction, extract, final_text
+from mmhicra.rewards.asked import nouns_asked
 from mmhicra.rewards.guesses import declared_number
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
 from mmhicra.rewards.option_guesses import option_stated
-from mmhicra.rewards.options import LETTERS, options_named, spell
+from mmhicra.rewards.options import LETTERS, options_in, options_named, spell
+from mmhicra.rewards.options import gold_options as gold_letters
+from mmhicra.rewards.readers import understand
+from mmhicra.rewards.times import read_date
+from mmhicra.rewards.units import read_unit
 from mmhicra.rewards.unworked import TOO_LARGE, is_too_large
 from mmhicra.rewards.values import read_value
 from mmhicra.rewards.verify import Outcome, Query
@@ -27,7 +32,8 @@ _LONGEST_RESPONSE = 100_000
 _NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
 """What an option may hold that is a number, but none that `read_value` reads."""
 _MARKED_LETTER = re.compile(r"[(\[{ ]*([A-Z])[)\]}.: ]*")
-_NOTHING_TO_READ = re.compile(r"[^A-Za-z0-9\\∞∅]*")
+_BEHIND_DIGITS = re.compile(r"(?<=\d)\D*$")
+_NOTHING_TO_READ = re.compile(r"(?:[^\w\\∞∅]|_)*")
 
 
 def score_robust(pairs: Sequence[tuple[Item, Response]], stage: Stage, verifier: Verifier) -> list[SampleRecord]:
@@ -63,7 +69,7 @@ def read_answer(item: Item, response: Response, stage: Stage = "response") -> Ex
     text = response.text
     if len(text) > _LONGEST_RESPONSE:
         text = "<think>" if (final := final_text(text)) is None else final[-_LONGEST_RESPONSE:]
-    return extract(text, item.kind, loose=True, question=item.question, choices=item.choices)
+    return extract(text, item.kind, loose=True, question=item.question, choices=options_of(item))
 
 
 def blank_record(item: Item, response: Response, extraction: Extraction) -> SampleRecord:
@@ -112,9 +118,15 @@ def decide(item: Item, extraction: Extraction) -> Outcome | Query:
         return Outcome("wrong", "nothing that can be read")
     if item.kind == "choice":
         return _decide_choice(item, answer)
-    if item.kind in ("number", "math") and read_value(item.answer) and not read_value(answer):
-        return _decide_prose(item, answer)
-    return Query(answer, item.answer, item.kind, ())
+    query = Query(answer, item.answer, item.kind, (), item.question)
+    if item.kind in ("number", "math") and _is_number(item) and not read_value(answer):
+        return _decide_prose(query, boxed="boxed" in extraction.method)
+    return query
+
+
+def _is_number(item: Item) -> bool:
+    """Whether the gold is one number, and neither a date nor a time of day."""
+    return understand(item.question).number(item.answer) is not None and read_date(item.answer) is None
 
 
 def _same_writing(answer: str, gold: str) -> bool:
@@ -127,23 +139,30 @@ def _same_writing(answer: str, gold: str) -> bool:
 
 def named_options(answer: str, item: Item) -> frozenset[int]:
     """The options an answer names. A marked letter is a letter, also where options are themselves letters."""
-    named = options_named(answer, item.choices)
+    choices = options_of(item)
+    named = options_named(answer, choices)
     if len(named) == 1:
         return named
     marked = _MARKED_LETTER.fullmatch(plain(answer))
-    if marked and LETTERS.index(marked[1]) < len(item.choices):
+    if marked and LETTERS.index(marked[1]) < len(choices):
         return frozenset({LETTERS.index(marked[1])})
     if named:
         return named
-    stated = option_stated(answer, item.choices)
+    stated = option_stated(answer, choices)
     return frozenset() if stated is None else frozenset({stated})
 
 
 def gold_options(item: Item) -> frozenset[int]:
     """The right options; empty if the gold names none."""
-    if item.answer in item.choices:
-        return frozenset({item.choices.index(item.answer)})
-    return options_named(item.answer, item.choices)
+    choices = options_of(item)
+    if item.answer in choices:
+        return frozenset({choices.index(item.answer)})
+    return gold_letters(item.answer, choices)
+
+
+def options_of(item: Item) -> tuple[str, ...]:
+    """The options, read from the question where the benchmark has no column of them."""
+    return item.choices or options_in(item.question)
 
 
 def _decide_choice(item: Item, answer: str) -> Outcome | Query:
@@ -151,21 +170,30 @@ def _decide_choice(item: Item, answer: str) -> Outcome | Query:
     if not gold:
         return Outcome("gold-unusable", "the gold names no option")
     named = named_options(answer, item)
-    if not named and read_value(answer) and not any(map(_NUMBER_TO_WORK_OUT.search, item.choices)):
+    choices = options_of(item)
+    if not named and read_value(answer) and not any(map(_NUMBER_TO_WORK_OUT.search, choices)):
         return Outcome("wrong", "names no option")
     if not named:
         letter = LETTERS[min(gold)]
-        return Query(answer, letter, "choice", item.choices) if len(gold) == 1 else Outcome("wrong", "names no option")
+        return Query(answer, letter, "choice", choices) if len(gold) == 1 else Outcome("wrong", "names no option")
     if named == gold:
         return Outcome("right", f"names {spell(named)}")
     return Outcome("wrong", f"names {spell(named)}, not {spell(gold)}")
 
 
-def _decide_prose(item: Item, answer: str) -> Outcome | Query:
-    """An answer that is no plain number where one is wanted: the number it states in words, else algebra."""
-    if not algebra.is_prose(answer):
-        return Query(answer, item.answer, item.kind, ())
+def _decide_prose(query: Query, *, boxed: bool) -> Outcome | Query:
+    """An answer that is no plain number where one is wanted: the number it states in words, else algebra.
+
+    What is boxed is meant as it stands: after its number there may be a unit, and no other word.
+    """
+    answer = query.extracted or ""
+    by_rules = verify.decide(query)
+    if not algebra.is_prose(answer) or (by_rules is not None and by_rules.verdict == "right"):
+        return query
     stated = declared_number(answer)
+    behind = _BEHIND_DIGITS.search(plain(answer))
+    if boxed and behind and read_unit(behind[0].replace("%", ""), nouns_asked(query.question)) is None:
+        return Outcome("wrong", "more than a number and a unit")
     if stated is None:
         return Outcome("wrong", "states no number, or several")
-    return Query(stated, item.answer, item.kind, ())
+    return replace(query, extracted=stated)

@@ -234,9 +234,12 @@ def _factorial(amount: Amount) -> Fraction:
 
 def _choose(above: Amount, below: Amount) -> Fraction:
     whole = [each for each in (above, below) if isinstance(each, Fraction) and each.denominator == 1]
-    if len(whole) < 2 or not 0 <= whole[0] <= _MOST_FACTORIAL or not 0 <= whole[1] <= _MOST_FACTORIAL:
+    if len(whole) < 2 or min(whole) < 0:
         raise UnreadableError
-    return Fraction(math.comb(whole[0].numerator, whole[1].numerator))
+    n, k = (each.numerator for each in whole)
+    if max(min(k, n - k), 0) * n.bit_length() > MOST_BITS:
+        raise UnreadableError
+    return Fraction(math.comb(n, k))
 
 
 def _logarithm(argument: Amount, base: int) -> Amount:

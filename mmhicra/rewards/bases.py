@@ -40,7 +40,7 @@ class Numeral:
 def read_numeral(text: str) -> Numeral | None:
     """The number with a base that `text` is. Digits that the base does not have make it none."""
     if len(text) > _LONGEST or not (
-        "_" in text or "base" in text or "inary" in text or "ctal" in text or max(text) >= "₀"
+        "_" in text or "base" in text or "inary" in text or "ctal" in text or max(text, default="") >= "₀"
     ):
         return None
     spelt = plain(text).rpartition("=")[2].strip()
@@ -56,9 +56,9 @@ def read_numeral(text: str) -> Numeral | None:
 
 def same_numeral(gold: Numeral, answer: str) -> bool:
     """The same digits in the same base; the base may be left out."""
-    if (stated := read_numeral(answer)) is not None:
+    if (stated := read_numeral(answer) or read_numeral(answer.upper())) is not None:
         return stated.base == gold.base and stated.amount == gold.amount
-    bare = plain(answer).rpartition("=")[2].strip().replace(",", "")
+    bare = plain(answer).rpartition("=")[2].strip().replace(",", "").upper()
     return bool(_BARE.fullmatch(bare)) and _fits(bare, gold.base) and int(bare, gold.base) == gold.amount
 
 

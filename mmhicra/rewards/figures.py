@@ -26,6 +26,7 @@ _SEPARATED = re.compile(r"[^A-J()]")
 @lru_cache(maxsize=2048)
 def read_statement(text: str) -> tuple[str, ...] | None:
     """A relation with its two sides in an order of its own, or one named angle or triangle; None for anything else."""
+    text = re.sub(r"(?<![A-Za-z\\])([A-Za-z])_\{?(\d)\}?", r"\1\2", text)
     spelt = re.sub(r"\\(?:vec|overrightarrow|overleftrightarrow)\s*\{?(\w+)\}?", r"\1", plain(text))
     spelt = _TRIANGLE.sub("△", _ANGLE.sub("∠", re.sub(r"\b(?:line|segment|ray)\s+", "", spelt)))
     found = list(_RELATION.finditer(spelt))

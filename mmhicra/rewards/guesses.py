@@ -22,7 +22,7 @@ _SMALL = (
 )
 _DIGITS = (
     r"(?<![\w.\\])(?<![A-Za-z]-)-?\$?"
-    r"(?:\d[\d,]{0,30}(?:\.\d+)?(?:\s?/\s?\d{1,12}(?![\d.])|:\d{1,12}(?![\d:]))?|\.\d+)"
+    r"(?:\d(?:[\d,]{0,30}\d)?(?:\.\d+)?(?:\s?/\s?\d{1,12}(?![\d.])|:\d{1,12}(?![\d:]))?|\.\d+)"
 )
 _NONE_OF = (
     r"\bno(?=\s[a-z]{3,})(?!\s(?:other|more|longer|need|way|information|such|matter|one|clear|specific|answer)\b)"
@@ -35,7 +35,7 @@ _STATING = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|rather\sthan|instead\sof|other\sthan|except|without)|n't)[\s*$\"]{1,6}"
+    r"(?:\b(?:not|never|neither|nor|rather\sthan|instead\sof|other\sthan|except|without|maybe|perhaps|possibly|near|(?:anything|all)\sbut)|n't)[\s*$\"]{1,6}"
     r"(?:(?:be|equal|equal\sto|exactly|simply|just|a|the)[\s*$\"]{1,6}){0,2}$",
     re.IGNORECASE,
 )
@@ -64,10 +64,30 @@ _ASKS_FOR_A_YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _YEAR = re.compile(r"[12]\d{3}")
 _HOW_MANY = re.compile(r"(?:\bhow (?:many|much)\b|\(_+\)|_{2,})([^?.!]{1,120})", re.IGNORECASE)
 """What is to be counted: after "how many", or after the blank to fill in."""
-_JOINING = re.compile(r"\b(?:and|or|but|maybe|possibly|perhaps|versus|vs|unless)\b|,\s{0,3}\Z|[;/]")
+_JOINING = re.compile(r"\b(?:and|or|but|maybe|possibly|perhaps|versus|vs|unless|else|otherwise|if)\b|,\s{0,3}\Z|[;/]")
 _BOLD_NUMBER = re.compile(r"\*\*([^*\n]{0,200})\*\*")
 _WORD = re.compile(r"[a-z]{2,}")
-_NEXT_WORD = re.compile(r"[\s*$(,.-]{0,6}([a-z]+(?:n't)?)")
+_NEXT_WORDS = re.compile(r"[\s*$(,.%°-]{0,6}(?:percent\s)?[a-z²]+(?:n't)?(?:\s\(?[a-z]+\b){0,3}")
+_AROUND = " \n*$(,.%°-"
+_CHANGES = frozenset(
+    {"plus", "minus", "less", "fewer", "half", "halves", "off", "short", "squared", "cubed"}
+) | frozenset(
+    {
+        "million",
+        "thousand",
+        "hundred",
+        "dozen",
+        "times",
+        "else",
+        "wrong",
+        "incorrect",
+        "false",
+        "most",
+        "least",
+        "point",
+    }
+)
+"""A little further on, these change a number: `5 cm less`, `3 hours and a half`, `40 % off 50`."""
 _PERCENT = {"percent", "percents", "percentage", "only", "exactly"}
 _EMPTY = ("are", "there", "is", "the", "of")
 _NEAR = 60
@@ -130,14 +150,21 @@ def declared_number(answer: str) -> str | None:
         one.digits != other.digits and _JOINING.search(said[one.end : other.start]) for one, other in pairwise(numbers)
     )
     chosen = None if joined or _offers_several(said, numbers) else _choose(said, numbers)
-    altered = any(number.digits == chosen and _is_altered(said[number.end :]) for number in numbers)
-    return None if altered else chosen
+    return None if chosen is None or is_altered(said, chosen) else chosen
 
 
-def _is_altered(behind: str) -> bool:
-    """Whether the word after a number makes it another one, or none: `5 more than six`, `5 million`, `5 incorrect`."""
-    word = _NEXT_WORD.match(behind.lower())
-    return word is not None and word[1] in ALTERING - _PERCENT
+def is_altered(said: str, digits: str) -> bool:
+    """Whether the words after a number make it another one, or none: `5 more than six`, `5 million`, `5 cm less`."""
+    for number in _NUMBER.finditer(said):
+        if _digits(number[0]) != digits:
+            continue
+        following = _NEXT_WORDS.match(said[number.end() :].lower())
+        words = [word.strip(_AROUND) for word in following[0].split()] if following else []
+        words = [word for word in words if word]
+        first = words[1:2] if words[:1] == ["percent"] else words[:1]
+        if ALTERING.difference(_PERCENT).intersection(first) or _CHANGES.intersection(words):
+            return True
+    return False
 
 
 def _telling_part(sentence: str) -> str:

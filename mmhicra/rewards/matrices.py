@@ -17,7 +17,8 @@ _AROUND = re.compile(
     r"\\left\s*(?:\\\{|[(\[{|.])|\\right\s*(?:\\\}|[)\]}|.])|\\(?:displaystyle|,|;|!|quad|qquad)(?![a-zA-Z])|[$\s.,()\[\]]|\\\{"
 )
 _LABEL = re.compile(
-    r"^\s*\$*\s*(?:\\(?:vec|mathbf|overrightarrow|boldsymbol|bm)\s*\{?\s*)?[A-Za-z](?:\^\{?-?\w{1,3}\}?|_\{?\w\}?)?\s*\}?\s*=\s*"
+    r"^\s*\$*\s*(?:\\(?:vec|mathbf|overrightarrow|boldsymbol|bm)\s*\{?\s*)?[A-Za-z]"
+    r"(?:\^\{?-?\w{1,3}\}?|_\{?\w\}?|\([\w, ]{1,9}\))?\s*\}?\s*=\s*"
 )
 _ROW = re.compile(r"\\\\(?:\s*\[[^\]]{0,9}\])?|\\cr(?![a-zA-Z])")
 _CELL = re.compile(r"(?<!\\)&")

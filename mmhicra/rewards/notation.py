@@ -98,6 +98,7 @@ _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
 _REPEATED = re.compile(r"[\d.]\\overline\s*\{\s*\d+\s*")
+_DOTS = re.compile(r"\\[lcd]?dots[cbmio]?(?![a-zA-Z])|…")
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _PUNCTUATION = re.compile(r"[^\w\s+\-*/^=<>%°.()\[\]]|(?<!\d)\.|\.(?!\d)|_")
 
@@ -166,7 +167,11 @@ def compact(text: str) -> str:
 
     A space between two digits stays: `1 6` is not 16.
     """
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d) | (?!\d)", "", plain(text)))
+    written = _DOTS.sub("...", plain(text))
+    written = re.sub(
+        r"(?:<=|\\leq(?![a-zA-Z]))", r"\\le ", re.sub(r"(?:>=|\\geq(?![a-zA-Z]))", r"\\ge ", written)
+    ).rstrip()
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d) | (?!\d)", "", written))
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from mmhicra.rewards.guesses import guess_number, number_stated
-from mmhicra.rewards.notation import words
+from mmhicra.rewards.guesses import guess_number, is_altered, number_stated
+from mmhicra.rewards.notation import plain, words
 from mmhicra.rewards.options import LETTERS, options_named
 from mmhicra.rewards.sentences import (
     LONGEST_SENTENCE,
@@ -42,6 +42,7 @@ _REFUSAL_SAID = re.compile(
 )
 _REASONS = re.compile(r"(?<=[a-z,] )\bbecause\b")
 _AFTER_IS = re.compile(r"\b(?:is|are|equals)\s|=\s?")
+_TERM = re.compile(r"\S{0,9}\d\S{0,9}|[a-z]")
 _LONGEST_TAIL = 200
 
 
@@ -69,10 +70,11 @@ def guess_option(text: str, choices: Sequence[str], question: str = "") -> str |
         if len(letters) == 1:
             return letters.pop()
     for sentence in sentences:
-        if (named := option_stated(sentence, tuple(choices))) is not None:
+        if (named := option_stated(sentence, tuple(choices))) is not None and not _denies_letter(sentence):
             return choices[named]
         tail = _AFTER_IS.split(sentence[-_LONGEST_TAIL:])[-1]
-        values = options_named(tail, choices) if tail != sentence and not _DENIED.search(tail) else frozenset()
+        denied = _DENIED.search(tail) or _denies_letter(sentence)
+        values = options_named(tail, choices) if tail != sentence and not denied else frozenset()
         if len(values) == 1:
             return choices[min(values)] if choices else LETTERS[min(values)]
     if any(map(str.isdigit, "".join(choices))):
@@ -93,8 +95,13 @@ def option_stated(sentence: str, choices: tuple[str, ...]) -> int | None:
     if len(named) != 1:
         return None
     number = words(choices[named[0]])
-    if re.fullmatch(r"-?[\d.]+[°%]?", number) and number.strip("°%") != number_stated(sentence):
-        return None
+    if re.fullmatch(r"-?[\d.]+[°%]?", number):
+        digits = number.strip("°%")
+        return (
+            named[0]
+            if digits == number_stated(sentence) and not is_altered(plain(sentence[:LONGEST_SENTENCE]), digits)
+            else None
+        )
     return named[0]
 
 
@@ -148,6 +155,12 @@ def _letters(sentence: str, choices: Sequence[str]) -> set[str]:
     return found
 
 
+def _denies_letter(sentence: str) -> bool:
+    """`Option D is incorrect, because it is a force`."""
+    said = sentence[:LONGEST_SENTENCE]
+    return any(_DENIED.search(said[mark.end() : mark.end() + 40]) for mark in _LETTER.finditer(said))
+
+
 def _is_quotable(choice: str) -> bool:
     """A single letter is no quotation: `a` is an article, `E` a point."""
     return len(choice) > 1 or choice.isdigit()
@@ -157,6 +170,8 @@ def _stands_in(choice: str, said: str) -> bool:
     """Whether `choice` stands in `said` as words of its own, at least once without a denial before it."""
     ahead = r"(?<![\w.])" if choice[:1].isalnum() else ""
     behind = r"(?![\w^]|\.\d)" if choice[-1:].isalnum() else ""
+    if _TERM.fullmatch(choice):  # not `2x` of `x^2+2x+1`
+        ahead, behind = r"(?<![+*/^])" + ahead, behind + r"(?! ?[+*/^])"
     return any(
         not _NEGATED.search(said[max(0, match.start() - 40) : match.start()])
         for match in re.finditer(ahead + re.escape(choice) + behind, said)

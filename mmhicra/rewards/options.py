@@ -8,10 +8,14 @@ from functools import lru_cache
 
 from mmhicra.rewards.figures import read_letters
 from mmhicra.rewards.notation import compact, plain, words
+from mmhicra.rewards.readers import compare
 from mmhicra.rewards.times import is_clock_shaped, read_clock, same_clock
 from mmhicra.rewards.values import agree, read_value
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+_LONGEST_READ = 200
+"""Characters of an answer that the exact readers compare with every option."""
 
 _LONE = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?|选项?)?[ :([{]*([A-Za-z])[ )\]}]*", re.IGNORECASE
@@ -23,6 +27,7 @@ _RUN = re.compile(r"[A-Z]{2,8}")
 _OR = re.compile(r"\s+or\s+|\s*或者?\s*|\s*/\s*")
 _CHINESE_SAYING = re.compile(r"([^\n]*[一-鿿][^\n]*?[是为选])\s*((?:[(]\s*[A-Z]\s*[)]|[A-Z])(?![A-Za-z]).*)")
 _CHINESE_DENIAL = re.compile("[不非没错]")
+_PRONOUN = re.compile(r"(?:it|they|this|that|these|he|she)(?:'s|'re)? (?:(?:is|are|will be|will) )?", re.IGNORECASE)
 _DENIED = re.compile(
     r"^(?:is |are )?(?:not|wrong|incorrect|false|isn't|maybe|perhaps|possibly|unless)\b"
     r"|\b(?:is|are|was) (?:not|wrong|incorrect|false)\b",
@@ -125,6 +130,8 @@ def _named(text: str, choices: tuple[str, ...]) -> frozenset[int]:
         return frozenset().union(*each) if all(each) else frozenset()
     if _NEGATION.search(spelt):
         return frozenset()
+    if (saying := _PRONOUN.match(spelt)) and (same := _by_writing(spelt[saying.end() :], choices)):
+        return same
     return _by_letter((m[1] for m in _STANDING.finditer(spelt) if not _is_word(m[1], m[2])), count)
 
 
@@ -175,7 +182,7 @@ def _by_writing(text: str, choices: Sequence[str]) -> frozenset[int]:
 
 def _by_beginning(text: str, choices: Sequence[str]) -> frozenset[int]:
     """`no, there are not more` names the option `No`: it is followed by a comma or full stop and more words."""
-    beginning = re.match(r"([^,.;]+)[,.;] +(?!or\b|and\b)[A-Za-z]{2}", text)
+    beginning = re.match(r"([^,.;]+)[,.;] +(?!or\b|and\b)(?:[A-Za-z]{2}|I )", text)
     if not beginning or _MATHEMATICAL.search(beginning[1]):
         return frozenset()
     return _by_writing(beginning[1], choices)
@@ -190,14 +197,21 @@ def _by_value(text: str, choices: Sequence[str]) -> frozenset[int]:
         return frozenset(i for i, time in times if time is not None and same_clock(time, clock))
     value = read_value(text)
     if value is None:
-        return frozenset()
+        return _by_reading(text, choices)
     options = [(i, option) for i, choice in enumerate(choices) if (option := read_value(choice)) is not None]
     agreeing = [(abs(option.amount - value.amount), i) for i, option in options if agree(option, value)]
     exact = frozenset(i for gap, i in agreeing if gap == 0)
     if exact or not agreeing:
-        return exact
+        return exact or _by_reading(text, choices)
     nearest = min(agreeing)[0]
     return frozenset(i for gap, i in agreeing if gap == nearest)
+
+
+def _by_reading(text: str, choices: Sequence[str]) -> frozenset[int]:
+    r"""The options that are equal for one of the exact readers: `1 to 2` is `1:2`, `(3, 4]` is `3 < x \le 4`."""
+    if len(text) > _LONGEST_READ or not _MATHEMATICAL.search(text):
+        return frozenset()
+    return frozenset(i for i, choice in enumerate(choices) if compare(choice, text) is True)
 
 
 def _is_word(letter: str, follower: str | None) -> bool:

@@ -37,10 +37,13 @@ _LABEL = re.compile(
     r"(?:=|:(?!\s*\d)|\\colon|\\in(?![a-zA-Z])|[为是])\s*(?=\S)"
 )
 _POINT = re.compile(r"^(?:(?:[Pp]oint|[Vv]ertex|[Cc]ent(?:er|re)|[Ff]ocus)\s+)?(?:[A-Z]['\d]?\s*)?(?=[(\[])")
+_NAMED_POINT = re.compile(r"^([A-Z]['\d]?)\s*(?=\([^()]*,[^()]*\)$)")
+_ROOT_LABEL = re.compile(r"x_?\{?\d\}?")
+"""`x_1` and `x_2` are two values of one unknown."""
 _CONTINUED = re.compile(r"\s*[=+*/]")
 _DOTS = re.compile(r"\\[lcdv]?dots(?![a-z])|\.\.\.|…")
 _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])|±")
-_EMPTY = re.compile(r"\\emptyset|\\?\{\s*\\?\}|[Ee]mpty set|空集")
+_EMPTY = re.compile(r"\\emptyset|\\?\{\s*\\?\}|(?:the |an )?empty set|空集", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _MOST = 30
 
@@ -75,7 +78,8 @@ def same_parts(gold: Parts, answer: Parts, same: Same, order: bool | None) -> bo
     labelled = _by_label(gold, answer)
     if labelled is not None:
         return _all(same(one, other) for one, other in labelled)
-    ordered = gold.shape == "tuple" or (gold.shape in ("lines", "list", "bracket") and order is True)
+    named = not any(answer.labels) and _are_names(gold.labels)
+    ordered = named or gold.shape == "tuple" or (gold.shape in ("lines", "list", "bracket") and order is True)
     if gold.shape == "lines" and order is None:
         ordered = not all(re.fullmatch(r"[A-J]", compact(item)) for item in gold.items)
     if ordered:
@@ -156,7 +160,7 @@ def _expanded(pieces: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     r"""Labels taken off, `1 \pm \sqrt{3}` made two parts."""
     items, labels = [], []
     for piece in pieces:
-        label = _LABEL.match(piece)
+        label = _LABEL.match(piece) or _NAMED_POINT.match(piece)
         name, body = (compact(label[1]), piece[label.end() :].strip()) if label else ("", _unquoted(piece))
         signs = ("+", "-") if len(_PLUS_MINUS.findall(body)) == 1 else ()
         both = [_PLUS_MINUS.sub(sign, body) for sign in signs] or [body]
@@ -179,12 +183,41 @@ def _by_label(gold: Parts, answer: Parts) -> list[tuple[str, str]] | None:
     ):
         order = sorted(range(len(answer.items)), key=lambda at: answer.labels[at])
         return list(zip(gold.items, (answer.items[at] for at in order), strict=True))
-    if "" in gold.labels or len(set(gold.labels)) < len(gold.labels) or "" in answer.labels:
+    if not _are_distinct(gold.labels) or "" in answer.labels:
         return None
+    if set(answer.labels) == {"x"} and all(map(_ROOT_LABEL.fullmatch, gold.labels)):
+        return None
+    if sorted(map(_initial, gold.labels)) == sorted(set(map(_initial, answer.labels))) and _shortened(gold, answer):
+        places = {_initial(label): at for at, label in enumerate(answer.labels)}
+        return [
+            (item, answer.items[places[_initial(label)]]) for label, item in zip(gold.labels, gold.items, strict=True)
+        ]
     if sorted(map(str.lower, gold.labels)) != sorted(map(str.lower, answer.labels)):
         return [("0", "1")] if set(gold.labels) != set(answer.labels) else None
     places = {label.lower(): at for at, label in enumerate(answer.labels)}
     return [(item, answer.items[places[label.lower()]]) for label, item in zip(gold.labels, gold.items, strict=True)]
+
+
+def _initial(label: str) -> str:
+    return label[:1].lower()
+
+
+def _shortened(gold: Parts, answer: Parts) -> bool:
+    """Whether one side writes the first letters of the other's words: `D` and `R` for domain and range."""
+    sides = (gold.labels, answer.labels)
+    return any(
+        all(map(str.isalpha, one)) and all(len(each) > 3 for each in one) and all(len(each) == 1 for each in other)
+        for one, other in (sides, sides[::-1])
+    )
+
+
+def _are_names(labels: tuple[str, ...]) -> bool:
+    """Whether every part has a name of its own, and they are not the roots `x_1` and `x_2` of one equation."""
+    return _are_distinct(labels) and not all(map(_ROOT_LABEL.fullmatch, labels))
+
+
+def _are_distinct(labels: tuple[str, ...]) -> bool:
+    return len(set(labels)) == len(labels) and "" not in labels and bool(labels)
 
 
 def _shapes_go_together(gold: Parts, answer: Parts) -> bool:
@@ -192,8 +225,13 @@ def _shapes_go_together(gold: Parts, answer: Parts) -> bool:
     if gold.shape == "tuple":
         return answer.shape in ("tuple", "list", "lines")
     if answer.shape == "tuple":
-        return gold.shape == "lines"
+        return gold.shape == "lines" or (gold.shape == "list" and _are_coordinates(gold.labels))
     return not (answer.shape == "bracket" and gold.shape == "set")
+
+
+def _are_coordinates(labels: tuple[str, ...]) -> bool:
+    """Whether values are named as those of a point are, in the same order: `x = 3, y = -1`."""
+    return all(len(label) == 1 and label.islower() for label in labels) and list(labels) == sorted(set(labels))
 
 
 def _matching(gold: tuple[str, ...], answer: tuple[str, ...], same: Same) -> bool | None:

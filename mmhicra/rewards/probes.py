@@ -44,7 +44,7 @@ def agree_everywhere(gold: str, answer: str) -> bool:
     same = 0
     for point in _POINTS:
         numbers = dict(zip(letters, point, strict=False))
-        one, other = _value(left, numbers), _value(right, numbers)
+        one, other = value_with(left, numbers), value_with(right, numbers)
         if (one is None) != (other is None):
             return False
         if one is None or other is None:
@@ -62,7 +62,8 @@ def _spaced(text: str) -> str:
     return _RUN.sub(lambda run: " ".join(run[0]), spelt)
 
 
-def _value(text: str, numbers: dict[str, Fraction]) -> Amount | None:
+def value_with(text: str, numbers: dict[str, Fraction]) -> Amount | None:
+    """What an expression is where its letters are these numbers; None if it cannot be worked out."""
     filled = _LETTER.sub(lambda letter: f"({numbers[letter[0]]})" if letter[0] in numbers else letter[0], text)
     reader = Reader(re.sub(r"\)\s+(?=[(\\])", ")", filled))
     try:

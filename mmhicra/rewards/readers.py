@@ -15,6 +15,7 @@ from typing import Any
 
 from mmhicra.rewards.asked import asks_percent, asks_ratio, nouns_asked, order_asked
 from mmhicra.rewards.bases import asks_base, read_numeral, same_numeral
+from mmhicra.rewards.families import read_family, same_family
 from mmhicra.rewards.figures import read_letters, read_statement
 from mmhicra.rewards.intervals import is_certain, read_set, same_set
 from mmhicra.rewards.matrices import Matrix, read_matrix
@@ -35,6 +36,9 @@ _SHORT_WORDS = frozenset({"no", "No", "NO", "up", "Up", "on", "On", "ok", "OK", 
 _ALTERNATIVE = re.compile(
     r"(.+?)\s*[(（]\s*(?:\bor(?:\s+(?:fill in|write|equivalently))?\b|或(?:填|者)?)[\s,:]*(.+?)\s*[)）]", re.DOTALL
 )
+_OFFERED = re.compile(r"\bor\b|或|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])")
+"""What offers the coordinates of a point, or answers to several blanks, for choice."""
+_TOGETHER = re.compile(r"\band\b|且|\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])")
 _SHAPE_WORDS = re.compile(
     r"∠|\\angle|\bangle|\barc\b|\bsegment|\bline\b|triangle|△|quadrilateral|parallelogram", re.IGNORECASE
 )
@@ -230,9 +234,19 @@ def _by_set(pair: _Comparison) -> bool | None:
     if gold is None:
         return _UNREAD
     answer = read_set(pair.answer)
+    if answer is None and len(gold.intervals) > 1 and _TOGETHER.search(plain(pair.answer)):
+        return False  # no number is below 0 and above 4
     if answer is None or not (is_certain(gold) or is_certain(answer)):
         return _UNREAD
     return same_set(gold, answer, pair.same)
+
+
+def _by_family(pair: _Comparison) -> bool | None:
+    gold = read_family(pair.gold)
+    if gold is None:
+        return _UNREAD
+    answer = read_family(pair.answer)
+    return answer is not None and same_family(gold, answer, pair.same)
 
 
 def _by_letters(pair: _Comparison) -> bool | None:
@@ -276,8 +290,11 @@ def _by_parts(pair: _Comparison) -> bool | None:
     gold = read_parts(pair.gold)
     if gold is None:
         return _UNREAD
+    in_order = gold.shape == "tuple" or (gold.shape == "lines" and pair.question.order is not False)
+    if in_order and _OFFERED.search(plain(pair.answer)):
+        return False
     for every_comma in (False, True):
-        answer = read_parts(pair.answer, every_comma)
+        answer = _coordinates(pair.answer) or read_parts(pair.answer, every_comma)
         if answer is not None and len(answer.items) == len(gold.items):
             return same_parts(gold, answer, pair.same, pair.question.order)
     if answer is None and gold.shape in ("tuple", "set"):
@@ -285,10 +302,24 @@ def _by_parts(pair: _Comparison) -> bool | None:
     return False
 
 
+def _coordinates(text: str) -> Parts | None:
+    """The parts of a vector, a column or a system of equations."""
+    matrix = read_matrix(text)
+    if matrix is None or matrix.kind == "determinant" or any(len(row) > 1 for row in matrix.rows):
+        return None
+    cells = tuple(row[0] for row in matrix.rows)
+    if matrix.kind == "system":
+        return read_parts(", ".join(cells))
+    return Parts(cells, ("",) * len(cells), "tuple") if len(cells) > 1 else None
+
+
 def _by_statement(pair: _Comparison) -> bool | None:
     gold = read_statement(pair.gold)
     answer = None if gold is None else read_statement(pair.answer)
-    return _UNREAD if gold is None or answer is None else gold == answer
+    if gold is not None and answer is not None:
+        return gold == answer
+    sides, stated = (compact(each).split("=") for each in (pair.gold, pair.answer))
+    return True if len(sides) == 2 and sides == stated[::-1] else _UNREAD
 
 
 def _one_for_many(pair: _Comparison) -> bool | None:
@@ -309,12 +340,13 @@ READERS: tuple[Callable[[_Comparison], bool | None], ...] = (
     _by_short_word,
     _by_lines,
     _by_clock,
+    _by_date,
     _by_number,
     _by_ratio,
-    _by_date,
     _by_numeral,
     _by_matrix,
     _by_set,
+    _by_family,
     _by_letters,
     _by_parts,
     _by_statement,

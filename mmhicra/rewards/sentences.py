@@ -76,13 +76,16 @@ def sentences_backwards(text: str, question: str = "", *, refusals: bool = False
 
 
 def without_echo(text: str, choices: Sequence[str]) -> str:
-    """`text` without a list of options that only repeats `choices` in their order: it names none of them."""
+    """`text` without a list of options that only repeats `choices` in their order, all or the first: it names none.
+
+    The list may have other letters than the options (`(C) Yes (D) No`), and the last one may be missing.
+    """
     markers = list(_MARKER.finditer(text))
     gone: list[tuple[int, int]] = []
     at = 0
     while at < len(markers):
         run = _run(text, markers[at:], choices)
-        if run > 1 and run == len(choices):
+        if run > 1:
             last = markers[at + run - 1]
             gone.append((markers[at].start(), last.end() + len(choices[run - 1])))
         at += max(1, run)
@@ -96,7 +99,7 @@ def without_echo(text: str, choices: Sequence[str]) -> str:
 def _run(text: str, markers: Sequence[re.Match[str]], choices: Sequence[str]) -> int:
     """How many options, from the first on, stand here one after the other with nothing between them."""
     for number, (marker, choice) in enumerate(zip(markers, choices, strict=False)):
-        own = text.startswith(choice, marker.end()) and marker[1] == chr(ord("A") + number)
+        own = text.startswith(choice, marker.end()) and ord(marker[1]) == ord(markers[0][1]) + number
         between = text[markers[number - 1].end() + len(choices[number - 1]) : marker.start()] if number else ""
         if not own or between.strip(" \t\n,;.|*"):
             return number

@@ -115,11 +115,12 @@ inr | 1 | Rs rs Rs. INR ₹ | rupee
 """Cases that a table cannot settle: `C` and `F` alone may be a charge, a capacity or a temperature; see `LOOSE`."""
 
 LOOSE = """
-C F T pt pts sq cu u unit point 分 点 号 pH ppm
-person people thing item object piece 个 倍 步
-次 份 total place way time term °T ' \"
+C F T pt pts sq cu u unit 分 点 号 pH ppm point total °T ' \"
 """
 """Units whose dimension is unknown: they go with any other and are never converted."""
+
+COUNTS = "person people thing item object piece 个 倍 步 次 份 place way time term"
+"""Things of no certain kind: they go with whatever is counted, but with no length, mass or time."""
 
 THINGS = """
 acorn animal answer ant apple apricot apartment bag ball balloon banana bar basket bead bean bear

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from mmhicra.rewards.unit_table import LOOSE, SYMBOL_PREFIXES, THINGS, UNITS, WORD_PREFIXES
+from mmhicra.rewards.unit_table import COUNTS, LOOSE, SYMBOL_PREFIXES, THINGS, UNITS, WORD_PREFIXES
 
 Dimension = tuple[tuple[str, int], ...]
 """Powers of base dimensions, sorted by name; empty if it is not known."""
@@ -30,6 +30,8 @@ class Unit:
 
 
 UNKNOWN = Unit()
+COUNT = Unit((("count", 1),))
+"""Things of no certain kind: people, pieces, times."""
 _PER = re.compile(r"\s*(?:/|\bper\b|每)\s*", re.IGNORECASE)
 _TIMES = re.compile(r"[\s*·]+")
 _POWER = re.compile(r"(?:\^\s*\{?\s*([+-]?\s*\d)\s*\}?|(?<=[A-Za-z])([23])|\s(squared|cubed))$")
@@ -111,13 +113,13 @@ def _product(factors: list[tuple[str, int]], nouns: frozenset[str]) -> Unit | No
         for name, power in unit.dimension:
             total[name] = total.get(name, 0) + sign * power
     things = [name for name in total if name.startswith("#")]
-    if not known or len(things) > 1:
+    if not known or len(things) > 1 or ("count" in total and len(factors) > 1):
         return UNKNOWN
     return Unit(tuple(sorted((name, power) for name, power in total.items() if power)), factor, shift)
 
 
 def _is_thing(unit: Unit) -> bool:
-    return any(name.startswith("#") for name, _ in unit.dimension)
+    return unit == COUNT or any(name.startswith("#") for name, _ in unit.dimension)
 
 
 def _lookup(word: str) -> Unit | None:
@@ -185,7 +187,7 @@ def _read_table() -> tuple[Mapping[str, Unit], Mapping[str, Unit]]:
         for name in (thing, *irregular):
             words.setdefault(name, Unit(((f"#{thing}", 1),)))
     del symbols["pm"]  # a time of day
-    loose = dict.fromkeys(LOOSE.split(), UNKNOWN)
+    loose = dict.fromkeys(LOOSE.split(), UNKNOWN) | dict.fromkeys(COUNTS.split(), COUNT)
     return {**symbols, **{k: v for k, v in loose.items() if len(k) < 3}}, {**words, **loose}
 
 

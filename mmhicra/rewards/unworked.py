@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from mmhicra.rewards.notation import plain
+from mmhicra.rewards.values import read_value
 
 TOO_LARGE = "a number too large to be worked out"
 """What a record says of it."""
@@ -21,7 +22,13 @@ _FACTORIALS = (
     (re.compile(r"\d!\s*!"), "5!!"),
     (re.compile(r"\d{6}\s*!"), "100000!"),
 )
-_OPERATION = re.compile(r"\\(?:i{0,3}nt|oint|sum|prod|lim(?:sup|inf)?|gcd|lcm)(?![a-zA-Z])|[∫∑∏]")
+_BRACED = r"\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)?)\}"
+_BINOMIAL = re.compile(rf"\\binom{_BRACED}{_BRACED}")
+_MOST_BITS = 200_000
+"""Binary digits of a binomial coefficient that is worked out."""
+_OPERATION = re.compile(
+    r"\\(?:i{0,3}nt|oint|sum|prod|lim(?:sup|inf)?|gcd|lcm)(?![a-zA-Z])|\\Gamma\s*(?:\\left)?\s*\(|[∫∑∏]"
+)
 _SIDES = re.compile(r"[{}]|(?<![<>!\\])=")
 
 
@@ -36,12 +43,22 @@ def unworked(answer: str, gold: str) -> str | None:
 
 
 def is_too_large(text: str) -> bool:
-    """Whether an answer holds a tower of powers or a factorial that is too large to be worked out."""
+    """Whether a text holds a tower of powers, a factorial or a binomial that is too large to be worked out."""
     spelled = plain(text)
     if any(pattern.search(spelled) for pattern, _ in _FACTORIALS):
         return True
+    if any(_bits_of_binomial(*each.groups()) > _MOST_BITS for each in _BINOMIAL.finditer(spelled)):
+        return True
     towers = (re.findall(r"\d+", tower[0].replace(",", "")) for tower in _TOWER.finditer(spelled))
     return any(_exceeds([int(exponent[:9]) for exponent in tower]) for tower in towers)
+
+
+def _bits_of_binomial(above: str, below: str) -> int:
+    """About how many binary digits a binomial coefficient of two whole numbers has, 0 for any other."""
+    sizes = [value.amount for value in map(read_value, (above, below)) if value is not None]
+    if len(sizes) < 2 or not 0 <= sizes[1] <= sizes[0]:
+        return 0
+    return int(min(sizes[1], sizes[0] - sizes[1])) * int(sizes[0]).bit_length()
 
 
 def _exceeds(exponents: list[int]) -> bool:

@@ -5,6 +5,7 @@ Arithmetic is `arithmetic`'s, units are `units`'. Nothing here evaluates symbols
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,7 +14,7 @@ from functools import lru_cache
 from mmhicra.rewards.arithmetic import Amount, Reader, UnreadableError, is_moderate
 from mmhicra.rewards.notation import LONGEST_ANSWER, plain
 from mmhicra.rewards.numerals import in_digits, power_after, scale_after
-from mmhicra.rewards.units import UNKNOWN, Unit, read_unit
+from mmhicra.rewards.units import COUNT, UNKNOWN, Unit, read_unit
 
 NO_NOUNS: frozenset[str] = frozenset()
 
@@ -26,10 +27,16 @@ _LEADS = (  # what may stand before a number, and an example
     (r"约|大约|共|一共|总共|共有", "约5"),
 )
 _LEAD = re.compile(rf"^(?:(?:{'|'.join(lead for lead, _ in _LEADS)})\s*)+(?=[^A-Za-z]|[a-z]{{3}})", re.IGNORECASE)
+_CURRENCY = re.compile(r"(\\\$|US(?=\\?\$)|USD|CNY|RMB|EUR|GBP|JPY|INR|[$€£¥₹])\s*\\?\$?\s*[\d.]")
 _SAYING = re.compile(r"^(.*(?:\bis\b|\bare\b|\bequals?\b|[为是]))\s*:?\s*", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:not|never|no|cannot|neither|nor|wrong|false|unlikely|if|unless)\b|n't\b|[不非没否错]", re.IGNORECASE
 )
+_NAME = re.compile(r"(?:∠|\\angle|angle)\s*([A-Z]{1,3}|\d)|([A-Z]{2})")
+_GREEK = {
+    **{r"\alpha": "α", r"\beta": "β", r"\gamma": "γ", r"\delta": "δ", r"\theta": "θ", r"\lambda": "λ", r"\mu": "μ"},
+    **{r"\rho": "ρ", r"\sigma": "σ", r"\phi": "φ", r"\varphi": "φ", r"\omega": "ω"},
+}
 _NUMBERED = re.compile(r"(?:_|∠|\\angle)\s*\{?\w{1,3}\}?")
 _LABEL = re.compile(r"(?:[^\W\d]|[\s\\.'∠△/:{}|])*(?:\([\w\s]{1,5}\))?")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z])")
@@ -41,6 +48,7 @@ _PIECE = re.compile(
 _FEET_INCHES = re.compile(r"(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:\"|'')")
 _CHAINED = frozenset({"length", "time", "mass", "angle", "usd", "cny", "gbp"})
 _FEW_BITS = 1000
+_DEGREES = Unit((("angle", 1),))
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Value:
         decimals: digits after the point of a plain decimal, less those of a scale word (`5.2 million`: -5); else None.
         percent: a percent sign followed.
         unit: `UNKNOWN` if there is none, or none that can be compared.
-        label: the single letter of `x = 5`, else empty.
+        label: the single letter of `x = 5`, the name of `AB = 5` or `∠A = 5`, else empty.
     """
 
     amount: Amount
@@ -99,7 +107,30 @@ def read_number(text: str, nouns: frozenset[str] = NO_NOUNS) -> Value | None:
     first, *others = (value for value in readings if value is not None)
     if not all(agree(other, first) or agree(first, other) for other in others):
         return None
-    return replace(first, label=links[0]) if re.fullmatch(r"[A-Za-z]", links[0]) else first
+    if first.unit == UNKNOWN and (money := _currency(text)):
+        first = replace(first, unit=money)
+    return replace(first, label=_name(links[0])) if len(links) > 1 else first
+
+
+def _name(link: str) -> str:
+    r"""What a value is said of, one spelling for `AB` and `BA`, `\angle ABC` and `∠CBA`; empty for other labels."""
+    if re.fullmatch(r"[A-Za-zα-ω]", link):
+        return link
+    if greek := _GREEK.get(link.strip()):
+        return greek
+    named = _NAME.fullmatch(link.strip())
+    if named is None:
+        return ""
+    mark, letters = ("∠", named[1]) if named[1] else ("", named[2])
+    return mark + min(letters, letters[::-1])
+
+
+def _currency(text: str) -> Unit | None:
+    r"""The unit of a sign before a number: `\$45`, `€45`, `USD 45`; `$45$` is mathematics."""
+    sign = _CURRENCY.search(text)
+    if sign is None or (sign[1] == "$" and text.replace(r"\$", "").count("$") % 2 == 0):
+        return None
+    return read_unit("USD" if sign[1] in ("$", r"\$", "US") else sign[1])
 
 
 def right_hand_side(text: str) -> str | None:
@@ -114,19 +145,20 @@ def right_hand_side(text: str) -> str | None:
 
 
 def agree(gold: Value, answer: Value, *, percent_asked: bool = False) -> bool:
-    """Whether `answer` states the number `gold`.
+    r"""Whether `answer` states the number `gold`.
 
     * Exact forms (integers, fractions, roots, pi) must be equal; to 1e-9 relative where a float had to be used.
     * A gold that is an integer takes no other number, however near.
     * A gold with d printed decimals takes every number that rounds to it (half a unit of its last digit).
-    * Any other gold takes a decimal within 1e-4 of it, relative; so does a gold with decimals.
+    * A gold with decimals takes itself cut or rounded to fewer, if that is within 1e-4 of it, relative.
+    * Any other gold takes a decimal within 1e-4 of it, relative.
     * A unit may be left out. Known units of one dimension are converted: `500 cm` is `5 m`, `5 cm` is not; known units
-      of two dimensions never agree: `5 kg` is not `5 m`.
+      of two dimensions never agree: `5 kg` is not `5 m`, nor 5 people. `\frac{\pi}{3}` takes `60^\circ`.
     * A percent sign may be left out, or worked out: `20%` is `20` and `0.2`. A gold below 1 without one takes `15%` for
       0.15, and `0.15%` only where the question asks for a percentage.
     * `x = 5` is `5`, but not `y = 5`.
     """
-    if gold.label and answer.label and gold.label != answer.label:
+    if gold.label and len(gold.label) == len(answer.label) and gold.label != answer.label:
         return False
     try:
         return _agree(gold, answer, percent_asked)
@@ -137,18 +169,21 @@ def agree(gold: Value, answer: Value, *, percent_asked: bool = False) -> bool:
 def _agree(gold: Value, answer: Value, percent_asked: bool) -> bool:
     stated, expected, given = answer.amount, gold.unit, answer.unit
     if expected.dimension and given.dimension:
-        if expected.dimension != given.dimension and not _are_degrees(expected, given):
+        if expected.dimension != given.dimension and not (_are_degrees(expected, given) or _count(expected, given)):
             return False
         if expected != given and expected.dimension == given.dimension:
             stated = (stated * given.factor + given.shift - expected.shift) / expected.factor
             if answer.rounded and abs(gold.amount - stated) <= Fraction(1, 10_000) * abs(gold.amount):
                 return True
+    radians = given == _DEGREES and not expected.dimension and isinstance(gold.amount, float) and not gold.rounded
+    if radians and _near(gold, math.radians(stated), answer):
+        return True
     worked_out_only = answer.percent and not gold.percent and abs(gold.amount) < 1 and not percent_asked
-    if not worked_out_only and _near(gold, stated, answer.rounded):
+    if not worked_out_only and _near(gold, stated, answer):
         return True
     if gold.percent and not answer.percent:
-        return _near(gold, stated * 100, answer.rounded)
-    return answer.percent and not gold.percent and _near(gold, stated / 100, answer.rounded)
+        return _near(gold, stated * 100, answer, shift=-2)
+    return answer.percent and not gold.percent and _near(gold, stated / 100, answer, shift=2)
 
 
 def _are_degrees(one: Unit, other: Unit) -> bool:
@@ -156,7 +191,15 @@ def _are_degrees(one: Unit, other: Unit) -> bool:
     return {one.dimension, other.dimension} == {(("angle", 1),), (("temperature", 1),)}
 
 
-def _near(gold: Value, stated: Amount, rounded: bool) -> bool:
+def _count(one: Unit, other: Unit) -> bool:
+    """`5 people` and `5 students`, `4 个` and `4 apples`."""
+    return all(name[0] == "#" or name == "count" for unit in (one, other) for name, _ in unit.dimension) and (
+        COUNT in (one, other)
+    )
+
+
+def _near(gold: Value, stated: Amount, answer: Value, shift: int = 0) -> bool:
+    """Whether `stated`, what `answer` states in the gold's unit, is the gold; `shift` digits after its point moved."""
     gap = abs(gold.amount - stated)
     inexact = isinstance(gold.amount, float) or isinstance(stated, float)
     if gap == 0 or (inexact and gap <= 1e-9 * abs(gold.amount)):
@@ -165,7 +208,13 @@ def _near(gold: Value, stated: Amount, rounded: bool) -> bool:
         return True
     if isinstance(gold.amount, Fraction) and gold.amount.denominator == 1:
         return False
-    return (rounded or gold.rounded) and gap <= Fraction(1, 10_000) * abs(gold.amount)
+    if gold.decimals is not None and answer.decimals is not None:
+        digits = answer.decimals + shift
+        if digits >= gold.decimals or gap >= Fraction(10) ** -digits:
+            return False
+    elif gold.decimals is not None and not answer.rounded:
+        return False
+    return (answer.rounded or gold.rounded) and gap <= Fraction(1, 10_000) * abs(gold.amount)
 
 
 def _links(spelt: str) -> list[str]:

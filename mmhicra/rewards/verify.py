@@ -13,10 +13,12 @@ from functools import lru_cache
 
 from mmhicra.records import AnswerKind, Verdict
 from mmhicra.rewards import algebra
+from mmhicra.rewards.figures import read_letters
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, control_character, plain, words
 from mmhicra.rewards.options import gold_options, options_in, options_named, spell
 from mmhicra.rewards.parts import read_parts
 from mmhicra.rewards.readers import compare, understand
+from mmhicra.rewards.times import read_clock, same_clock
 from mmhicra.rewards.unworked import TOO_LARGE, is_too_large, unworked
 from mmhicra.rewards.values import agree, read_number, read_value, right_hand_side
 
@@ -63,7 +65,7 @@ def verify(
         gold: the gold answer.
         kind: how to compare.
         choices: the options, for kind `choice`.
-        at_answer: called once the gold is known to be usable, so that a stop-watch knows which side hangs.
+        at_answer: called once the gold has been worked out, so that a stop-watch knows which side hangs.
         question: what was asked; its nouns count as units, and it may say in which order parts stand.
     """
     query = Query(extracted, gold, kind, choices, question)
@@ -80,7 +82,7 @@ def verify(
         return _judge_options(equal, query)
     if read_number(gold) is None and read_parts(gold) is None:
         if algebra.is_too_large(gold):
-            return Outcome("gold-unusable", f"the gold is {TOO_LARGE}")
+            return Outcome("wrong", f"not the gold, which is {TOO_LARGE}")
         if not algebra.parses(gold):
             return Outcome("wrong", "only its own writing equals this gold, which is no mathematics")
     if at_answer:
@@ -150,10 +152,22 @@ def _compare_words(gold: str, extracted: str) -> Outcome:
     """Words, or a number in words and in digits."""
     if words(gold) == words(extracted):
         return Outcome("right", "equal as text")
+    if _same_letters(gold, extracted):
+        return Outcome("right", "the same letters")
+    clock, time = read_clock(gold), read_clock(extracted)
+    if clock is not None and time is not None and same_clock(clock, time):
+        return Outcome("right", "the same time of day")
     number = read_number(gold)
     stated = None if number is None else read_number(extracted)
     same = number is not None and stated is not None and agree(number, stated)
     return Outcome("right", "equal as numbers") if same else Outcome("wrong", "another text")
+
+
+def _same_letters(gold: str, extracted: str) -> bool:
+    """Several options that a data set writes as one word, `ABC` for `A, B, C`; no word such as `BAD`."""
+    expected = read_letters(gold)
+    stated = read_letters(extracted) if expected and gold == "".join(sorted(expected[0])) else None
+    return expected is not None and stated is not None and expected[0] == stated[0]
 
 
 def _outcome(same: bool, numbers: bool) -> Outcome:

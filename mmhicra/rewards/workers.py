@@ -47,8 +47,8 @@ class Verifier:
 
     Args:
         workers: processes at most. With 0 a query that needs algebra is refused, since nothing could stop it.
-        time_limit: processor seconds for the gold and again for the answer. A slower answer is wrong, a slower gold
-            is unusable.
+        time_limit: processor seconds for the gold and again for the answer. A slower answer is wrong; to a slower gold
+            every answer is wrong that `decide` does not find equal, so that only its own writing is right.
 
     Attributes:
         lost: how many workers something else than their limit has ended, over the life of this verifier.
@@ -58,6 +58,7 @@ class Verifier:
         self.workers = workers
         self.time_limit = time_limit
         self.lost = 0
+        self._slow_golds: set[str] = set()
         self._failed_starts = 0
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
@@ -87,7 +88,10 @@ class Verifier:
         outcomes: dict[Query, Outcome] = {}
         hard: list[Query] = []
         for query in dict.fromkeys(queries):
-            if (outcome := decide(query)) is None:
+            outcome = decide(query)
+            if outcome is None and query.kind != "choice" and query.gold in self._slow_golds:
+                outcome = _blame(True, f"exceeded {self.time_limit:g} s of verification")
+            if outcome is None:
                 hard.append(query)
             else:
                 outcomes[query] = outcome
@@ -125,6 +129,8 @@ class Verifier:
                         waiting.appendleft(worker.query)
                     else:
                         outcomes[worker.query] = outcome
+                    if worker.gold_was_slow:
+                        self._slow_golds.add(worker.query.gold)
                     if worker.stage == "idle":
                         self._failed_starts = 0
                         self._idle.append(worker)
@@ -186,6 +192,7 @@ class _Worker:
     def __init__(self, time_limit: float) -> None:
         self.time_limit = time_limit
         self.is_gone = False
+        self.gold_was_slow = False
         self.stage: Literal["starting", "gold", "answer", "idle", "lost"] = "starting"
         self.deadline = time.monotonic() + _START_LIMIT
         self.connection, theirs = Pipe()
@@ -247,7 +254,8 @@ class _Worker:
         self.process.wait()
 
     def _too_slow(self) -> Outcome:
-        outcome = _blame(self.stage == "gold", f"exceeded {self.time_limit:g} s of verification")
+        self.gold_was_slow = self.stage == "gold"
+        outcome = _blame(self.gold_was_slow, f"exceeded {self.time_limit:g} s of verification")
         self.stage = "lost"
         return outcome
 
@@ -296,8 +304,8 @@ def _judge(query: Query, connection: Connection, time_limit: float) -> Outcome:
 
 
 def _blame(gold_is_at_fault: bool, fate: str) -> Outcome:
-    if gold_is_at_fault:
-        return Outcome("gold-unusable", f"the gold {fate}")
+    if gold_is_at_fault:  # an answer in its own writing was right without a worker
+        return Outcome("wrong", f"only its own writing equals this gold, which {fate}")
     return Outcome("wrong", f"the answer {fate}")
 
 

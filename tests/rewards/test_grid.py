@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmhicra.data.gold import read_answer
+from mmhicra.evaluate.records import Item, Response
+from mmhicra.evaluate.robust import score_robust
 from mmhicra.refusals import DataRefusal
 from mmhicra.rewards.answers import extract
 from mmhicra.rewards.verify import Query
@@ -57,12 +59,37 @@ def test_every_row(rows, verifier):
     assert not wrong, "\n".join([f"{len(wrong)} of {len(rows)} rows:", *wrong])
 
 
+def as_item(row, number):
+    """The row as a question of a benchmark: its gold is read as a data set's would be, or kept if it is refused."""
+    choices = tuple(row.get("choices", ()))
+    try:
+        gold, kind = read_answer(row["gold"], choices, prefer_text=row["gold"] in choices)
+    except DataRefusal:
+        gold, kind = row["gold"], "math"
+    return Item(str(number), row.get("question", ""), gold, kind, choices)
+
+
+def test_every_row_in_evaluation(rows, verifier):
+    """Robust evaluation says what the reward says, but where a row expects that it guesses (`expected_eval`)."""
+    pairs = [(as_item(row, n), Response(str(n), row["response"])) for n, row in enumerate(rows)]
+    wrong = [
+        f"{row['kind']}: gold {row['gold']!r}, response {row['response'][-90:]!r}, choices {row.get('choices')}: "
+        f"{'right' if record.correct else 'wrong'} ({record.why})"
+        for row, record in zip(rows, score_robust(pairs, "response", verifier), strict=True)
+        if record.correct != (row.get("expected_eval", row["expected"]) == "right")
+    ]
+    assert not wrong, "\n".join([f"{len(wrong)} of {len(rows)} rows:", *wrong])
+    assert sum("expected_eval" in row for row in rows) < len(rows) / 50
+
+
 def test_every_kind_has_right_and_wrong_rows(rows):
     counts = Counter((row["kind"], row["expected"] == "right") for row in rows)
     kinds = {kind for kind, _ in counts}
     assert len(rows) >= 600
     assert {kind for kind in kinds if not counts[kind, True] or not counts[kind, False]} == {"hostile"}
-    assert all(set(row) <= {"kind", "gold", "response", "question", "choices", "expected"} for row in rows)
+    assert all(
+        set(row) <= {"kind", "gold", "response", "question", "choices", "expected", "expected_eval"} for row in rows
+    )
 
 
 def examples_on_the_page():

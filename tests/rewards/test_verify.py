@@ -193,10 +193,11 @@ def test_algebra(verifier, gold, answer, verdict, why):
 
 
 def test_an_option_may_be_named_by_an_equal_expression(verifier):
-    choices = ("360 - (m - n)", "m + n + 180", "m + n - 180")
-    query = Query("360 + n - m", "A", "choice", choices)
-    assert decide(query) is None
-    assert verifier.verify_all([query]) == [Outcome("right", "names option A")]
+    read = Query("360 + n - m", "A", "choice", ("360 - (m - n)", "m + n + 180", "m + n - 180"))
+    assert decide(read) == Outcome("right", "names option A")
+    hard = Query("\\sin 2x", "A", "choice", ("2\\sin x \\cos x", "\\sin x", "\\cos 2x"))
+    assert decide(hard) is None
+    assert verifier.verify_all([hard]) == [Outcome("right", "names option A")]
 
 
 def test_in_this_process_verify_gives_what_the_workers_give(verifier):
@@ -245,8 +246,7 @@ def test_fractions_are_read_exactly(above, below):
 def test_a_decimal_gold_takes_what_rounds_to_it_and_nothing_else(exact, digits):
     gold, answer = Fraction(f"{exact:.{digits}f}"), Fraction(exact)
     rounds = abs(gold - answer) <= Fraction(1, 2 * 10**digits)
-    close = gold.denominator > 1 and abs(gold - answer) <= abs(gold) / 10_000
-    expected = (rounds or close) if digits else gold == answer
+    expected = rounds if digits else gold == answer
     verdict = decide(Query(str(exact), f"{exact:.{digits}f}", "number")).verdict
     assert verdict == ("right" if expected else "wrong")
 
