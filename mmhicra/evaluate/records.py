@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mmhicra.records import AnswerKind, ProblemImage
 
-SCORER_VERSION = "3"
+SCORER_VERSION = "4"
 """Raised whenever a rule changes that can change a verdict; stands in every result file."""
 
 Mode = Literal["official", "robust"]
