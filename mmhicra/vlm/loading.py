@@ -34,6 +34,9 @@ TRAINED_WEIGHTS = f"{STATE}/trainable.safetensors"
 INSIDE_POLICY = "model."
 """Where `train.policy.Policy` keeps the model: the prefix of the names of these weights."""
 
+LARGEST_PIXEL = 30.0
+"""Of an image that was scaled to 0 to 1, less a mean and over a deviation of 0.2 or more; unscaled it is above 255."""
+
 
 @dataclass(frozen=True)
 class LoadedProcessor:
@@ -117,6 +120,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     parts = load_processor(model)
     policy = _load_weights(parts, model)
     _check_ends(policy, parts.path)
+    _check_rotary(policy, parts.path)
     _switch_off_dropout(policy)
     family = parts.family
     if model.gradient_checkpointing:
@@ -216,23 +220,28 @@ def _check_processor(processor: Any, config: Any, path: str) -> None:
 
 
 def _try_image(processor: Any, path: str) -> None:
-    """Process a blank image once: whatever is wrong with the processor's numbers shows here instead of at every row."""
+    """Process a white image once: whatever is wrong with the processor's numbers shows here instead of at every row."""
     with _reading(
-        path, ": its processor fails on a blank image, check processor_config.json and tokenizer_config.json"
+        path, ": its processor fails on a white image, check processor_config.json and tokenizer_config.json"
     ):
         encoded = processor(
             text=[processor.image_token],
-            images=[Image.new("RGB", (56, 56))],
+            images=[Image.new("RGB", (56, 56), "white")],
             images_kwargs={"size": {"shortest_edge": 3136, "longest_edge": 12544}},
             return_tensors="pt",
         )
         if not torch.isfinite(encoded["pixel_values"]).all():
             raise ValueError("its pixels are not finite")
+        brightest = float(encoded["pixel_values"].abs().max())
+        if brightest > LARGEST_PIXEL:
+            raise ValueError(
+                f"white is {brightest:.0f}, not about 1 to 3: do_rescale must be true, rescale_factor 1/255"
+            )
 
 
 def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
     if Path(parts.path).is_dir():
-        check_weights(parts.path, Path(parts.path))
+        check_weights(parts.path, Path(parts.path), parts.config.to_dict())
     if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
         raise Refusal(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
     with _reading(parts.path, ": the weights cannot be loaded"):
@@ -264,6 +273,17 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
             f"{surplus[0]}: merge or remove them"
         )
     return policy
+
+
+def _check_rotary(policy: nn.Module, path: str) -> None:
+    """Refuse sections of the multimodal rotary embedding that are left to a default which does not fit the heads."""
+    for module in policy.modules():
+        sections, frequencies = getattr(module, "mrope_section", None), getattr(module, "inv_freq", None)
+        if sections is not None and frequencies is not None and sum(sections) != len(frequencies):
+            raise Refusal(
+                f"model.path {path}: mrope_section is {brief(sections)}, but its heads take {len(frequencies)}: "
+                "rope_parameters or rope_scaling of its config.json is not whole, fetch the file again"
+            )
 
 
 def _check_ends(policy: Any, path: str) -> None:

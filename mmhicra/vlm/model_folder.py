@@ -40,8 +40,10 @@ _WRAPPED = (
 )
 """What training tools put into the names of weights, and how to get rid of it."""
 _LORA = re.compile(r"\.(?:lora_[A-Za-z_]+|base_layer|modules_to_save)(?:\.|$)")
-_QUANTISED_TYPES = re.compile(r"U8|I8|I4|U4|F4.*|F6.*|F8.*")
+_QUANTISED_TYPES = re.compile(r"U8|I8|I4|U4|F4.*|F6_.*|F8.*")
 """Types of safetensors that hold packed or scaled numbers."""
+_TYPES = ("F64", "F32", "F16", "BF16")
+"""Types of weights that are trained as float32 without losing a part of them."""
 _SIZES = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("vocab_size", "head_dim", "max_position_embeddings"),
@@ -70,12 +72,13 @@ def check_folder(path: str, folder: Path) -> None:
     check_config(where, trees["config.json"])
 
 
-def check_weights(path: str, folder: Path) -> None:
-    """Refuse weights that are missing, pickled, cut off, quantised or not merged.
+def check_weights(path: str, folder: Path, described: Mapping[str, Any]) -> None:
+    """Refuse weights that are missing, pickled, cut off, quantised or not merged, or far fewer than are described.
 
     Args:
         path: as the configuration names the folder.
         folder: where it lies.
+        described: `config.json` with the defaults of what it leaves out, which are the sizes of large models.
 
     Raises:
         Refusal: names the file and says how to go on.
@@ -84,7 +87,7 @@ def check_weights(path: str, folder: Path) -> None:
     index = _read_object(where, folder / INDEX) if (folder / INDEX).is_file() else None
     headers = {file.name: _header(where, file) for file in _weight_files(where, folder, index)}
     _check_names(where, headers)
-    _check_size(where, _read_object(where, folder / "config.json"), headers)
+    _check_size(where, described, headers)
 
 
 def check_config(where: str, tree: Mapping[str, Any]) -> None:
@@ -200,7 +203,7 @@ def _weight_files(where: str, folder: Path, index: dict[str, Any] | None) -> lis
             f"{where} has pickled weights only ({pickles[0]}), and reading those can run any code: fetch it as "
             "safetensors, or convert it where you trust it (load it there and save_pretrained)"
         )
-    if shards := sorted(file.name for file in folder.glob("*.safetensors")):
+    if shards := sorted(file.name for file in folder.glob("*.safetensors") if file.is_file()):
         raise Refusal(f"{where} has {shards[0]}, but neither {WEIGHTS} nor {INDEX}: fetch the folder again")
     if any(folder.glob("*.gguf")):
         raise Refusal(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
@@ -233,6 +236,10 @@ def _check_names(where: str, headers: Mapping[str, Mapping[str, tuple[str, int]]
                 )
             if _QUANTISED_TYPES.fullmatch(kind):
                 raise Refusal(f"{where} is quantised ({name} in {file} is of type {kind}): {_UNQUANTISED}")
+            if kind not in _TYPES and not _HARMLESS.search(name):
+                raise Refusal(
+                    f"{where}: {name} in {file} is of type {kind}, no floating-point weight: fetch the file again"
+                )
 
 
 def _check_size(where: str, tree: Mapping[str, Any], headers: Mapping[str, Mapping[str, tuple[str, int]]]) -> None:

@@ -66,6 +66,11 @@ def with_more(name, dtype=torch.float32):
     return weights(lambda held: {**held, name: torch.zeros(3).to(dtype)})
 
 
+def weights_folder(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
 def pickled(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -115,6 +120,19 @@ KINDS = {
         with_more("model.norm.weight", FP8),
         QUANTISED.format("model.norm.weight in model.safetensors is of type F8_E4M3"),
     ),
+    "packed integers": (
+        with_more("model.norm.weight", torch.int32),
+        "model.norm.weight in model.safetensors is of type I32, no floating-point weight",
+    ),
+    "complex weights": (with_more("model.norm.weight", torch.complex64), "is of type C64, no floating-point weight"),
+    "no text_config": (edit("config.json", text_config=None), "describes [0-9]{11} weights or more, but its"),
+    "no vision_config": (edit("config.json", vision_config={}), "describes [0-9]{9} weights or more, but its files"),
+    "no rope": (edit("config.json", text_config__rope_parameters={}), "mrope_section is .16, 24, 24., but its heads"),
+    "pixels to 255": (
+        edit("processor_config.json", image_processor__do_rescale=False),
+        "fails on a white image, .*: white is [0-9]+, not about 1 to 3: do_rescale must be true",
+    ),
+    "weights that are a folder": (weights_folder, "has no weights .model.safetensors."),
     "packed weights": (with_more("model.norm.weight.absmax", torch.uint8), "is quantised"),
     "peft": (renamed("base_model.model."), "its weights as peft does .e.g. base_model.model.*: merge the adapters"),
     "data parallel": (renamed("module."), "as DistributedDataParallel or DeepSpeed does .*save_pretrained the model"),
@@ -168,10 +186,10 @@ KINDS = {
     "architectures": (edit("config.json", architectures=[None]), "architectures in its config.json is .None."),
     "pixels divided by zero": (
         edit("processor_config.json", image_processor__image_std=[0.0, 0.3, 0.3]),
-        "its processor fails on a blank image, check processor_config.json",
+        "its processor fails on a white image, check processor_config.json",
     ),
-    "means of text": (edit("processor_config.json", image_processor__image_mean=["", 0, 0]), "fails on a blank image"),
-    "length of text": (edit("tokenizer_config.json", model_max_length="x"), "fails on a blank image"),
+    "means of text": (edit("processor_config.json", image_processor__image_mean=["", 0, 0]), "fails on a white image"),
+    "length of text": (edit("tokenizer_config.json", model_max_length="x"), "fails on a white image"),
     "parts no object": (edit("config.json", vision_config=[1]), "vision_config in its .* is .1., not an object"),
     "end token of text": (edit("generation_config.json", eos_token_id="x"), "eos_token_id in .* is 'x', not ids"),
     "end token far out": (edit("generation_config.json", eos_token_id=[2, 10**9]), "eos_token_id in .* not ids"),
@@ -200,9 +218,14 @@ def test_a_folder_that_cannot_be_trained_is_refused_in_a_line(kind, tiny_model_f
     assert len(str(refusal.value)) < 700
 
 
-@pytest.mark.parametrize(
-    "change", [sharded(), with_more("model.language_model.rotary_emb.inv_freq"), with_more("mtp.0.w")]
-)
+HARMLESS = [
+    *(sharded(), with_more("model.language_model.rotary_emb.inv_freq"), with_more("mtp.0.w")),
+    weights(lambda held: {name: value.double() for name, value in held.items()}),
+    with_more("model.visual.position_ids", torch.int64),
+]
+
+
+@pytest.mark.parametrize("change", HARMLESS)
 def test_what_is_harmless_loads(change, tiny_model_folder, tmp_path):
     folder = shutil.copytree(tiny_model_folder("qwen2_5_vl"), tmp_path / "model")
     change(folder)
