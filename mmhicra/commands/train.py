@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mmhicra
 from mmhicra.commands.options import add_config
 from mmhicra.refusals import RunFolderRefusal
+from mmhicra.train.launch import speaks
 from mmhicra.train.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.train.stopping import Stopped, Stopping
 
     try:
-        with Stopping(quiet=os.environ.get("RANK", "0") != "0"):
+        with Stopping(quiet=not speaks(os.environ)):
             return run_training(options)
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if speaks(os.environ):
             print(f"mmhicra: {stopped} during set-up: nothing was trained, nothing is lost", file=sys.stderr)
         return INTERRUPTED
 
@@ -67,7 +68,7 @@ def run_training(options: argparse.Namespace) -> int:
 
     from mmhicra.train.terminal import Terminal
 
-    terminal = Terminal(quiet=os.environ.get("RANK", "0") != "0")
+    terminal = Terminal(quiet=not speaks(os.environ))
     terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
     if own is not None and options.resume:
         terminal.say("the run was copied or moved, or is resumed from elsewhere: it goes on where its config.yaml lies")

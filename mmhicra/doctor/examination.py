@@ -18,6 +18,7 @@ from mmhicra.doctor.findings import Check, Remedy, Report
 from mmhicra.doctor.lines import named_field
 from mmhicra.doctor.versions import check_versions
 from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.train.launch import number_of
 
 if TYPE_CHECKING:
     from mmhicra.doctor.devices import Device
@@ -144,7 +145,7 @@ class Examination:
 
         self.devices = find_devices()
         gpus = len(self.devices) if self.devices[0].kind == "cuda" else 1
-        self.processes = self.processes or int(os.environ.get("WORLD_SIZE", gpus))
+        self.processes = self.processes or number_of(os.environ, "WORLD_SIZE", gpus)
         return check_devices(self.config, self.devices, self.processes)
 
     def look_at_grams(self) -> Check:

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, KwargsHandler
 
 from mmhicra.config import RunConfig
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.refusals import ConfigRefusal, one_line
+from mmhicra.train.launch import number_of, processes_of, said_of
 
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -23,6 +24,12 @@ REFUSED = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
 """Layouts that accelerate would give the model if the variable is true."""
+
+UNWANTED = {
+    "ACCELERATE_FP8_BACKEND": ("no", "model.precision decides, and fp8 is none that is trained in"),
+    "ACCELERATE_TORCH_DEVICE": ("", "a process takes the GPU of its rank; CUDA_VISIBLE_DEVICES says which there are"),
+}
+"""What is refused unless it is unset or neutral: accelerate goes by it whatever it is asked for."""
 
 OVERRIDDEN = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "gradients are summed as train.tokens_per_micro_batch says"),
@@ -36,16 +43,29 @@ def make_accelerator(*handlers: KwargsHandler) -> Accelerator:
     """This process's accelerator: no accumulation, mixed precision or compilation of its own.
 
     Raises:
-        ConfigRefusal: the environment asks for a layout that is not mmhicra's.
+        ConfigRefusal: the environment asks for a layout that is not mmhicra's, or is not what a launcher sets.
     """
     refuse_layouts(os.environ)
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",
-        dynamo_backend="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=list(handlers),
-    )
+    count, said = processes_of(os.environ), said_of(os.environ)  # accelerate adds to it
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            kwargs_handlers=list(handlers),
+        )
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        raise ConfigRefusal(
+            f"the processes of the run cannot be set up ({one_line(str(error), 200)}): start them with torchrun, "
+            f"which sets all that is needed, or unset what another launcher has left{f': {said}' if said else ''}"
+        ) from error
+    if count > accelerator.num_processes:
+        raise ConfigRefusal(
+            f"the environment speaks of {count} processes, but this one is alone, and each would train a run of its "
+            f"own: start them with torchrun, or unset {said}"
+        )
+    return accelerator
 
 
 def refuse_layouts(environment: Mapping[str, str]) -> None:
@@ -56,6 +76,9 @@ def refuse_layouts(environment: Mapping[str, str]) -> None:
                 f"accelerate is configured for {layout} ({name}), but mmhicra splits a model by itself: unset it, or "
                 "take it out of `accelerate config`, and set model.shard to true"
             )
+    for name, (neutral, instead) in UNWANTED.items():
+        if environment.get(name, "").lower() not in ("", neutral):
+            raise ConfigRefusal(f"unset {name} ({environment[name][:40]}): {instead}")
 
 
 def overridden(environment: Mapping[str, str], precision: str) -> list[str]:
@@ -80,7 +103,7 @@ def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
     ]
     if config.model.shard and count == 1:
         lines.append("model.shard has no effect: there is one process, and nothing to split the model over")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
+    here = number_of(os.environ, "LOCAL_WORLD_SIZE", count)
     if device.type == "cuda" and here < torch.cuda.device_count():
         lines.append(
             f"warning: {torch.cuda.device_count()} GPUs are here, {here} used: `torchrun --nproc-per-node "

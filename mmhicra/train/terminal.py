@@ -57,6 +57,8 @@ class Terminal:
 
     def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
         self.console = console or Console(quiet=quiet)
+        if self.console.width < 1:  # COLUMNS is 0 in some containers, and nothing would be printed
+            self.console.width = 80
         self.bars: Progress | None = None
         self.phase: TaskID | None = None
         self.lines = 0

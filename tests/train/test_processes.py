@@ -1,17 +1,22 @@
 """What `accelerate` finds in the environment changes neither the mathematics nor the layout of a run in silence."""
 
+import os
+
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DynamoBackend
 from short_runs import short_config
 
 from mmhicra.refusals import ConfigRefusal
+from mmhicra.train.launch import processes_of, speaks
 from mmhicra.train.processes import describe, make_accelerator, overridden
+from mmhicra.train.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Accelerate keeps one state for a process."""
+    """Accelerate keeps one state for a process, and adds to the environment even where it fails."""
+    before = dict(os.environ)
 
     def reset():
         for state in (AcceleratorState, GradientState, PartialState):
@@ -20,6 +25,8 @@ def fresh():
     reset()
     yield
     reset()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def test_settings_of_accelerate_are_overridden_and_said(monkeypatch, tmp_path):
@@ -62,3 +69,55 @@ def test_a_run_says_where_it_runs_and_how_much_a_step_is(tmp_path):
         "one whole model; engine hf, precision fp32; a step is 4 prompts x 4 responses, up to 1,600 tokens"
     )
     assert lines[1] == "model.shard has no effect: there is one process, and nothing to split the model over"
+
+
+ENVIRONMENTS = {
+    "not a truth": ({"ACCELERATE_USE_CPU": "junk"}, "cannot be set up .*ACCELERATE_USE_CPU=junk"),
+    "fp8": ({"ACCELERATE_FP8_BACKEND": "TE"}, "unset ACCELERATE_FP8_BACKEND .TE.: model.precision decides"),
+    "a device": ({"ACCELERATE_TORCH_DEVICE": "meta"}, "unset ACCELERATE_TORCH_DEVICE .meta.: a process takes the GPU"),
+    "a count alone": ({"WORLD_SIZE": "2"}, "cannot be set up .*start them with torchrun.*WORLD_SIZE=2"),
+    "a local rank alone": ({"LOCAL_RANK": "0"}, "cannot be set up .*MASTER_ADDR.*LOCAL_RANK=0"),
+    "MPI": ({"PMI_SIZE": "2"}, "cannot be set up .*PMI_SIZE=2"),
+    "Open MPI": ({"OMPI_COMM_WORLD_SIZE": "2"}, "cannot be set up .*OMPI_COMM_WORLD_SIZE=2"),
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_what_a_launcher_has_left_is_named(monkeypatch, name):
+    variables, said = ENVIRONMENTS[name]
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigRefusal, match=said) as refusal:
+        make_accelerator()
+    assert "\n" not in str(refusal.value)
+
+
+def test_processes_that_do_not_know_each_other_are_no_run(monkeypatch):
+    """As job scripts start them that set ranks, but no local rank: each would be a run of its own."""
+    monkeypatch.setattr("mmhicra.train.processes.processes_of", lambda environment: 2)
+    with pytest.raises(ConfigRefusal, match="speaks of 2 processes, but this one is alone"):
+        make_accelerator()
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "speaking"),
+    [
+        ({}, 1, True),
+        ({"RANK": "1"}, 1, True),
+        ({"RANK": "abc", "WORLD_SIZE": "abc"}, 1, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, 2, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 2, False),
+        ({"RANK": "1", "WORLD_SIZE": "0"}, 1, True),
+        ({"RANK": "1", "WORLD_SIZE": "9" * 5000}, 1, True),
+    ],
+)
+def test_one_of_several_processes_speaks(environment, count, speaking):
+    assert (processes_of(environment), speaks(environment)) == (count, speaking)
+
+
+def test_what_is_said_does_not_depend_on_odd_variables(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "abc")
+    monkeypatch.setenv("COLUMNS", "0")
+    (line, *_) = describe(short_config(tmp_path), make_accelerator())
+    Terminal().say(line)
+    assert line in capsys.readouterr().out
