@@ -23,6 +23,7 @@ from plain_training import (
 )
 from scripted_trainer import SCRIPT, scripted_problems, tokenised
 
+from mmhicra.hicra.planning import planning_mask
 from mmhicra.vlm.processing import PromptBuilder
 
 RELATIVE = 3e-5
@@ -119,7 +120,9 @@ class Witness:
         known.old, known.entropy = of_tokens(full, ids), entropies(full)
         if self.config.train.loss.kl_coefficient:
             known.reference = of_tokens(self.logprobs(self.plain.weights(), known), ids)
-        signals = {"planning": known.planning, "placebo": completion.placebo, "entropy": known.entropy}
+        drawn = self.trainer.crediting.placebo
+        placebo = drawn and planning_mask(ids, self.tokenizer, drawn.gram_library)
+        signals = {"planning": known.planning, "placebo": placebo, "entropy": known.entropy}
         known.advantages = token_advantages(base, self.config.credit, self.alpha, **signals)
         return known
 

@@ -43,12 +43,15 @@ CASES = {
     "positive": ("credit.method=hicra_positive", "train.optimizer.schedule=linear", "train.minibatches=2"),
     "placebo": ("credit.method=placebo", "hicra.alpha=0.9"),
     "high_entropy": ("credit.method=high_entropy", "credit.top_share=0.6", "hicra.alpha=0.4"),
-    "entropy_advantage": ("credit.method=entropy", "credit.entropy_weight=0.1", "credit.entropy_divisor=3.0"),
+    "entropy_advantage": ("credit.method=entropy", "credit.entropy_weight=0.02", "credit.entropy_divisor=3.0"),
     "schedule": (
         *("hicra.schedule={end: 0.9, steps: 3}", "train.optimizer.schedule=cosine", "train.steps=3"),
         *("train.optimizer.warmup_steps=2", "train.minibatches=2"),
     ),
-    "adaptive_mass": ("hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}", "credit.scale=std"),
+    "adaptive_mass": (
+        *("hicra.alpha=0.35", "hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}"),
+        "credit.scale=std",
+    ),
     "adaptive_drift": ("hicra.adaptive={signal: kl, target: 0.001, rate: 0.1}", "train.epochs=2"),
 }
 """Changes to `scripted_trainer.SMALL`; every case runs all its steps, two if it does not say otherwise."""
