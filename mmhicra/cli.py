@@ -1,25 +1,27 @@
-"""The command line: finds the command, runs it, and turns refusals into one line. No logic."""
+"""The command line: finds the command, runs it, and turns refusals into one line."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
 import mmhicra
-from mmhicra.commands import bench, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
-from mmhicra.refusals import Refusal
+from mmhicra.commands import bench, config, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
+from mmhicra.refusals import ConfigRefusal, Refusal
 from mmhicra.train.stopping import INTERRUPTED
 
-COMMANDS = (train, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
+COMMANDS = (train, config, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
+_DOTTED = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)(=.*)?", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = make_parser().parse_args(arguments)
     try:
+        options = make_parser().parse_args(expand_flags(sys.argv[1:] if arguments is None else arguments))
         return options.run(options)
     except Refusal as refusal:
         if not refusal.told:
@@ -28,6 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mmhicra: stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def expand_flags(arguments: Sequence[str]) -> list[str]:
+    """`--train.steps 20` and `--train.steps=20` as `--set train.steps=20`, whose error lines name field and value.
+
+    Raises:
+        ConfigRefusal: a flag has no value.
+    """
+    expanded, rest = [], iter(arguments)
+    for argument in rest:
+        flag = _DOTTED.fullmatch(argument)
+        if flag is None:
+            expanded.append(argument)
+            continue
+        name, value = flag.groups()
+        value = value[1:] if value else next(rest, None)
+        if value is None or value.startswith("--"):
+            raise ConfigRefusal(f"configuration: --{name} has no value: write --{name} VALUE or --{name}=VALUE")
+        expanded += ["--set", f"{name}={value}"]
+    return expanded
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -69,30 +69,46 @@ class LogConfig(Section):
     checkpoint_every: NonNegative = 50
     """Steps between checkpoints; 0 writes the last one only."""
     keep_checkpoints: Positive = 2
+    """The newest so many stay."""
     rollouts_every: NonNegative = 1
     """Steps between rollout files; 0 writes none."""
     tensorboard: bool = True
+    """Write event files to `tensorboard/` in the run folder."""
     wandb: bool = False
+    """Log to Weights & Biases (`mmhicra[wandb]`)."""
     trackio: bool = False
+    """Log to Trackio (`mmhicra[trackio]`)."""
     project: str = "mmhicra"
+    """The project in W&B and Trackio."""
 
 
 class RunConfig(Section):
     """The whole configuration of a run."""
 
     run_folder: PathText = "runs/run"
+    """Where everything that the run writes goes."""
     seed: Seed = 0
+    """Of everything random: the same configuration, seed and data give the same run."""
     threads: Threads = 0
     """CPU threads of torch; 0 leaves its default."""
     model: ModelConfig = ModelConfig()
+    """The policy."""
     data: DataConfig = DataConfig()
+    """What it is trained on."""
     rollout: RolloutConfig = RolloutConfig()
+    """How it samples."""
     reward: RewardConfig = RewardConfig()
+    """What a response earns."""
     credit: CreditConfig = CreditConfig()
+    """How rewards become per-token advantages."""
     hicra: HicraConfig = HicraConfig()
+    """What planning is and how much it is amplified."""
     train: TrainConfig = TrainConfig()
+    """The update."""
     eval: EvalConfig = EvalConfig()
+    """What is measured."""
     log: LogConfig = LogConfig()
+    """What is kept."""
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

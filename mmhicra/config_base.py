@@ -77,7 +77,9 @@ PathText = Annotated[str, AfterValidator(_check_path)]
 class Section(BaseModel):
     """A part of the configuration: unknown keys and silent type conversions are refused, and so are inf and NaN."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod

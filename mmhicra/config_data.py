@@ -25,13 +25,17 @@ class ColumnsConfig(Section):
     """
 
     question: str | None = None
+    """The question."""
     answer: str | None = None
+    """The gold answer."""
     images: str | list[str] | None = None
     """A list takes the images of several columns, in this order. `none` confirms a run without any image."""
     choices: str | list[str] | None = None
     """A list names a column for each choice, in the order A, B, C."""
     id: str | None = None
+    """What names a problem in rollouts and lists."""
     task: str | None = None
+    """Accuracy is also told by the values of this column."""
     kind: str | None = None
     """How golds are compared: `text`, `number`, `math` or `choice` for the whole source, or a column that says it."""
     unused: list[str] = Field(default=[])
@@ -58,15 +62,20 @@ class DataConfig(Section):
     preset: Literal["auto", "virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista", "messages"] = (
         "auto"
     )
+    """Which layout the source has; `auto` finds out by its columns."""
     columns: ColumnsConfig = ColumnsConfig()
+    """Which column holds what, where the preset does not fit."""
     choice_answer: ChoiceAnswer = "auto"
     """How an answer names its choice: `letter`, `text`, `index` (from 0) or `index_from_1`. `auto` takes letters and
     texts, and a number that is no choice's text as an index from 0; a number that may be both is refused."""
     split: str = "train"
+    """Of the source, for training."""
     eval_source: PathText | None = None
     """Held-out problems; None takes the source's own `eval_split` or, without one, `held_out_share` of it."""
     eval_split: str | None = None
+    """Of `eval_source` or the source, for held-out problems."""
     held_out_share: Share = 0.05
+    """Share of the training problems that is held out where nothing else says which are."""
     image_folder: PathText | None = None
     """What relative image paths are relative to; None is the folder of the file that names them."""
     count: Drawn = 4096
@@ -76,12 +85,17 @@ class DataConfig(Section):
     limit: Positive | None = None
     """Use only the first so many rows."""
     shuffle: bool = True
+    """Take the problems in another order in every epoch."""
     system_prompt: str | None = None
+    """Put before every question as the system's turn; None leaves what the chat template does."""
     instruction: str = ""
     """Appended to every question."""
     min_pixels: Pixels = 3136
+    """Smaller images are enlarged to so many pixels."""
     max_pixels: Pixels = 1003520
+    """Larger images are reduced to so many pixels."""
     max_prompt_tokens: Tokens = 2048
+    """Problems whose prompt is longer, image tokens included, are refused."""
     max_refused_share: Share = 0.02
     """Training stops if a larger share of the rows cannot be used."""
 

@@ -18,6 +18,7 @@ class BenchmarkConfig(Section):
     """A benchmark that the model is evaluated on; see docs/evaluation.md."""
 
     name: BenchmarkName
+    """Which benchmark."""
     source: PathText | None = None
     """Its questions: a file, a folder or a hub id; None is the hub id on its card."""
     split: str | None = None
@@ -38,6 +39,7 @@ class EvalConfig(Section):
     problems: Annotated[int, Field(ge=0, le=10**6)] = 300
     """Held-out problems; 0 holds nothing out."""
     benchmarks: list[BenchmarkConfig] = Field(default=[])
+    """Benchmarks that are evaluated on beside held-out problems."""
     every: NonNegative = 0
     """Steps between evaluations; 0 evaluates before and after only."""
     temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0

@@ -65,10 +65,13 @@ class RolloutConfig(Section):
     n: Annotated[Samples, Field(ge=2)] = 8
     """G, the completions per prompt."""
     temperature: Temperature = 1.0
+    """Logits are divided by it before sampling, in the trainer's log-probs too."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the most probable tokens that have this much probability together; 1 cuts nothing."""
     top_k: NonNegative = 0
     """0 keeps the whole vocabulary."""
     max_new_tokens: Tokens = 1024
+    """The longest response."""
     stop_tokens: list[str] = Field(default=[])
     """Stop at these tokens too; the model's own end tokens always stop."""
     max_sequences: Positive = 256
@@ -77,7 +80,9 @@ class RolloutConfig(Section):
     """Sample the next step's completions while this one trains: off-policy by one step, which
     `train.loss.correction` has to make up for."""
     guard: GuardConfig = GuardConfig()
+    """What stops a run whose engine computes something else than the trainer."""
     vllm: VLLMConfig = VLLMConfig()
+    """Only for `engine: vllm`."""
 
     @model_validator(mode="after")
     def _check(self) -> RolloutConfig:

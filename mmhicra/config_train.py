@@ -13,6 +13,7 @@ class SirenConfig(Section):
     """SIREN (arXiv 2509.25133): holds the entropy of peak tokens near what it was in the first step."""
 
     coefficient: Annotated[float, Field(gt=0.0, le=1e4)] = 0.005
+    """Weight of the squared distance from the first step's entropy."""
     top_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     """Probability mass of the nucleus that entropy is taken over."""
     quantile: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.8
@@ -27,15 +28,21 @@ class CorrectionConfig(Section):
     level: Literal["token", "sequence"] = "token"
     """`sequence`: one weight a response, the product over its tokens."""
     limit: Annotated[float, Field(gt=1.0, le=1e6)] = 2.0
+    """The largest weight that is left as it is."""
 
 
 class LossConfig(Section):
     """The clipped policy-gradient loss."""
 
     clip_low: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Ratios below 1 - clip_low earn no more where the advantage is negative."""
     clip_high: Annotated[float, Field(gt=0.0, le=1e4)] = 0.28
+    """Ratios above 1 + clip_high earn no more where the advantage is positive."""
     ratio: Literal["token", "sequence"] = "token"
+    """`token`: new / old probability of each token. `sequence`: their geometric mean over the response (GSPO)."""
     aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = "token_mean"
+    """`token_mean`: over all tokens of the update (DAPO, HICRA). `sequence_mean`: over each response, then over
+    responses (GRPO). `dr_grpo`: the sum over each response divided by `rollout.max_new_tokens`, then over responses."""
     kl_coefficient: Weight = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
     entropy_coefficient: Weight = 0.0
@@ -56,12 +63,17 @@ class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
     learning_rate: Annotated[float, Field(ge=1e-12, le=1.0)] = 1e-6
+    """Of AdamW, after the warm-up."""
     betas: list[Annotated[float, Field(ge=0.0, lt=1.0)]] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """Decay of AdamW's two moments."""
     weight_decay: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    """AdamW's decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0.0, le=1e9)] = 1.0
     """1e9 clips nothing."""
     warmup_steps: NonNegative = 0
+    """Optimizer steps (minibatches times epochs in each step) in which the learning rate rises to its full value."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up: it stays, or falls to 0 at the end."""
 
 
 class DynamicSamplingConfig(Section):
@@ -75,6 +87,7 @@ class TrainConfig(Section):
     """The loop: how many steps of what size."""
 
     steps: Positive = 100
+    """Rollout batches of the whole run."""
     prompts_per_step: Annotated[int, Field(gt=0, le=10**6)] = 64
     """Groups per step, over all ranks."""
     minibatches: Positive = 1
@@ -91,10 +104,13 @@ class TrainConfig(Section):
     rank_timeout: Annotated[int, Field(ge=60, le=7 * 86400)] = 7200
     """Seconds that a process waits for another one, e.g. while the first one writes a checkpoint of 100 GB."""
     loss: LossConfig = LossConfig()
+    """The objective."""
     max_skipped_updates: Positive = 3
     """An update whose loss or gradient is not finite is skipped; after so many in a row the run saves and stops."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How gradients change weights."""
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+    """What happens to groups without signal."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -103,10 +119,11 @@ class TrainConfig(Section):
                 f"minibatches ({self.minibatches}) is larger than prompts_per_step ({self.prompts_per_step}): "
                 "a minibatch needs at least one group"
             )
-        if self.optimizer.warmup_steps >= self.steps and self.optimizer.schedule != "constant":
+        updates = self.steps * self.updates_per_step
+        if self.optimizer.warmup_steps >= updates and self.optimizer.schedule != "constant":
             raise ValueError(
-                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) leaves nothing of steps ({self.steps}) "
-                f"for the {self.optimizer.schedule} schedule: lower it"
+                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) leaves nothing of the {updates} optimizer "
+                f"steps (steps, times minibatches, times epochs) for the {self.optimizer.schedule} schedule: lower it"
             )
         return self
 

@@ -154,7 +154,7 @@ def test_overrides_come_after_the_file_and_in_order():
         ),
         (
             "train.optimizer={schedule: linear, warmup_steps: 100}",
-            "optimizer.warmup_steps (100) leaves nothing of steps",
+            "optimizer.warmup_steps (100) leaves nothing of the 100 optimizer steps",
         ),
         (
             "data={tasks: [count], source: rows.jsonl}",

@@ -20,5 +20,5 @@ def add_config(
         default=[],
         metavar="A.B=VALUE",
         dest="overrides",
-        help="override one field; repeatable",
+        help="override one field; repeatable. --a.b VALUE does the same",
     )
