@@ -9,6 +9,7 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 from transformers.image_processing_backends import TorchvisionBackend
@@ -88,6 +89,16 @@ def test_lora_adapts_the_language_model_alone(family, tiny_model_folder):
     name = f"{layers}.0.self_attn.q_proj.lora_A.default.weight"
     assert torch.equal(model.get_parameter(name), again.get_parameter(name))
     assert not torch.equal(model.get_parameter(name), other.get_parameter(name))
+
+
+def test_lora_has_the_rank_scale_dropout_and_targets_that_are_configured(tiny_model_folder):
+    lora = LoraConfig(rank=3, alpha=12, dropout=0.25, targets=["v_proj", "down_proj"])
+    model = load_policy(ModelConfig(path=str(tiny_model_folder("qwen2_5_vl")), lora=lora)).model
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
+    assert {name.rpartition(".")[2] for name in layers} == {"v_proj", "down_proj"}
+    for layer in layers.values():
+        assert (layer.r["default"], layer.scaling["default"]) == (3, 12 / 3)
+        assert layer.lora_dropout["default"].p == 0.25
 
 
 def test_lora_targets_are_checked(tiny_model_folder):
