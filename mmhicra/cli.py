@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mmhicra
 from mmhicra.commands import bench, config, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
@@ -16,13 +20,21 @@ COMMANDS = (train, config, configs, doctor, eval, report, leaderboard, mine, err
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 _DOTTED = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)(=.*)?", re.DOTALL)
+NOBODY_READS = 141
+"""Exit status when the output is a pipe whose reader has ended, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an output that cannot show a character shows its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        refuse_without_folder()
         options = make_parser().parse_args(expand_flags(sys.argv[1:] if arguments is None else arguments))
-        return options.run(options)
+        status = options.run(options)
+        if sys.stdout is not None:  # it is where the shell has closed it
+            sys.stdout.flush()
+        return status
     except Refusal as refusal:
         if not refusal.told:
             print(f"mmhicra: {refusal}", file=sys.stderr)
@@ -30,6 +42,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mmhicra: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # e.g. `mmhicra leaderboard | head`
+        _write_to_nowhere()
+        return NOBODY_READS
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        _write_to_nowhere()
+        what = f" {error.filename}" if error.filename else " what is printed"
+        print(f"mmhicra: cannot write{what}: {error.strerror}; free the disk or choose another place", file=sys.stderr)
+        return MENDABLE
+
+
+def refuse_without_folder() -> None:
+    """Raise Refusal if the working directory has been removed: every relative path starts there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise Refusal("the working directory has been removed: change into another one") from None
+
+
+def _write_to_nowhere() -> None:
+    """Python flushes its output once more at the end, which would fail once more."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def expand_flags(arguments: Sequence[str]) -> list[str]:

@@ -99,8 +99,8 @@ class TrainConfig(Section):
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = 25.0
-    """After SIGTERM or SIGHUP the step under way may take so long; then the state before it is saved, if there is one
-    process and its optimiser has not stepped, and the run ends. Slurm kills 30 s after SIGTERM; 0 is no limit."""
+    """After SIGTERM, SIGHUP or SIGUSR1 the step under way may take so long; then the state before it is saved, if there
+    is one process and its optimiser has not stepped, and the run ends. Slurm kills 30 s after SIGTERM. 0: no limit."""
     rank_timeout: Annotated[int, Field(ge=60, le=7 * 86400)] = 7200
     """Seconds that a process waits for another one, e.g. while the first one writes a checkpoint of 100 GB."""
     loss: LossConfig = LossConfig()

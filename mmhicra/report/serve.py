@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from mmhicra.refusals import Refusal
 from mmhicra.report.page import write_report
@@ -48,6 +50,15 @@ BROKEN = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta htt
 """Instead of the page; the browser asks again after five seconds."""
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of a browser that closes a page while it is sent."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called where an error has arisen."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
 def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> ThreadingHTTPServer:
     """A server of `/` (the page) and `/stamp`, on this machine only, to those who know it by its own name.
 
@@ -64,7 +75,8 @@ def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> T
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.headers.get("Host", "").lower() not in hosts:
+            asked = self.headers.get_all("Host") or []
+            if len(asked) != 1 or asked[0].lower() not in hosts:
                 self.send_error(403, "Host not allowed", "Ask by 127.0.0.1 or localhost, or start with --allow-host")
                 return
             if self.path.partition("?")[0] not in ("/", "/stamp"):
@@ -87,7 +99,7 @@ def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> T
             pass
 
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = Server(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise Refusal(f"--port {port}: cannot listen ({reason}): choose another") from None

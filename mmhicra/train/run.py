@@ -44,7 +44,7 @@ def train(
 
     Raises:
         Refusal: something the user can mend, before or during the run.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP; it says what was saved.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; it says what was saved.
         KeyboardInterrupt: one of them before anything was trained.
     """
     started = time.perf_counter()

@@ -15,6 +15,9 @@ from typing import Any, Self
 INTERRUPTED = 130
 """Exit status of a run that was stopped, as shells have it after Ctrl-C."""
 
+TO_STOP = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What schedulers and closed terminals send; SIGUSR1 is what Slurm is told to announce the end of a job with."""
+
 AT_ONCE_AFTER = 1.0
 """Seconds after which a second Ctrl-C counts: a launcher passes the first one on once more."""
 
@@ -28,15 +31,15 @@ class GraceOver(BaseException):
 
 
 class Stopping:
-    """Takes SIGINT, SIGTERM and SIGHUP for a run, and gives them back at the end of a `with` block.
+    """Takes SIGINT and `TO_STOP` for a run, and gives them back at the end of a `with` block.
 
     Before `begin` they raise `Stopped`. After it the first one sets `requested`, so that the step under way ends and is
-    saved; after SIGTERM and SIGHUP `GraceOver` is raised in the main thread if that takes longer than the grace time. A
+    saved; after those of `TO_STOP` `GraceOver` is raised in the main thread if that takes longer than the grace time. A
     second Ctrl-C stops at once. A signal that is ignored, as under nohup, stays so.
 
     Attributes:
         requested: the name of the signal, None before.
-        grace: seconds after SIGTERM and SIGHUP; 0 is no limit.
+        grace: seconds after those of `TO_STOP`; 0 is no limit.
         on_grace_over: called instead of raising `GraceOver`, from another thread: with several processes the main
             thread may wait for another one for ever.
     """
@@ -53,7 +56,7 @@ class Stopping:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, *TO_STOP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._take)
         return self

@@ -3,6 +3,8 @@
 import http.client
 import json
 import random
+import socket
+import struct
 import threading
 
 import pytest
@@ -159,7 +161,42 @@ def test_only_who_knows_the_machine_by_its_own_name_gets_the_page(tmp_path):
                 status, body = ask(server, path, host)
                 assert status == 403
                 assert "step" not in body
+        good = f"Host: localhost:{port}\r\n"
+        for head in (
+            good + "Host: evil.com\r\n",
+            "Host: evil.com\r\n" + good,
+            good + good,
+            f"Host : localhost:{port}\r\n",
+        ):
+            assert b" 200 " not in raw(port, f"GET / HTTP/1.1\r\n{head}Connection: close\r\n\r\n").partition(b"\r\n")[0]
+        for request in ("GET /\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "junk\r\n\r\n", "POST / HTTP/1.1\r\n\r\n"):
+            assert b" 200 " not in raw(port, request)
         server.shutdown()
+
+
+def test_a_browser_that_leaves_is_no_error(tmp_path, capsys):
+    """The page is longer than what lies in the buffers of a connection."""
+    run = whole_run(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({**SUMMARY, "advice": ["x" * 1000] * 20_000}))
+    with make_server(Follower([run], tmp_path / "page.html"), 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as browser:
+                browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                browser.sendall(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+                browser.recv(10)
+        assert ask(server, "/stamp", f"localhost:{port}")[0] == 200
+        server.shutdown()
+    assert capsys.readouterr().err == ""
+
+
+def raw(port, request):
+    """What the server answers to any bytes."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(request.encode())
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def test_a_page_that_cannot_be_written_says_so_to_the_browser(tmp_path):
