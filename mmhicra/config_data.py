@@ -38,6 +38,8 @@ class ColumnsConfig(Section):
     """Accuracy is also told by the values of this column."""
     kind: str | None = None
     """How golds are compared: `text`, `number`, `math` or `choice` for the whole source, or a column that says it."""
+    facts: list[str] = Field(default=[])
+    """Columns that custom rewards find in `problem.facts`, by these names, e.g. the size of an image."""
     unused: list[str] = Field(default=[])
     """Columns that are left out on purpose, although they seem to hold images, choices or videos."""
 

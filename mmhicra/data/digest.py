@@ -13,14 +13,15 @@ from mmhicra.records import Problem, ProblemImage
 def digest_problems(problems: Iterable[Problem]) -> str:
     """SHA-256 over all that a run reads of its problems, in order: another digest, another data set.
 
-    That is id, question, answer, kind, task, choices and images. Files and encoded bytes count as they are, without
-    being decoded; images that came decoded, generated ones among them, count by their pixels.
+    That is id, question, answer, kind, task, choices, facts and images. Files and encoded bytes count as they are,
+    without being decoded; images that came decoded, generated ones among them, count by their pixels.
     """
     digest = hashlib.sha256()
     for problem in problems:
         images = [digest_image(image) for image in problem.images]
         parts = [problem.id, problem.question, problem.answer, problem.kind, problem.task, problem.choices, images]
-        digest.update(json.dumps(parts).encode() + b"\n")
+        facts = json.dumps(problem.facts, sort_keys=True, default=repr) if problem.facts else ""
+        digest.update(json.dumps(parts).encode() + facts.encode() + b"\n")
     return digest.hexdigest()
 
 

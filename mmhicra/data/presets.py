@@ -101,7 +101,7 @@ class Reader:
             choices=choices,
             task=_task(self._cell(row, "task")),
             source=row.where,
-            facts={name: row.cells[name] for name in self.layout.facts if row.cells.get(name) is not None},
+            facts=self._facts(row),
         )
         _refuse_odd_text(problem)
         return problem
@@ -142,6 +142,11 @@ class Reader:
         gold = self._cell(row, "answer") if self.columns.get("answer") else reply
         kind = self._kind(row)
         return read_answer(gold, choices, prefer_text=self.layout.answer_is_text, kind=kind, by=self.by)
+
+    def _facts(self, row: Row) -> dict[str, Any]:
+        """What the layout keeps besides, and what `data.columns.facts` asks for; a cell without a value is left out."""
+        cells = {name: find_cell(row.cells, name) for name in (*self.layout.facts, *self.config.facts)}
+        return {name: cell for name, cell in cells.items() if cell is not None}
 
     def _kind(self, row: Row) -> AnswerKind | None:
         """What `data.columns.kind` says of this row; None leaves it to the answer."""
@@ -209,6 +214,9 @@ def choose_reader(
     for role, column in [(role, column) for role, columns in named.items() for column in columns]:
         if not has_column(table.columns, column):
             raise _missing(table, f"data.columns.{role} is {column}, which {table.name} does not have")
+    for column in mapping.facts:
+        if not has_column(table.columns, column):
+            raise _missing(table, f"data.columns.facts names {column}, which {table.name} does not have")
     sample = [row.cells for row in islice(table.rows(), SAMPLE)]
     folder = Path(image_folder).expanduser() if image_folder else table.folder
     for name, layout in ANY_LAYOUT.items() if preset == "auto" else [(preset, LAYOUTS[preset])]:
@@ -259,7 +267,7 @@ def _finish(reader: Reader, table: Table, sample: Sequence[Mapping[str, Any]]) -
 def _roots(reader: Reader, table: Table) -> set[str]:
     """The columns of the table that are read, whole or in part."""
     named = [column for found in (*reader.columns.values(), *reader.spare.values()) for column in found]
-    read = [*named, *reader.layout.facts, reader.layout.unit or ""]
+    read = [*named, *reader.layout.facts, *reader.config.facts, reader.layout.unit or ""]
     return {column if column in table.columns else column.split(".", 1)[0] for column in read}
 
 

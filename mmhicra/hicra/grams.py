@@ -152,7 +152,10 @@ class GramLibrary:
 
 
 def _from_text(path: Path) -> GramLibrary:
-    lines = _read(path).splitlines()
+    text = _read(path)
+    if text.lstrip()[:1] in ("{", "["):
+        raise Refusal(f"gram library {path}: it looks like JSON, but its name does not end in .json: rename it")
+    lines = text.splitlines()
     return GramLibrary(str(path), tuple(Gram(line.strip()) for line in lines if line.strip()))
 
 

@@ -250,6 +250,18 @@ def test_a_kind_for_the_whole_source_or_row_by_row(load):
     ]
 
 
+def test_other_columns_reach_custom_rewards(load):
+    """A reward for grounding needs the size of the image, and whatever else the row says of its boxes."""
+    row = {**ROW, "image": "a.png", "width": 112, "extra_info": {"format": "xyxy", "mask": None}, "note": None}
+    loaded = load(row, columns={"facts": ["width", "extra_info.format", "note"]})
+    assert loaded.train[0].facts == {"width": 112, "extra_info.format": "xyxy"}
+    assert not any("nothing reads" in note for note in loaded.notes)
+    with pytest.raises(
+        DataRefusal, match=r"data\.columns\.facts names height, which .* does not have; its columns are"
+    ):
+        load(row, columns={"facts": ["height"]})
+
+
 def test_rows_without_a_gold_for_custom_rewards(load):
     row = {"problem": "Describe.", "image": "a.png"}
     (problem,) = load(row, columns={"answer": "none"}).train

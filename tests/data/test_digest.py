@@ -33,6 +33,7 @@ PROBLEM = Problem("a", "<image>Which?", (ProblemImage(picture("red"), "x.png"),)
         {"answer": "B"},
         {"kind": "text"},
         {"task": "u"},
+        {"facts": {"width": 112}},
         {"choices": ("frog", "whale", "trout")},
         {"choices": ("whale", "frog")},
         {"images": (ProblemImage(picture("blue"), "x.png"),)},

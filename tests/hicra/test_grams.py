@@ -99,6 +99,8 @@ def test_a_plain_json_list_and_a_text_file_load(tmp_path):
     ("name", "content", "complaint"),
     [
         ("empty.txt", b"\n \n", "holds no gram"),
+        ("object.txt", b'{"grams": ["so"]}', "looks like JSON, but its name does not end in .json: rename it"),
+        ("list", b'\n["so", "but"]', "looks like JSON, but its name does not end in .json: rename it"),
         ("empty.json", b"[]", "holds no gram"),
         ("cut.json", b'["so", ', "not JSON"),
         ("metadata.json", b'{"strategic_grams": ["so"]}', 'a list "grams"'),
