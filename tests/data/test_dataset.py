@@ -194,6 +194,14 @@ def test_the_own_validation_split_is_held_out(name, tmp_path):
     assert {i.split("/")[0] for i in ids(load(tmp_path, held_out=3, eval_split="test").held_out)} == {"test"}
 
 
+def test_a_validation_split_that_is_trained_on_is_not_held_out_too(tmp_path):
+    write(tmp_path / "val.jsonl", text_rows(40))
+    write(tmp_path / "other.jsonl", text_rows(5))
+    loaded = load(tmp_path, held_out=3, split="val", held_out_share=0.2)
+    assert not set(ids(loaded.train)) & set(ids(loaded.held_out))
+    assert {i.split("/")[0] for i in ids(loaded.train) + ids(loaded.held_out)} == {"val"}
+
+
 def test_a_test_split_is_not_used_unless_named(tmp_path):
     write(tmp_path / "train.jsonl", text_rows(100))
     write(tmp_path / "test.jsonl", text_rows(10))

@@ -8,7 +8,10 @@ import json
 import pytest
 
 from mmhicra.cli import main
-from mmhicra.evaluate.comparison import mcnemar
+from mmhicra.evaluate.comparison import _compare, mcnemar
+from mmhicra.evaluate.records import SampleRecord
+from mmhicra.evaluate.scoring import _against_labels
+from mmhicra.intervals import Z95
 
 QUESTIONS = [
     {"id": "1", "question": "How many?<image1>", "options": [], "answer": "7", "level": 1, "subject": "counting"},
@@ -109,3 +112,38 @@ def test_the_paired_test_is_the_exact_one():
     assert mcnemar(0, 0) == 1
     assert mcnemar(0, 5) == pytest.approx(2 / 32)
     assert mcnemar(3, 3) == 1
+
+
+def test_a_difference_is_second_minus_first_clustered_by_problem():
+    """Six responses to three problems; the variance is that of the problems' sums, with the factor G / (G - 1)."""
+    pairs = [(False, True), (False, True), (True, True), (False, False), (True, False), (False, True)]
+    found = _compare(pairs, ["a", "a", "b", "b", "c", "c"], ("odd",))
+    mean = (3 - 1) / 6
+    sums = [2 - 2 * mean, 0 - 2 * mean, 0 - 2 * mean]
+    half = Z95 * (3 / 2 * sum(total**2 for total in sums)) ** 0.5 / 6
+    assert (found.shared, found.only_first, found.only_second, found.warnings) == (6, 1, 3, ("odd",))
+    assert (found.first, found.second) == (2 / 6, 4 / 6)
+    assert (found.difference, found.low, found.high) == pytest.approx((mean, mean - half, mean + half))
+    assert found.p == mcnemar(1, 3)
+    alone = _compare([(False, True)] * 2, ["a", "a"], ())
+    assert (alone.low, alone.high) == (0.0, 2.0), "one problem says nothing"
+
+
+def test_agreement_with_labels_is_told_over_all_and_over_what_was_answered():
+    verdicts = [(True, True, "7"), (True, False, "7"), (True, False, None), (False, False, None), (False, True, "8")]
+    records = [
+        SampleRecord(str(number), correct, extracted, "boxed", extracted, "7", "", label=label)
+        for number, (correct, label, extracted) in enumerate(verdicts)
+    ]
+    assert _against_labels(records) == pytest.approx(
+        {
+            "labelled": 5,
+            "agree": 2,
+            "agreement": 0.4,
+            "answered": 3,
+            "agreement_where_answered": 1 / 3,
+            "their_score": 0.4,
+            "our_score": 0.6,
+            "difference_points": 20.0,
+        }
+    )

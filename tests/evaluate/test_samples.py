@@ -84,3 +84,21 @@ def test_a_subset_drawn_by_hand(tmp_path):
     assert sorted(int(identity) % 2 for identity in ids) == [0, 0, 1, 1]
     (tmp_path / "plain.txt").write_text("3\n5\n")
     assert read_ids(str(tmp_path / "plain.txt"), "mathvision") == {"3", "5"}
+
+
+def test_every_question_counts_with_as_many_responses_as_all_have():
+    """Two questions, of three and of two responses: k is 2, and the third response is left out."""
+    verdicts = {"1": [True, False, True], "2": [True, True]}
+    records = [record(name, right, "a" if right else "b") for name, own in verdicts.items() for right in own]
+    scores = sample_scores(records)
+    assert scores["k"] == 2
+    assert {name: scores[name]["accuracy"] for name in ("avg", "maj")} == {"avg": 0.75, "maj": 0.75}
+    assert {k: cell["accuracy"] for k, cell in scores["pass"].items()} == {"1": 0.75, "2": 1.0}
+    assert scores["avg"]["low"] < 0.75 < scores["avg"]["high"]
+    assert sample_scores(records[:3]) is not None
+    assert sample_scores(records[2:4]) is None, "one response to each"
+
+
+@pytest.mark.parametrize(("k", "powers"), [(2, [1, 2]), (3, [1, 2, 3]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_pass_is_told_at_powers_of_two_and_at_k(k, powers):
+    assert list(sample_scores([record("1", n == 0, "a") for n in range(k)])["pass"]) == [str(n) for n in powers]

@@ -225,6 +225,22 @@ def test_progress_counts_up_to_all(scene):
     assert told[-1] == len(prompts) * sampling.n
 
 
+@pytest.mark.parametrize(("most", "batches"), [(64, [4]), (7, [2, 2]), (9, [3, 1]), (3, [1, 1, 1, 1])])
+def test_no_more_completions_are_decoded_at_a_time_than_allowed(scene, monkeypatch, most, batches):
+    """Three completions each; prompts of like length together, the shortest first."""
+    loaded, prompts, engine = scene("qwen2_5_vl", max_sequences=most)
+    seen = []
+    prefill = HFEngine._prefill
+    monkeypatch.setattr(
+        HFEngine,
+        "_prefill",
+        lambda self, some, *about: seen.append(list(map(len, some))) or prefill(self, some, *about),
+    )
+    engine.generate(prompts, sampling_for(loaded, max_new_tokens=2), seed=0, step=0)
+    assert [len(lengths) for lengths in seen] == batches
+    assert [length for lengths in seen for length in lengths] == sorted(map(len, prompts))
+
+
 def test_model_keeps_its_modes_and_can_train_on(scene):
     loaded, prompts, engine = scene("qwen2_5_vl")
     model = loaded.model

@@ -18,12 +18,13 @@ from short_runs import TINY
 
 from mmhicra.config import RunConfig
 from mmhicra.config_loading import load_config
-from mmhicra.evaluate.harness import make_asking
+from mmhicra.data.digest import digest_problems
+from mmhicra.data.visual_math import generate
 from mmhicra.evaluate.scoring import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.refusals import ConfigRefusal
 from mmhicra.rollout.vllm_loading import arguments_of
-from mmhicra.train.assembly import check_inputs, evaluation_sampling, make_trainer
+from mmhicra.train.assembly import assemble, refuse_idle_processes
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
 from mmhicra.vlm.families import unwrap
@@ -39,9 +40,9 @@ def half(problem, completion, record):
 
 def rewards(run):
     """Of a right answer in the wrong form and a wrong one in the right form, of 28 tokens."""
-    problem = run.inputs.problems.train[0]
+    problem = run.collector.stream.problems[0]
     texts = (rf"\boxed{{{problem.answer}}}", r"<think>so</think>\boxed{nothing}")
-    return [run.inputs.rewarder.score_one(problem, text, tokens=28).total for text in texts]
+    return [run.collector.rewarder.score_one(problem, text, tokens=28).total for text in texts]
 
 
 REWARDS = [2.0 + 0.0 - 8.0 * 0.75 + 4.0 * 0.5, 0.0 + 0.5 - 8.0 * 0.75 + 4.0 * 0.5]
@@ -49,11 +50,11 @@ REWARDS = [2.0 + 0.0 - 8.0 * 0.75 + 4.0 * 0.5, 0.0 + 0.5 - 8.0 * 0.75 + 4.0 * 0.
 
 
 def adapter(run):
-    return run.model.model.peft_config["default"]
+    return run.model.peft_config["default"]
 
 
 def stops(run):
-    tokens = run.model.tokenizer.convert_ids_to_tokens(list(run.trainer.collector.sampling.stop_token_ids))
+    tokens = run.tokenizer.convert_ids_to_tokens(list(run.collector.sampling.stop_token_ids))
     return "." in tokens
 
 
@@ -63,11 +64,11 @@ def released(run):
 
 SCENES = {
     "adapters": {
-        "seed": (11, lambda run: run.trainer.collector.stream.seed),
+        "seed": (11, lambda run: run.collector.stream.seed),
         "model.precision": ("bf16", lambda run: run.trainer.unwrapped.precision),
         "model.attention": ("dense", lambda run: run.trainer.unwrapped.attention),
-        "model.vision_cache": ("FOLDER", lambda run: str(run.trainer.collector.vision.folder)),
-        "model.gradient_checkpointing": (True, lambda run: unwrap(run.model.model).is_gradient_checkpointing),
+        "model.vision_cache": ("FOLDER", lambda run: str(run.collector.vision.folder)),
+        "model.gradient_checkpointing": (True, lambda run: unwrap(run.model).is_gradient_checkpointing),
         "model.lora.rank": (3, lambda run: adapter(run).r),
         "model.lora.alpha": (12, lambda run: adapter(run).lora_alpha),
         "model.lora.dropout": (0.125, lambda run: adapter(run).lora_dropout),
@@ -75,18 +76,18 @@ SCENES = {
             ["q_proj"],
             lambda run: sorted({name.split(".lora_")[0].rpartition(".")[2] for name in run.trained}),
         ),
-        "data.count": (6, lambda run: len(run.trainer.collector.stream.problems)),
-        "data.tasks": (["count"], lambda run: sorted({p.task for p in run.trainer.collector.stream.problems})),
-        "data.shuffle": (False, lambda run: run.trainer.collector.stream.shuffle),
+        "data.count": (6, lambda run: len(run.collector.stream.problems)),
+        "data.tasks": (["count"], lambda run: sorted({p.task for p in run.collector.stream.problems})),
+        "data.shuffle": (False, lambda run: run.collector.stream.shuffle),
         "data.system_prompt": ("Be brief.", lambda run: run.prompt.count("Be brief."), 1),
         "data.instruction": ("In a box.", lambda run: run.prompt.count("In a box."), 1),
-        "data.min_pixels": (3000, lambda run: run.inputs.prompts.limits["min_pixels"]),
+        "data.min_pixels": (3000, lambda run: run.collector.prompts.limits["min_pixels"]),
         "data.max_pixels": (90_000, lambda run: run.asking.prompts.limits["max_pixels"]),
-        "data.max_prompt_tokens": (333, lambda run: run.trainer.collector.prompts.data.max_prompt_tokens),
-        "rollout.n": (3, lambda run: run.trainer.collector.sampling.n),
+        "data.max_prompt_tokens": (333, lambda run: run.collector.prompts.data.max_prompt_tokens),
+        "rollout.n": (3, lambda run: run.collector.sampling.n),
         "rollout.temperature": (0.7, lambda run: run.trainer.unwrapped.temperature),
-        "rollout.max_new_tokens": (32, lambda run: run.trainer.collector.sampling.max_new_tokens),
-        "rollout.max_sequences": (9, lambda run: run.trainer.collector.engine.max_sequences),
+        "rollout.max_new_tokens": (32, lambda run: run.collector.sampling.max_new_tokens),
+        "rollout.max_sequences": (9, lambda run: run.collector.engine.max_sequences),
         "rollout.stop_tokens": (["."], stops, True),
         "rollout.guard.every": (
             3,
@@ -102,12 +103,12 @@ SCENES = {
         "reward.length_buffer": (16, rewards, REWARDS),
         "reward.custom.path": (f"{__file__}:half", rewards, REWARDS),
         "reward.custom.weight": (4.0, rewards, REWARDS),
-        "reward.custom_attempts": (5, lambda run: run.inputs.rewarder._terms[0].attempts),
-        "reward.custom_wait": (0.25, lambda run: run.inputs.rewarder._terms[0].wait),
-        "reward.custom_time_limit": (44.5, lambda run: run.inputs.rewarder._terms[0].limit),
-        "reward.custom_threads": (2, lambda run: run.inputs.rewarder.settings.custom_threads),
-        "reward.workers": (1, lambda run: run.inputs.rewarder.verifier.workers),
-        "reward.time_limit": (7.5, lambda run: run.inputs.rewarder.verifier.time_limit),
+        "reward.custom_attempts": (5, lambda run: run.collector.rewarder._terms[0].attempts),
+        "reward.custom_wait": (0.25, lambda run: run.collector.rewarder._terms[0].wait),
+        "reward.custom_time_limit": (44.5, lambda run: run.collector.rewarder._terms[0].limit),
+        "reward.custom_threads": (2, lambda run: run.collector.rewarder.settings.custom_threads),
+        "reward.workers": (1, lambda run: run.collector.rewarder.verifier.workers),
+        "reward.time_limit": (7.5, lambda run: run.collector.rewarder.verifier.time_limit),
         "hicra.alpha": (0.4, lambda run: run.trainer.crediting.controller.at(1)),
         "hicra.schedule.end": (0.8, lambda run: run.trainer.crediting.controller.at(99)),
         "hicra.schedule.steps": (5, lambda run: run.trainer.crediting.controller.at(3), pytest.approx(0.6)),
@@ -121,7 +122,7 @@ SCENES = {
         "train.optimizer.betas": ([0.8, 0.95], lambda run: list(run.trainer.optimizer.param_groups[0]["betas"])),
         "train.optimizer.weight_decay": (0.3, lambda run: run.trainer.optimizer.param_groups[0]["weight_decay"]),
         "train.max_skipped_updates": (7, lambda run: run.trainer.updates.limit),
-        "eval.problems": (2, lambda run: len(run.inputs.problems.held_out)),
+        "eval.problems": (2, lambda run: len(run.parts.held_out)),
         "eval.n": (4, lambda run: run.evaluation.n),
         "eval.temperature": (0.3, lambda run: run.evaluation.temperature),
         "eval.max_new_tokens": (44, lambda run: run.asking.sampling.max_new_tokens),
@@ -130,9 +131,9 @@ SCENES = {
         "model.freeze.vision_tower": (False, lambda run: any("visual.blocks" in name for name in run.trained), True),
         "model.freeze.merger": (False, lambda run: any("visual.merger" in name for name in run.trained), True),
         "model.freeze.language_model": (True, lambda run: any("language_model" in name for name in run.trained), False),
-        "data.limit": (5, lambda run: len(run.trainer.collector.stream.problems)),
-        "rollout.top_p": (0.9, lambda run: run.trainer.collector.sampling.top_p),
-        "rollout.top_k": (5, lambda run: run.trainer.collector.sampling.top_k),
+        "data.limit": (5, lambda run: len(run.collector.stream.problems)),
+        "rollout.top_p": (0.9, lambda run: run.collector.sampling.top_p),
+        "rollout.top_k": (5, lambda run: run.collector.sampling.top_k),
         "rollout.guard.stop_above": (1.33, lambda run: run.trainer.guard.limits.stop),
         "hicra.adaptive.signal": ("kl", lambda run: run.trainer.crediting.controller.signal),
         "hicra.adaptive.target": (0.07, lambda run: run.trainer.crediting.controller.target),
@@ -143,6 +144,9 @@ SCENES = {
     },
 }
 """Scene -> field -> its value, what is found, and what that should be if it is not the value itself."""
+
+PROBLEMS = {"adapters": 6, "whole model": 5}
+"""How many a scene has, and a step takes: just enough."""
 
 VLLM = {
     "memory_fraction": (0.35, "gpu_memory_utilization"),
@@ -216,19 +220,22 @@ def scenes(tmp_path_factory):
         @cache
         def assembled(scene):
             folder = tmp_path_factory.mktemp("wiring")
-            config = load_config(TINY, ["train.prompts_per_step=2", *overrides_of(scene, folder)])
-            inputs = check_inputs(config, RunFolder(folder), accelerator, terminal, stack)
-            model = load_policy(config.model, config.seed)
-            trainer = make_trainer(config, inputs, model, accelerator, terminal, stack)
+            config = load_config(TINY, [f"train.prompts_per_step={PROBLEMS[scene]}", *overrides_of(scene, folder)])
+            parts = assemble(config, RunFolder(folder), accelerator, terminal, stack)
+            trainer = parts.trainer
+            model, collector = trainer.unwrapped.model, trainer.collector
             return SimpleNamespace(
                 folder=folder,
-                inputs=inputs,
+                config=config,
+                parts=parts,
                 model=model,
                 trainer=trainer,
-                asking=make_asking(config, model, trainer.collector.engine),
-                evaluation=evaluation_sampling(config, model),
-                prompt=model.tokenizer.decode(inputs.prompts.build(inputs.problems.train[0]).ids),
-                trained=[name for name, p in model.model.named_parameters() if p.requires_grad],
+                collector=collector,
+                asking=parts.benchmarks.asking,
+                evaluation=parts.evaluation_sampling,
+                tokenizer=parts.processor.tokenizer,
+                prompt=parts.processor.tokenizer.decode(collector.prompts.build(collector.stream.problems[0]).ids),
+                trained=[name for name, p in model.named_parameters() if p.requires_grad],
                 grams={gram.text for gram in trainer.crediting.matcher.gram_library.grams},
             )
 
@@ -247,19 +254,24 @@ def test_one_field_may_work_in_several_places(scenes):
     run = scenes("adapters")
     trainer, guard = run.trainer, run.trainer.guard.limits
     assert run.asking.seed == 11
-    assert (trainer.collector.engine.precision, trainer.collector.vision.precision) == ("bf16", "bf16")
+    assert (run.collector.engine.precision, run.collector.vision.precision) == ("bf16", "bf16")
     assert guard.stop == 1.05, "that of bf16"
-    assert run.inputs.verifier.workers == 1
-    assert run.inputs.verifier.time_limit == TIME_LIMIT, "benchmarks are scored as `mmhicra eval` does"
+    assert run.parts.benchmarks.verifier.workers == 1
+    assert run.parts.benchmarks.verifier.time_limit == TIME_LIMIT, "benchmarks are scored as `mmhicra eval` does"
     assert run.asking.prompts.data.instruction == "", "benchmarks have prompts of their own"
     assert run.asking.prompts.data.system_prompt == "Be brief."
-    assert run.asking.prompts.limits == run.inputs.prompts.limits
-    assert run.asking.sampling.stop_token_ids == trainer.collector.sampling.stop_token_ids
+    assert run.asking.prompts.limits == run.collector.prompts.limits
+    assert run.asking.sampling.stop_token_ids == run.collector.sampling.stop_token_ids
     assert (run.asking.sampling.n, run.asking.sampling.temperature) == (4, 0.3)
     assert run.asking.at_a_time == 9 // 4
     assert run.evaluation.max_new_tokens == 32
-    assert trainer.collector.policy is trainer.policy
-    assert trainer.collector.rewarder is run.inputs.rewarder
+    assert run.collector.policy is trainer.policy
+
+
+def test_problems_are_drawn_by_the_seed(scenes):
+    run = scenes("adapters")
+    assert digest_problems(run.collector.stream.problems) == digest_problems(generate("train", 6, 11, ["count"]))
+    assert {problem.id for problem in run.parts.held_out} == {p.id for p in generate("held_out", 2, 11, ["count"])}
 
 
 def test_the_placebo_is_drawn_by_the_seed(scenes, monkeypatch):
@@ -279,14 +291,32 @@ def test_what_is_evaluated_is_sampled_from_the_whole_vocabulary(scenes):
     assert [(each.top_p, each.top_k) for each in (run.evaluation, run.asking.sampling)] == [(1.0, 0)] * 2
 
 
-def test_adapters_begin_as_the_seed_says():
-    config = load_config(TINY, ["model.lora={rank: 2, alpha: 4}"]).model
-    first, again, other = (
-        {name: p for name, p in load_policy(config, seed).model.named_parameters() if ".lora_A." in name}
-        for seed in (1, 1, 2)
+def test_adapters_begin_as_the_seed_says(scenes):
+    run = scenes("adapters")
+    own, same, other = (
+        [p for name, p in model.named_parameters() if ".lora_A." in name]
+        for model in (run.model, *(load_policy(run.config.model, seed).model for seed in (11, 0)))
     )
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not any(torch.equal(first[name], other[name]) for name in first)
+    assert all(torch.equal(a, b) for a, b in zip(own, same, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(own, other, strict=True))
+
+
+def test_what_is_told_of_the_parts_is_what_they_are(scenes):
+    run = scenes("adapters")
+    counted = {"total": sum(p.numel() for p in run.model.parameters())}
+    counted["trained"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    assert run.parts.parameters == counted
+    assert 0 < counted["trained"] < counted["total"]
+    assert run.parts.gram_library is run.trainer.crediting.matcher.gram_library
+    assert {problem.id.split("/")[1] for problem in run.parts.held_out} == {"held_out"}
+    assert run.parts.refused == 0
+
+
+def test_every_process_needs_a_prompt():
+    config = load_config(TINY, ["train.prompts_per_step=3"])
+    refuse_idle_processes(config, SimpleNamespace(num_processes=3))
+    with pytest.raises(ConfigRefusal, match=r"prompts_per_step \(3\) leaves some of the 4 processes without a prompt"):
+        refuse_idle_processes(config, SimpleNamespace(num_processes=4))
 
 
 def test_vllm_is_told_everything(tiny_model, monkeypatch):
