@@ -32,7 +32,7 @@ _LONGEST_RESPONSE = 100_000
 _NUMBER_TO_WORK_OUT = re.compile(r"\\(?:log|ln|sin|cos|tan|arc)|!|\\binom")
 """What an option may hold that is a number, but none that `read_value` reads."""
 _MARKED_LETTER = re.compile(r"[(\[{ ]*([A-Z])[)\]}.: ]*")
-_BEHIND_DIGITS = re.compile(r"(?<=\d)\D*$")
+_LAST_NUMBER = re.compile(r"([\d.,]*\d)(\D*)$")
 _NOTHING_TO_READ = re.compile(r"(?:[^\w\\∞∅]|_)*")
 
 
@@ -191,9 +191,11 @@ def _decide_prose(query: Query, *, boxed: bool) -> Outcome | Query:
     if not algebra.is_prose(answer) or (by_rules is not None and by_rules.verdict == "right"):
         return query
     stated = declared_number(answer)
-    behind = _BEHIND_DIGITS.search(plain(answer))
-    if boxed and behind and read_unit(behind[0].replace("%", ""), nouns_asked(query.question)) is None:
-        return Outcome("wrong", "more than a number and a unit")
     if stated is None:
         return Outcome("wrong", "states no number, or several")
+    last = _LAST_NUMBER.search(plain(answer))
+    if boxed and last:
+        unit = read_unit(last[2].replace("%", ""), nouns_asked(query.question))
+        if unit is None or last[1].replace(",", "").strip(".") not in stated:
+            return Outcome("wrong", "more than a number and a unit")
     return replace(query, extracted=stated)

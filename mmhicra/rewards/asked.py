@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from mmhicra.rewards.units import UNKNOWN, Unit, read_unit
+
 _ASKED = re.compile(
     r"\b(?:how (?:many|much|long|far|tall|old)|what (?:number|fraction|amount) of|number of|amount of|total of"
     r"|answer in|in terms of)((?:\s+[a-z][a-z-]*){1,4})",
+)
+_UNIT_ASKED = re.compile(
+    r"\bin ((?:square |cubic )?[A-Za-z]{1,12})(?=\s*[?.,;)]|\s*$|\s+(?:is|are|does|do|did|was|were|will|to)\b)"
+    r"|\bunits?\s*:\s*([A-Za-z]{1,12})|\bhow many ([a-z]{3,12})\b",
+    re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z][a-z'’-]{2,}")
 _END_OF_PHRASE = frozenset(
@@ -29,7 +36,7 @@ ALTERING = frozenset(
 
     one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
     nineteen twenty thirty forty fifty sixty seventy eighty ninety zero hundred thousand million billion trillion dozen
-    hundreds thousands millions billions trillions dozens score gross pair pairs couple third thirds fourth fourths
+    tens hundreds thousands millions billions trillions dozens score gross pair pairs couple third thirds fourth fourths
     quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth
     hundredths thousandth thousandths millionth millionths
     """.split()  # noqa: SIM905 - a table of words
@@ -53,7 +60,7 @@ _ORDERS = (  # what fixes the order of the parts of an answer
     r"\border(?:ed)? (?:from|by|pair|of)",
     r"\b(?:ascending|descending|increasing|decreasing) order\b",
     r"\bfrom (?:left|smallest|largest|least|greatest|lowest|highest|shortest|longest)\b",
-    r"\barrange\b|\bsort\b",
+    r"\barrange\b|\bsort\b|\brank\b|\border the\b",
     r"分别|依次|顺序|从小到大|从大到小|排列",
 )
 _FREEDOMS = (  # what leaves it free
@@ -85,6 +92,18 @@ def nouns_asked(question: str) -> frozenset[str]:
     chinese = re.findall(r"[一-鿿]+", text)
     runs = {run[i : i + size] for run in chinese for size in (2, 3) for i in range(len(run) - size + 1)}
     return frozenset(asked | {run for run in runs if not _CHINESE_NO_NOUN.search(run)})
+
+
+@lru_cache(maxsize=2048)
+def unit_asked(question: str) -> Unit:
+    """The unit that the answer is to have (`in dollars`, `how many minutes`); `UNKNOWN` if none or several are named.
+
+    Only units of a single dimension: what is said of lengths in cm says nothing about an area.
+    """
+    said = (match[1] or match[2] or match[3] for match in _UNIT_ASKED.finditer(question[-_LONGEST:]))
+    found = {unit for text in said if (unit := read_unit(f" {text}")) is not None and len(unit.dimension) == 1}
+    measures = {unit for unit in found if unit.dimension[0][0] != "count" and unit.dimension[0][0][0] != "#"}
+    return next(iter(measures)) if len(measures) == 1 else UNKNOWN
 
 
 def asks_ratio(question: str) -> bool:

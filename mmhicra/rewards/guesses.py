@@ -35,7 +35,8 @@ _STATING = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|rather\sthan|instead\sof|other\sthan|except|without|maybe|perhaps|possibly|near|(?:anything|all)\sbut)|n't)[\s*$\"]{1,6}"
+    r"(?:\b(?:not|never|neither|nor|rather\sthan|instead\sof|other\sthan|except|without"
+    r"|maybe|perhaps|possibly|near|(?:anything|all)\sbut)|n't)[\s*$\"]{1,6}"
     r"(?:(?:be|equal|equal\sto|exactly|simply|just|a|the)[\s*$\"]{1,6}){0,2}$",
     re.IGNORECASE,
 )
@@ -44,7 +45,7 @@ _DENIED_AFTER = re.compile(
 )
 _BOUND = re.compile(
     r"\b(?:(?:more|less|greater|higher|lower|fewer|larger|smaller|bigger|longer|shorter|older|younger)\sthan"
-    r"|at\s(?:least|most)|above|below|over|under|up\sto|between)[\s*$\"]{1,6}$",
+    r"|at\s(?:least|most)|above|below|over|under|up\sto|between)[\s*$\"]{1,6}$|[<>≤≥][\s$]{0,4}$",
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(

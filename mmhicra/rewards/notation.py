@@ -98,7 +98,14 @@ _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+
 _RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _LOWERED_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙ]+")
 _REPEATED = re.compile(r"[\d.]\\overline\s*\{\s*\d+\s*")
-_DOTS = re.compile(r"\\[lcd]?dots[cbmio]?(?![a-zA-Z])|…")
+_COMPACTED = (
+    (re.compile(r"\\[lcd]?dots[cbmio]?(?![a-zA-Z])|…"), "..."),
+    (re.compile(r"<=|\\leq(?![a-zA-Z])"), r"\\le "),
+    (re.compile(r">=|\\geq(?![a-zA-Z])"), r"\\ge "),
+    (re.compile(r"\\angle(?![a-zA-Z])"), "∠"),
+    (re.compile(r"\\triangle(?![a-zA-Z])"), "△"),
+)
+"""Signs of several spellings that mean the same wherever they stand."""
 _HYPHEN = re.compile(r"(?<=[^\W\d])-(?=[^\W\d])")
 _PUNCTUATION = re.compile(r"[^\w\s+\-*/^=<>%°.()\[\]]|(?<!\d)\.|\.(?!\d)|_")
 
@@ -167,11 +174,10 @@ def compact(text: str) -> str:
 
     A space between two digits stays: `1 6` is not 16.
     """
-    written = _DOTS.sub("...", plain(text))
-    written = re.sub(
-        r"(?:<=|\\leq(?![a-zA-Z]))", r"\\le ", re.sub(r"(?:>=|\\geq(?![a-zA-Z]))", r"\\ge ", written)
-    ).rstrip()
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d) | (?!\d)", "", written))
+    written = plain(text)
+    for pattern, glyph in _COMPACTED:
+        written = pattern.sub(glyph, written)
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d) | (?!\d)", "", written.strip()))
 
 
 @lru_cache(maxsize=4096)

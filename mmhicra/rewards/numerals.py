@@ -50,6 +50,7 @@ _FRACTIONS = {
 SCALES: dict[str, Fraction] = {
     **{name: Fraction(size) for name, size in _LARGE.items()},
     **{f"{name}s": Fraction(size) for name, size in _LARGE.items()},
+    **{"ten": Fraction(10), "tens": Fraction(10)},
     **{"dozen": Fraction(12), "dozens": Fraction(12), "bn": Fraction(10**9)},
     **{"百": Fraction(100), "千": Fraction(1000), "万": Fraction(10**4), "百万": Fraction(10**6)},
     **{"千万": Fraction(10**7), "亿": Fraction(10**8), "万亿": Fraction(10**12)},

@@ -182,7 +182,8 @@ def _by_writing(text: str, choices: Sequence[str]) -> frozenset[int]:
 
 def _by_beginning(text: str, choices: Sequence[str]) -> frozenset[int]:
     """`no, there are not more` names the option `No`: it is followed by a comma or full stop and more words."""
-    beginning = re.match(r"([^,.;]+)[,.;] +(?!or\b|and\b)(?:[A-Za-z]{2}|I )", text)
+    abbreviated = r"(?:(?:Mr|Ms|Mrs|Dr|St|Mt)\. )?"
+    beginning = re.match(rf"({abbreviated}[^,.;]+)[,.;] +(?!or\b|and\b)(?:[A-Za-z]{{2}}|I )", text)
     if not beginning or _MATHEMATICAL.search(beginning[1]):
         return frozenset()
     return _by_writing(beginning[1], choices)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from mmhicra.rewards.asked import asks_percent, asks_ratio, nouns_asked, order_asked
+from mmhicra.rewards.asked import asks_percent, asks_ratio, nouns_asked, order_asked, unit_asked
 from mmhicra.rewards.bases import asks_base, read_numeral, same_numeral
 from mmhicra.rewards.families import read_family, same_family
 from mmhicra.rewards.figures import read_letters, read_statement
@@ -23,6 +23,7 @@ from mmhicra.rewards.notation import compact, plain, words
 from mmhicra.rewards.parts import Parts, read_parts, same_parts
 from mmhicra.rewards.probes import agree_everywhere
 from mmhicra.rewards.times import is_clock_shaped, read_clock, read_date, same_clock, same_date
+from mmhicra.rewards.units import MONEY, UNKNOWN, Unit
 from mmhicra.rewards.values import NO_NOUNS, Value, agree, read_number
 
 Algebra = Callable[[str, str], bool]
@@ -38,7 +39,9 @@ _ALTERNATIVE = re.compile(
 )
 _OFFERED = re.compile(r"\bor\b|或|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])")
 """What offers the coordinates of a point, or answers to several blanks, for choice."""
+_MEMBER = re.compile(r"\\in\s*[\[(]")
 _TOGETHER = re.compile(r"\band\b|且|\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])")
+_FUNCTION = re.compile(r"(?:(?P<name>[a-zA-Z]\s*(?:\^\s*\{?-1\}?)?)\s*\(\s*x\s*\)|y)\s*=\s*(?P<body>[^=<>,]+)")
 _SHAPE_WORDS = re.compile(
     r"∠|\\angle|\bangle|\barc\b|\bsegment|\bline\b|triangle|△|quadrilateral|parallelogram", re.IGNORECASE
 )
@@ -54,6 +57,7 @@ class Question:
     percent: bool = False
     base: bool = False
     order: bool | None = None
+    unit: Unit = UNKNOWN
 
     def number(self, text: str) -> Value | None:
         """The number that an answer states; `2:15` is one only where a ratio is asked for or no clock shows it."""
@@ -77,6 +81,7 @@ def understand(question: str) -> Question:
         asks_percent(question),
         asks_base(question),
         order_asked(question),
+        unit_asked(question),
     )
 
 
@@ -129,11 +134,19 @@ def _by_number(pair: _Comparison) -> bool | None:
         return _UNREAD
     answer = pair.question.number(pair.answer)
     if answer is not None:
+        if gold.unit == UNKNOWN and _may_be_asked(pair.question.unit, answer.unit):
+            gold = replace(gold, unit=pair.question.unit)
         return agree(gold, answer, percent_asked=pair.question.percent)
     if (numeral := read_numeral(pair.answer)) is not None:
         asked = pair.question.base and numeral.digits == plain(pair.gold)
         return asked or numeral.amount == gold.amount
     return False if is_clock_shaped(pair.answer) and not pair.question.ratio else _UNREAD
+
+
+def _may_be_asked(asked: Unit, stated: Unit) -> bool:
+    """Whether an answer's unit is to be taken for the one the question asks for: of its dimension, or other money."""
+    kinds = {name for unit in (asked, stated) for name, _ in unit.dimension}
+    return bool(asked.dimension) and (asked.dimension == stated.dimension or (len(kinds) > 1 and kinds <= MONEY))
 
 
 def _by_ratio(pair: _Comparison) -> bool | None:
@@ -261,6 +274,8 @@ def _by_letters(pair: _Comparison) -> bool | None:
     in_order = plain(pair.gold) == "".join(sorted(letters)) and plain(pair.answer) != plain(pair.answer)[::-1]
     if shaped and not in_order:
         return _UNREAD
+    if pair.question.order:
+        return re.findall("[A-J]", plain(pair.gold)) == re.findall("[A-J]", plain(pair.answer))
     return letters == answer[0]
 
 
@@ -290,6 +305,8 @@ def _by_parts(pair: _Comparison) -> bool | None:
     gold = read_parts(pair.gold)
     if gold is None:
         return _UNREAD
+    if gold.shape in ("list", "set") and _MEMBER.search(plain(pair.answer)):
+        return False  # of an interval, not of a list in brackets
     in_order = gold.shape == "tuple" or (gold.shape == "lines" and pair.question.order is not False)
     if in_order and _OFFERED.search(plain(pair.answer)):
         return False
@@ -311,6 +328,14 @@ def _coordinates(text: str) -> Parts | None:
     if matrix.kind == "system":
         return read_parts(", ".join(cells))
     return Parts(cells, ("",) * len(cells), "tuple") if len(cells) > 1 else None
+
+
+def _by_function(pair: _Comparison) -> bool | None:
+    """`f(x) = x^2` is `y = x^2`."""
+    gold, answer = (_FUNCTION.fullmatch(plain(text)) for text in (pair.gold, pair.answer))
+    if gold is None or answer is None or bool(gold["name"]) == bool(answer["name"]):
+        return _UNREAD
+    return pair.same(gold["body"], answer["body"])
 
 
 def _by_statement(pair: _Comparison) -> bool | None:
@@ -350,6 +375,7 @@ READERS: tuple[Callable[[_Comparison], bool | None], ...] = (
     _by_letters,
     _by_parts,
     _by_statement,
+    _by_function,
     _one_for_many,
     _by_probes,
 )

@@ -145,7 +145,7 @@ woman=women word worker worm zebra circle hexagon pentagon polygon solution root
 line-of-symmetry photo photograph bike bicycle country 人 只 条 张 本 支 名 位
 棵 辆 块 件 套 间 层 页 排 行 列 桶 瓶 杯 盒
 袋 箱 头 匹 朵 颗 粒 岁 种 组 串 艘 架 台 道 题 圈 段 根
-枝 面 座 所 家 户 班 队 学生 苹果 人民 同学 车 树 把 筐 篮 堆 片
+枝 面 座 所 家 户 班 队 学生 苹果 人民 同学 车 树 鸟 鱼 花 书 球 鸡 鸭 兔 羊 牛 笔 铅笔 把 筐 篮 堆 片
 """
 """What pictures and word problems count. Their dimension is the thing itself: 4 apples are not 4 pears."""
 

@@ -32,6 +32,8 @@ class Unit:
 UNKNOWN = Unit()
 COUNT = Unit((("count", 1),))
 """Things of no certain kind: people, pieces, times."""
+MONEY = frozenset({"usd", "eur", "gbp", "cny", "jpy", "inr"})
+"""Dimensions of currencies, which are not converted into each other."""
 _PER = re.compile(r"\s*(?:/|\bper\b|每)\s*", re.IGNORECASE)
 _TIMES = re.compile(r"[\s*·]+")
 _POWER = re.compile(r"(?:\^\s*\{?\s*([+-]?\s*\d)\s*\}?|(?<=[A-Za-z])([23])|\s(squared|cubed))$")
@@ -49,6 +51,7 @@ _TAIL = re.compile(
     r"|in (?:total|all|length|width|height|area|volume))$"
     r"|\s*[左右]{2}$"
 )
+_TIMES_MORE = re.compile(r"times\s+(?!per\b|an?\b)", re.IGNORECASE)
 _SPACED = frozenset("tduhKT")
 """`5 t` is a mass, `5t` is algebra."""
 _LONGEST = 60
@@ -79,6 +82,8 @@ def read_unit(text: str, nouns: frozenset[str] = frozenset()) -> Unit | None:
     text = _BRACKETED.sub(r"\1", text)
     if (tail := _TAIL.search(text)) and tail.start() > 0:
         text = text[: tail.start()]
+    if _TIMES_MORE.match(text):
+        return None
     above, *below = _PER.split(text)
     factors = [(part, 1) for part in _parts(above)] if above else []
     factors += [(part, -1) for group in below for part in _parts(_BRACKETED.sub(r"\1", group))]
@@ -161,7 +166,7 @@ def _is_counted(word: str, nouns: frozenset[str]) -> bool:
     if word in ("of", "的"):
         return bool(nouns)
     if re.fullmatch(r"[一-鿿]{2,6}", word):
-        return word in nouns or (word[0] in _WORDS and word[1:] in nouns)
+        return word in nouns or (word[0] in _WORDS and (word[1:] in nouns or word[1:] in _WORDS))
     return any(name in nouns or f"{name}s" in nouns for name in _singulars(word.lower()))
 
 

@@ -20,7 +20,7 @@ NO_NOUNS: frozenset[str] = frozenset()
 
 _SEVERAL = re.compile(r"\b(?:or|and)\b|[;；或和、]|,(?!\d{3})|\\pm|±")
 _LEADS = (  # what may stand before a number, and an example
-    (r"about|approximately|approx\.?|around|exactly|only|roughly|nearly|[≈=]", "about 5"),
+    (r"about|approximately|approx\.?|around|exactly|only|roughly|nearly|therefore|thus|hence|simply|[≈=]", "about 5"),
     (r"(?:a|the) total of|in total|the year|year|in the year|the number|the value|in(?= [12]\d{3}$)", "the year 2015"),
     (r"(?:US|USD|CNY|RMB|EUR|GBP|JPY|INR|Rs\.?|[€£¥₹])", "USD 1000"),
     (r"(?:the )?(?:final )?answer\s*[:=]|(?:答案|结果)\s*:", "Answer: 5"),
@@ -153,7 +153,7 @@ def agree(gold: Value, answer: Value, *, percent_asked: bool = False) -> bool:
     * A gold with decimals takes itself cut or rounded to fewer, if that is within 1e-4 of it, relative.
     * Any other gold takes a decimal within 1e-4 of it, relative.
     * A unit may be left out. Known units of one dimension are converted: `500 cm` is `5 m`, `5 cm` is not; known units
-      of two dimensions never agree: `5 kg` is not `5 m`, nor 5 people. `\frac{\pi}{3}` takes `60^\circ`.
+      of two dimensions never agree: `5 kg` is not `5 m`, nor 5 people. `\frac{\pi}{3}` is `60^\circ`.
     * A percent sign may be left out, or worked out: `20%` is `20` and `0.2`. A gold below 1 without one takes `15%` for
       0.15, and `0.15%` only where the question asks for a percentage.
     * `x = 5` is `5`, but not `y = 5`.
@@ -175,6 +175,9 @@ def _agree(gold: Value, answer: Value, percent_asked: bool) -> bool:
             stated = (stated * given.factor + given.shift - expected.shift) / expected.factor
             if answer.rounded and abs(gold.amount - stated) <= Fraction(1, 10_000) * abs(gold.amount):
                 return True
+    degrees = expected == _DEGREES and not given.dimension and isinstance(stated, float) and not answer.rounded
+    if degrees and _near(gold, math.degrees(stated), answer):
+        return True
     radians = given == _DEGREES and not expected.dimension and isinstance(gold.amount, float) and not gold.rounded
     if radians and _near(gold, math.radians(stated), answer):
         return True

@@ -13,15 +13,17 @@ from functools import lru_cache
 
 from mmhicra.records import AnswerKind, Verdict
 from mmhicra.rewards import algebra
+from mmhicra.rewards.asked import order_asked
 from mmhicra.rewards.figures import read_letters
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, control_character, plain, words
 from mmhicra.rewards.options import gold_options, options_in, options_named, spell
-from mmhicra.rewards.parts import read_parts
+from mmhicra.rewards.parts import read_parts, same_parts
 from mmhicra.rewards.readers import compare, understand
 from mmhicra.rewards.times import read_clock, same_clock
 from mmhicra.rewards.unworked import TOO_LARGE, is_too_large, unworked
 from mmhicra.rewards.values import agree, read_number, read_value, right_hand_side
 
+_OR = re.compile(r"\bor\b|或", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]{1,20}\}")
 
 
@@ -106,7 +108,7 @@ def decide(query: Query) -> Outcome | None:
         case "choice":
             return _compare_options(query)
         case "text":
-            return _compare_words(query.gold, query.extracted)
+            return _compare_words(query.gold, query.extracted, query.question)
         case "number" | "math":
             return _compare_values(query, query.extracted)
 
@@ -148,12 +150,17 @@ def _compare_values(query: Query, extracted: str) -> Outcome | None:
     return Outcome("wrong", why) if why else None
 
 
-def _compare_words(gold: str, extracted: str) -> Outcome:
-    """Words, or a number in words and in digits."""
+def _compare_words(gold: str, extracted: str, question: str = "") -> Outcome:
+    """Words, a list of words, or a number in words and in digits."""
     if words(gold) == words(extracted):
         return Outcome("right", "equal as text")
     if _same_letters(gold, extracted):
         return Outcome("right", "the same letters")
+    if (listed := read_parts(gold)) is not None and listed.shape == "list":
+        stated = read_parts(extracted)
+        offered = bool(_OR.search(extracted)) and not _OR.search(gold)
+        same = stated is not None and not offered and same_parts(listed, stated, _same_words, order_asked(question))
+        return Outcome("right", "the same words") if same else Outcome("wrong", "another text")
     clock, time = read_clock(gold), read_clock(extracted)
     if clock is not None and time is not None and same_clock(clock, time):
         return Outcome("right", "the same time of day")
@@ -161,6 +168,10 @@ def _compare_words(gold: str, extracted: str) -> Outcome:
     stated = None if number is None else read_number(extracted)
     same = number is not None and stated is not None and agree(number, stated)
     return Outcome("right", "equal as numbers") if same else Outcome("wrong", "another text")
+
+
+def _same_words(gold: str, extracted: str) -> bool:
+    return words(gold) == words(extracted)
 
 
 def _same_letters(gold: str, extracted: str) -> bool:

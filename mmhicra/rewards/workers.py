@@ -88,10 +88,7 @@ class Verifier:
         outcomes: dict[Query, Outcome] = {}
         hard: list[Query] = []
         for query in dict.fromkeys(queries):
-            outcome = decide(query)
-            if outcome is None and query.kind != "choice" and query.gold in self._slow_golds:
-                outcome = _blame(True, f"exceeded {self.time_limit:g} s of verification")
-            if outcome is None:
+            if (outcome := decide(query)) is None:
                 hard.append(query)
             else:
                 outcomes[query] = outcome
@@ -113,9 +110,15 @@ class Verifier:
         try:
             while waiting or busy:
                 while waiting and len(busy) < self.workers:
+                    if waiting[0].kind != "choice" and waiting[0].gold in self._slow_golds:
+                        query = waiting.popleft()
+                        outcomes[query] = _too_slow(self.time_limit, gold_is_at_fault=True)
+                        continue
                     worker = self._worker()
                     busy[worker.connection] = worker
                     worker.take(waiting.popleft())
+                if not busy:
+                    break
                 patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
                 heard = wait(list(busy), max(0.0, patience))
                 for worker in list(busy.values()):
@@ -255,7 +258,7 @@ class _Worker:
 
     def _too_slow(self) -> Outcome:
         self.gold_was_slow = self.stage == "gold"
-        outcome = _blame(self.gold_was_slow, f"exceeded {self.time_limit:g} s of verification")
+        outcome = _too_slow(self.time_limit, self.gold_was_slow)
         self.stage = "lost"
         return outcome
 
@@ -307,6 +310,10 @@ def _blame(gold_is_at_fault: bool, fate: str) -> Outcome:
     if gold_is_at_fault:  # an answer in its own writing was right without a worker
         return Outcome("wrong", f"only its own writing equals this gold, which {fate}")
     return Outcome("wrong", f"the answer {fate}")
+
+
+def _too_slow(time_limit: float, gold_is_at_fault: bool) -> Outcome:
+    return _blame(gold_is_at_fault, f"exceeded {time_limit:g} s of verification")
 
 
 def _kill_all(workers: set[_Worker]) -> None:

@@ -65,6 +65,16 @@ def test_what_hangs_is_killed_and_the_rest_goes_on():
     assert not any(map(is_running, pids))
 
 
+@pytest.mark.parametrize("gold", [r"\Gamma(10^8)", r"\binom{1000000}{500000}", r"(10!)! + x"])
+def test_a_gold_too_costly_to_work_out_makes_no_answer_unusable(gold):
+    with Verifier(workers=1, time_limit=1) as verifier:
+        own, *others = verifier.verify_all([Query(gold, gold), Query("7", gold), Query("x + 1", gold)])
+        assert own.verdict == "right"
+        assert {outcome.verdict for outcome in others} == {"wrong"}
+        verifier.time_limit = 3600  # what was found out about a gold is not found out again
+        assert verifier.verify_all([Query("y", gold)])[0].verdict == "wrong"
+
+
 def test_memory_is_bounded():
     with Verifier(workers=1, time_limit=20) as verifier:
         outcome = verifier.verify_all([Query(r"\gcd(3^{10 \cdot 10^9}, 6)", r"\gcd(4, 6)"), EQUAL])
