@@ -87,7 +87,7 @@ def start(folder, overrides):
     )
 
 
-def wait_for(path, process, seconds=120):
+def wait_for(path, process, seconds=400):
     """Until `path` is there, which the process writes."""
     deadline = time.monotonic() + seconds
     while not path.exists():
