@@ -80,13 +80,21 @@ def test_a_spoilt_update_changes_nothing(spoilt):
     assert all(finite(folder, step) for step in (1, 2, 3))
 
 
-def test_a_run_resumes_behind_a_spoilt_update(spoilt, tmp_path):
+def test_a_run_resumes_behind_a_spoilt_update(spoilt, tmp_path, monkeypatch):
     """Stopped after the skipped update and resumed equals never stopped."""
-    folder, *_ = spoilt
+    folder, _, whole = spoilt
     with spoilt_gradients(2):
         run(tmp_path / "run", *OPTIONS, "train.steps=2")
-    run(tmp_path / "run", *OPTIONS, resume=True)
+    told = []
+    for name in ("sync", "generate"):
+        method = getattr(HFEngine, name)
+        monkeypatch.setattr(
+            HFEngine, name, lambda *about, name=name, method=method, **more: told.append(name) or method(*about, **more)
+        )
+    summary = run(tmp_path / "run", *OPTIONS, resume=True)
     assert_same_run(folder, tmp_path / "run", 3)
+    assert summary["updates"] == whole["updates"], "those before the resume count too"
+    assert told[0] == "sync", "the engine has the weights of the checkpoint before it samples"
 
 
 def test_updates_spoilt_in_a_row_end_the_run(tmp_path, capsys):

@@ -228,6 +228,10 @@ def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
     (line,) = [line.split() for line in shown.splitlines() if line.startswith("1/1 ")]
     for name, layout in (
         ("reward/mean", ".3f"),
+        ("accuracy/mean", ".3f"),
+        ("response/length", ".0f"),
+        ("entropy/all", ".3f"),
+        ("group/kept", ".0f"),
         ("planning/density", ".1%"),
         ("time/step", ".2f"),
         ("time/rollout", ".2f"),

@@ -7,7 +7,10 @@ from PIL import Image
 
 from mmhicra.config import BenchmarkConfig
 from mmhicra.evaluate import questions
+from mmhicra.evaluate.harness import score_responses
 from mmhicra.evaluate.questions import load_question_set
+from mmhicra.evaluate.records import Response
+from mmhicra.rewards.workers import Verifier
 
 
 @pytest.fixture
@@ -50,6 +53,20 @@ def test_a_prompt_may_be_named_and_is_the_first_of_the_card_otherwise(source):
     assert boxed.prompt == "boxed"
     assert plain.problems[0].question == asked(source, prompt=plain.prompt).problems[0].question
     assert plain.problems[0].question != boxed.problems[0].question
+
+
+def test_a_result_says_how_long_responses_were_and_how_they_came_about(source):
+    found = asked(source, limit=3)
+    said = [(r" So \boxed{7} ", 10), (r"\boxed{8}", 20), (r"\boxed{X Y}", None)]
+    responses = [[Response(i.id, text, tokens=n)] for i, (text, n) in zip(found.items, said, strict=True)]
+    scores = score_responses(found, responses, Verifier(workers=1), {"seed": 5})
+    assert scores.keys() == set(found.card.modes)
+    for scored in scores.values():
+        assert scored.result["tokens"] == 15
+        assert scored.result["score"]["correct"] == 1
+        assert (scored.result["generation"]["seed"], scored.result["generation"]["prompt"]) == (5, found.prompt)
+        assert (scored.result["missing"], scored.result["counts"]["missing"]) == ([], 0)
+    assert [record.extracted for record in scores["robust"].records] == ["7", "8", "X Y"]
 
 
 def test_source_split_and_images_are_those_that_are_configured(monkeypatch):

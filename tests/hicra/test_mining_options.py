@@ -8,7 +8,7 @@ import pytest
 from mmhicra.hicra import clusters, mining
 from mmhicra.hicra.clusters import cluster_vectors, find_clusters
 from mmhicra.hicra.mining import MiningOptions, find_ngrams, mine
-from mmhicra.hicra.ngrams import NGrams
+from mmhicra.hicra.ngrams import NGrams, split_stretches
 from mmhicra.hicra.solutions import Corpus
 
 
@@ -109,3 +109,9 @@ def test_parts_that_ward_sees_one_by_one_share_no_cluster(monkeypatch):
 def test_a_cluster_is_named_after_its_most_frequent_ngram():
     found = find_clusters(np.array([0, 0, 1, 1, 1]), ngrams_of(5, [2, 7, 4, 4, 1]), 1.0)
     assert sorted(cluster.members for cluster in found) == [(1, 0), (2, 3, 4)]
+
+
+def test_names_of_points_end_a_stretch_and_longer_capitals_do_not():
+    text = "so angle AB is right but ABC is not and ABCD is round while OCEAN is a word and I am a one"
+    found = [" ".join(stretch) for stretch in split_stretches(text)]
+    assert found == ["so angle", "is right but", "is not and", "is round while ocean is a word and i am a one"]

@@ -1,8 +1,12 @@
 """Means and maxima add up over micro-batches and ranks."""
 
+import time
+from types import SimpleNamespace
+
+import pytest
 import torch
 
-from mmhicra.train.metrics import Tally
+from mmhicra.train.metrics import Tally, Timers
 
 
 def tally(*parts):
@@ -20,3 +24,15 @@ def test_a_mean_is_over_all_elements_however_they_are_spread():
     assert merged.result() == whole
     assert tally([7.0]).merge([tally([1.0, 2.0, 6.0])]).result() == whole
     assert tally([]).result() == {}
+
+
+def test_the_seconds_of_a_phase_add_up_and_an_inner_phase_counts_for_both(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 7.0, 10.0, 14.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    timers = Timers(SimpleNamespace(since_last=lambda: None))
+    with timers("forward"), timers("siren"):  # 0 to 7, and 1 to 3 inside
+        pass
+    with timers("forward"):  # 10 to 14
+        pass
+    assert timers.seconds == pytest.approx({"forward": 11.0, "siren": 2.0})
+    assert timers.memory == {}

@@ -22,6 +22,10 @@ def test_spans_and_numbers_are_there_for_every_token(records):
         assert joined == record["decoded"]  # the tiny model writes ASCII: every character is of one token
         if record["kept"]:  # two epochs look back
             assert len(record["old_logprobs"]) == len(record["entropy"]) == count
+            planning = {token for start, end in record["planning"] for token in range(start, end)}
+            own, bonus = record["advantage"], 0.2 * abs(record["advantage"])
+            wanted = [own + bonus * (token in planning) for token in range(count)]
+            assert record["advantages"] == pytest.approx(wanted, abs=2e-5)
         else:
             assert record["old_logprobs"] is None
 

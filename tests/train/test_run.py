@@ -8,7 +8,9 @@ import pytest
 from short_runs import short_config
 
 from mmhicra.config import LogConfig
+from mmhicra.refusals import RunFolderRefusal
 from mmhicra.train import run
+from mmhicra.train.disk import DiskNeed
 from mmhicra.train.metrics import open_sinks
 from mmhicra.train.run_folder import RunFolder
 from mmhicra.train.terminal import Terminal
@@ -49,3 +51,35 @@ def test_a_tracker_is_told_the_project_and_the_configuration(tmp_path, monkeypat
     options = LogConfig(tensorboard=False, wandb=True, project="triangles")  # log.project
     open_sinks(options, RunFolder(tmp_path), {"seed": 5}, None, 0)
     assert (told[0]["project"], told[0]["config"]) == ("triangles", {"seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("free", "done", "refused", "lines"),
+    [
+        (99, 1, True, ["disk: "]),
+        (100, 1, False, ["disk: ", "disk: it may be full before the run ends"]),
+        (249, 1, False, ["disk: ", "disk: it may be full before the run ends"]),
+        (250, 1, False, ["disk: "]),
+        (0, 3, False, []),
+    ],
+    ids=["no checkpoint fits", "one fits", "nearly all fits", "all fits", "nothing is left to do"],
+)
+def test_a_run_that_cannot_save_is_refused_and_one_that_may_fill_the_disk_is_told(
+    tmp_path, monkeypatch, free, done, refused, lines
+):
+    """A checkpoint of 100 bytes, three of them at once and 50 bytes of rollouts; one of the three lies there."""
+    config, folder = short_config(tmp_path), RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "model").write_bytes(b"0" * 100)
+    monkeypatch.setattr(run, "disk_need", lambda *about: DiskNeed(100, 3, 50))
+    monkeypatch.setattr(run, "free_bytes", lambda path: free)
+    said = []
+    parts = SimpleNamespace(trainer=SimpleNamespace(step_number=done), parameters={"total": 1, "trained": 1})
+    terminal = SimpleNamespace(say=said.append)
+    if refused:
+        with pytest.raises(RunFolderRefusal, match="No space left on device for a checkpoint, which takes 100 B"):
+            run.check_disk(config, folder, parts, terminal)
+    else:
+        run.check_disk(config, folder, parts, terminal)
+    assert len(said) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(said, lines, strict=True))

@@ -98,6 +98,12 @@ def test_skipped_in_a_row_and_idle_in_a_row_are_counted_over_a_resume():
     assert resumed.exhausted
     assert (resumed.skipped, resumed.skipped_in_step, resumed.made) == (3, 1, 1)
     assert "problem a" in str(resumed.refusal())
+    again = UpdateCount(limit=2)
+    again.restore(resumed.state())
+    again.begin_step()
+    assert not again.exhausted, "a run that was stopped may try once more"
+    resumed.rest()
+    resumed.make()
     said = [resumed.rest() for _ in range(3 * IDLE_STEPS)]
     assert said.index(True) == IDLE_STEPS - 1
     assert said.count(True) == 1

@@ -1,0 +1,59 @@
+"""Which fields a resumed run may set anew: a change of any other one is refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmhicra.config_loading import load_config
+from mmhicra.refusals import ConfigRefusal
+from mmhicra.train.opening import refuse_other_run
+
+MAY_CHANGE = {
+    *("run_folder", "threads", "train.steps", "train.grace_seconds", "train.rank_timeout", "eval.every"),
+    *("eval.benchmarks", "eval.max_new_tokens", "eval.keep_best", "eval.best_by", "reward.workers"),
+    *("reward.time_limit", "reward.custom_threads", "reward.custom_attempts", "reward.custom_wait"),
+    *("reward.custom_time_limit", "reward.custom_failures", "log.checkpoint_every", "log.keep_checkpoints"),
+    *("log.rollouts_every", "log.tensorboard", "log.wandb", "log.trackio", "log.project"),
+}
+"""What changes neither the weights nor what accuracies before and after training are of."""
+OPTIONAL = "model.lora={}\nhicra.schedule={end: 0.1, steps: 5}\ntrain.loss={siren: {}, correction: {}}"
+
+
+def leaves(tree, path=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def changed(tree, name):
+    """A copy of the tree in which a field has another value."""
+    copy = json.loads(json.dumps(tree))
+    *path, last = name.split(".")
+    at = copy
+    for part in path:
+        at = at[part]
+    at[last] = "another"
+    return copy
+
+
+def test_only_these_fields_may_change():
+    config = load_config(None, OPTIONAL.split("\n"))
+    tree = config.model_dump()
+    refuse_other_run(tree, config, Path("run"))
+    names = set(leaves(tree))
+    assert names >= MAY_CHANGE
+    for name in names & MAY_CHANGE:
+        refuse_other_run(changed(tree, name), config, Path("run"))
+    for name in names - MAY_CHANGE:
+        with pytest.raises(ConfigRefusal, match=f"run with another configuration: {name} was 'another', is "):
+            refuse_other_run(changed(tree, name), config, Path("run"))
+
+
+def test_every_field_that_differs_is_named():
+    config = load_config(None)
+    before = changed(changed(config.model_dump(), "seed"), "credit.method")
+    with pytest.raises(ConfigRefusal, match="credit.method was 'another', is 'hicra'; seed was 'another', is 0"):
+        refuse_other_run(before, config, Path("run"))
