@@ -140,7 +140,8 @@ def attempt(folder: Path) -> None:
     """Read the configuration; look at what was accepted."""
     config = load_config(folder / "config.yaml", json.loads((folder / "sets.json").read_text()))
     for name, leaf in scalars(config.model_dump()):
-        if isinstance(leaf, int | float) and not abs(leaf) <= LARGEST:
+        largest = LARGEST if name != "seed" else 2**63 - 1
+        if isinstance(leaf, int | float) and not abs(leaf) <= largest:
             raise Nonsense(f"{name} may be {leaf!r}")
         if isinstance(leaf, str):
             refuse_unwritable(name, leaf)
