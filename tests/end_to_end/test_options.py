@@ -222,9 +222,10 @@ def test_rollout_files_say_what_was_sampled_and_marked(finished_run):
 
 
 def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
-    run_loudly(tmp_path / "run")
+    run_loudly(tmp_path / "run", "reward.length_weight=1", "reward.length_buffer=20")
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert record["reward/mean"] < record["accuracy/mean"]
     (line,) = [line.split() for line in shown.splitlines() if line.startswith("1/1 ")]
     for name, layout in (
         ("reward/mean", ".3f"),
@@ -242,7 +243,7 @@ def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
     assert summary["paths"]["checkpoint"] in shown.replace("\n", "")
 
 
-def run_loudly(folder):
+def run_loudly(folder, *overrides):
     from short_runs import short_config
 
     from mmhicra.cli import main
@@ -251,5 +252,5 @@ def run_loudly(folder):
     config = folder.parent / "config.yaml"
     from mmhicra.config_loading import dump_config
 
-    config.write_text(dump_config(short_config(folder, "train.steps=1")), encoding="utf-8")
+    config.write_text(dump_config(short_config(folder, "train.steps=1", *overrides)), encoding="utf-8")
     assert main(["train", "--config", str(config)]) == 0
