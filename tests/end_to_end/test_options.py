@@ -222,7 +222,7 @@ def test_rollout_files_say_what_was_sampled_and_marked(finished_run):
 
 
 def test_metrics_hold_every_number_the_terminal_shows(tmp_path, capsys):
-    run_loudly(tmp_path / "run", "reward.length_weight=1", "reward.length_buffer=20")
+    run_loudly(tmp_path / "run", "reward.length_weight=1", "reward.length_buffer=96")
     shown = capsys.readouterr().out
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert record["reward/mean"] < record["accuracy/mean"]
