@@ -99,7 +99,7 @@ def test_problems_are_asked_some_at_a_time_always_with_the_same_random_numbers()
 
     outcomes = evaluate(
         SimpleNamespace(generate=generate),
-        SimpleNamespace(score=lambda groups: scored.append(len(groups))),
+        SimpleNamespace(judge=lambda groups: scored.append(len(groups))),
         lambda problems: [name.upper() for name in problems],
         ["a", "b", "c", "d", "e"],
         SimpleNamespace(n=3),
