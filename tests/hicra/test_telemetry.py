@@ -139,8 +139,13 @@ def naive(step, tokenizer, slow_mask) -> dict[str, float]:
     masses = [sum(values.get(f"advantage/{name}_mass", [])) for name in ("planning", "execution")]
     if sum(masses):
         numbers["advantage/planning_share"] = masses[0] / sum(masses)
+    return numbers | naive_diversity(grams, continuations)
+
+
+def naive_diversity(grams, continuations) -> dict[str, float]:
+    """What tells how many and how different the matched `grams` are; `continuations` are the tokens after each."""
     clusters = Counter(gram.cluster or f"alone: {gram.text}" for gram in grams)
-    return numbers | {
+    return {
         "planning/grams_used": len(set(grams)),
         "planning/semantic_entropy": bits(Counter(grams).values()),
         "planning/support_clusters": len(clusters),
