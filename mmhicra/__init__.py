@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mmhicra.core.renamed import install
+
 if TYPE_CHECKING:
     from mmhicra.hicra.credit import hicra_advantages
     from mmhicra.hicra.grams import GramLibrary
@@ -21,6 +23,8 @@ _HOMES = {
     "planning_mask": "mmhicra.hicra.planning",
     "semantic_entropy": "mmhicra.hicra.telemetry",
 }
+
+install()
 
 
 def __getattr__(name: str) -> Any:

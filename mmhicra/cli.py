@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import mmhicra
 from mmhicra.commands import bench, config, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
-from mmhicra.refusals import ConfigRefusal, Refusal
-from mmhicra.train.stopping import INTERRUPTED
+from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.train.loop.stopping import INTERRUPTED
 
 COMMANDS = (train, config, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
 MENDABLE = 2

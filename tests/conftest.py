@@ -15,9 +15,9 @@ from short_runs import SHORT_LAB, STRONG, run
 
 from mmhicra.cli import main
 from mmhicra.config import ModelConfig
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.vlm.factory import make_tiny
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm.loading import LoadedModel, load_policy
+from tools.tiny_vlm.factory import make_tiny
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from PIL import Image
 from short_runs import TINY
 
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
+from mmhicra.core.records import Completion, Group, Problem, ProblemImage, RewardRecord
 from mmhicra.data.dataset import Loaded
 from mmhicra.hicra.grams import Gram, GramLibrary
-from mmhicra.records import Completion, Group, Problem, ProblemImage, RewardRecord
-from mmhicra.train.assembly import Inputs, make_trainer
-from mmhicra.train.terminal import Terminal
+from mmhicra.train.loop.assembly import Inputs, make_trainer
+from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.processing import PromptBuilder
 
 GRAMS = ("let me check", "it seems", "so")

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mmhicra.config_loading import load_config
-from mmhicra.train.run import train
-from mmhicra.train.terminal import Terminal
+from mmhicra.config.loading import load_config
+from mmhicra.train.loop.run import train
+from mmhicra.train.loop.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = REPOSITORY / "configs" / "tiny.yaml"

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 
 import mmhicra.train.trainer as module
 from mmhicra.cli import main
-from mmhicra.evaluate.harness import Asking
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.evaluate.runner import Asking
 
 SPOILT = "SPOILT"
 """Environment variable: `spoilt_sums` arguments as JSON."""

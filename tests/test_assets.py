@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import mmhicra
-from mmhicra.assets import asset_path, find_config, shipped_configs
 from mmhicra.cli import main
-from mmhicra.config_loading import load_config
-from mmhicra.refusals import Refusal
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import Refusal
+from mmhicra.core.resources import asset_path, find_config, shipped_configs
 
 
 def test_a_checkout_has_its_assets_beside_the_package():
@@ -36,7 +36,7 @@ def test_an_installed_wheel_finds_its_share_and_not_somebody_elses_assets(site, 
         folder.mkdir(parents=True)
         (folder / "list.json").write_text("[]")
     found = subprocess.run(
-        [sys.executable, "-c", "from mmhicra.assets import asset_path; print(asset_path('list.json'))"],
+        [sys.executable, "-c", "from mmhicra.core.resources import asset_path; print(asset_path('list.json'))"],
         cwd=tmp_path / site,
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mmhicra.cli import main
-from mmhicra.config_loading import dump_config, load_config
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.config.loading import dump_config, load_config
+from mmhicra.core.errors import ConfigRefusal
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

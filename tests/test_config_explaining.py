@@ -10,9 +10,9 @@ import pytest
 import mmhicra
 from mmhicra.cli import expand_flags, main
 from mmhicra.config import RunConfig
-from mmhicra.config_explaining import as_markdown, explain, explain_all, list_fields, schema
-from mmhicra.config_loading import load_config
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.config.explain import as_markdown, explain, explain_all, list_fields, schema
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigRefusal
 
 ROOT = Path(mmhicra.__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import build_config
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.config.loading import build_config
+from mmhicra.core.errors import ConfigRefusal
 
 ABSURD = {
     int: [10**30, -(10**30), 10**5000, True, 1.5, math.nan],

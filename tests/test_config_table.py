@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
 
 TABLE = Path(__file__).parent / "config_table.txt"
 """A line a field: name, default, allowed values; `]0, 1]` is above 0 and at most 1."""

@@ -7,8 +7,8 @@ from hicra.judge_server import JudgeServer, Scripted
 from report.made_runs import record, write_run
 
 from mmhicra.cli import main
-from mmhicra.endpoint import Endpoint
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.endpoint import Endpoint
+from mmhicra.core.errors import ConfigRefusal
 
 KEY = "sk-proj-1234567890abcdef"
 PASSWORD, TOKEN = "p%40ss-word-7", "QTOKEN/77"

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from mmhicra.files import append_line, free_name, json_text, sync_tree, write_whole, writing
-from mmhicra.refusals import RunFolderRefusal
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.files import append_line, free_name, json_text, sync_tree, write_whole, writing
 
 
 def full(*arguments):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmhicra.intervals import clustered_interval
+from mmhicra.core.intervals import clustered_interval
 
 
 def test_a_clustered_interval_is_that_of_the_sums_by_cluster():

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 import mmhicra
-from mmhicra.assets import asset_path
+from mmhicra.core.resources import asset_path
 
 
 def test_hicra_in_five_lines():

@@ -1,6 +1,6 @@
 """A refusal may quote what a file holds, and is printed in a terminal."""
 
-from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigRefusal, DataRefusal
 
 
 def test_data_are_refused_on_one_line_without_control_characters():

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmhicra.cli import main
-from mmhicra.config_loading import load_config
-from mmhicra.refusals import ConfigRefusal, brief, one_line
-from mmhicra.yaml_text import read_yaml_text, write_yaml
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigRefusal, brief, one_line
+from mmhicra.core.yaml_text import read_yaml_text, write_yaml
 
 
 def bomb(levels):

@@ -1,172 +1,37 @@
-"""`mmhicra bench`: figures that hold on the machine in front of you."""
+"""`mmhicra bench`: figures of the machine in front of you, measured by `benchmarks/` of a checkout."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from typing import Any
 
-from mmhicra.assets import find_config
+from mmhicra.core.errors import Refusal
+from mmhicra.core.resources import checkout
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("bench", help="measure speed on this machine")
-    kinds = parser.add_subparsers(required=True, metavar="what")
-    mask = kinds.add_parser("mask", help="tokens per second of the planning mask, with 249 and with 100 000 grams")
-    mask.add_argument("--pairs", type=int, default=7, metavar="N", help="paired measurements (default 7)")
-    mask.add_argument("--responses", metavar="FILE", help="JSON Lines with responses; default: text is synthesised")
-    mask.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json to measure with")
-    mask.set_defaults(run=run_mask)
-    mining = kinds.add_parser("mining", help="seconds and memory of mining a corpus of planted strategies")
-    mining.add_argument("--solutions", type=int, default=20_000, metavar="N", help="default 20000")
-    mining.add_argument("--words", type=int, default=400, metavar="N", help="words of a solution (default 400)")
-    mining.set_defaults(run=run_mining)
-    telemetry = kinds.add_parser("telemetry", help="share of telemetry in a training step")
-    telemetry.add_argument("--config", default="tiny", type=find_config, metavar="FILE", help="default: tiny")
-    telemetry.add_argument("--steps", type=int, default=20, metavar="N")
-    telemetry.set_defaults(run=run_telemetry)
-    step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")
-    step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
-    _add_shape(step, model="tiny", pairs=5)
-    step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
-    step.add_argument("--update-only", action="store_true", help="no rollout, no optimiser; both sides share one model")
-    step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
-    step.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    step.set_defaults(run=run_train)
-    add_parts(kinds)
-    for kind in kinds.choices.values():
-        kind.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def add_parts(kinds: Any) -> None:
-    """Add what measures a part of a step."""
-    rollout = kinds.add_parser("rollout", help="the embedded engine beside transformers' generate")
-    _add_shape(rollout, model="tiny", pairs=5)
-    rollout.set_defaults(run=run_rollout)
-    attention = kinds.add_parser("attention", help="every attention beside one row a response, one layer")
-    _add_shape(attention, model="40m", pairs=8)
-    attention.set_defaults(run=run_attention)
-    logprob = kinds.add_parser("logprob", help="log-probs and entropies in chunks beside all logits at once")
-    logprob.add_argument("--tokens", type=int, default=1024, metavar="T", help="response tokens (default 1024)")
-    logprob.add_argument("--hidden", type=int, default=1024, metavar="H", help="hidden size (default 1024)")
-    logprob.add_argument("--vocabulary", type=int, default=151_936, metavar="V", help="default 151936")
-    logprob.add_argument("--chunk", type=int, default=256, metavar="N", help="positions at a time (default 256)")
-    logprob.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default 5)")
-    logprob.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    logprob.set_defaults(run=run_logprob)
-    rewards = kinds.add_parser("rewards", help="verdicts a processor second, and what hostile answers cost a batch")
-    rewards.add_argument("--pairs", type=int, default=3, metavar="N", help="measurements (default 3)")
-    rewards.add_argument("--batch", type=int, default=512, metavar="N", help="answers of a batch (default 512)")
-    rewards.add_argument("--hostile", type=int, default=64, metavar="N", help="hostile ones of them (default 64)")
-    rewards.set_defaults(run=run_rewards)
-
-
-def _add_shape(parser: Any, model: str, pairs: int) -> None:
-    """What is measured, how long it is, how often and in which precision; with the defaults of a command."""
-    parser.add_argument(
-        "--model", choices=("tiny", "40m", "3b", "7b"), default=model, help=f"a shape, random weights (default {model})"
+    parser = commands.add_parser(
+        "bench", help="measure speed on this machine (in a checkout)", add_help=False, prefix_chars="+"
     )
-    parser.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
-    parser.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
-    parser.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"of each side (default {pairs})")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)  # other prefix characters: options are handed on, too
+    parser.set_defaults(run=run)
 
 
-def run_mask(options: argparse.Namespace) -> int:
-    """`mmhicra bench mask`."""
-    from mmhicra.bench import mask
+def run(options: argparse.Namespace) -> int:
+    """Hand everything on to `python -m benchmarks`.
 
-    result = mask.run_mask(pairs=options.pairs, responses=options.responses, tokenizer=options.tokenizer)
-    return _show(options, result, mask.print_mask)
-
-
-def run_mining(options: argparse.Namespace) -> int:
-    """`mmhicra bench mining`."""
-    from rich.console import Console
-
-    from mmhicra.bench import mining
-
-    result = mining.run_mining(solutions=options.solutions, words=options.words)
-    return _show(options, result, lambda figures: mining.show_mining(figures, Console()))
-
-
-def run_telemetry(options: argparse.Namespace) -> int:
-    """`mmhicra bench telemetry`."""
-    from mmhicra.bench import telemetry
-
-    result = telemetry.run_telemetry(options.config, options.steps)
-    return _show(options, result, telemetry.print_telemetry)
-
-
-def run_train(options: argparse.Namespace) -> int:
-    """`mmhicra bench train`."""
-    from mmhicra.bench import train
-    from mmhicra.bench.progress import shown
-
-    settings = train.Settings(
-        model=options.model,
-        regime=options.regime,
-        group=options.group,
-        pairs=options.pairs,
-        against=options.against,
-        precision=options.precision,
-        checkpointing=options.checkpointing,
-        memory=not options.no_memory,
-        update_only=options.update_only,
-        rows=options.rows,
-    )
-    with shown("bench train") as progress:
-        result = train.run_train(settings, progress)
-    return _show(options, result, train.print_train)
-
-
-def run_rollout(options: argparse.Namespace) -> int:
-    """`mmhicra bench rollout`."""
-    from mmhicra.bench import rollout
-    from mmhicra.bench.progress import shown
-
-    with shown("bench rollout") as progress:
-        result = rollout.run_rollout(
-            options.model, options.regime, options.group, options.pairs, options.precision, progress
+    Raises:
+        Refusal: the benchmarks are not part of an installed wheel.
+    """
+    root = checkout()
+    if root is None or not (root / "benchmarks").is_dir():
+        raise Refusal(
+            "bench: the benchmarks are not part of the installed package: "
+            "clone the repository, and run `python -m benchmarks` in it"
         )
-    return _show(options, result, rollout.print_rollout)
+    sys.path.insert(0, str(root))
+    from benchmarks.__main__ import main
 
-
-def run_attention(options: argparse.Namespace) -> int:
-    """`mmhicra bench attention`."""
-    from mmhicra.bench import attention
-    from mmhicra.bench.progress import shown
-
-    with shown("bench attention") as progress:
-        result = attention.run_attention(
-            options.model, options.regime, options.group, options.pairs, options.precision, progress
-        )
-    return _show(options, result, attention.print_attention)
-
-
-def run_logprob(options: argparse.Namespace) -> int:
-    """`mmhicra bench logprob`."""
-    from mmhicra.bench import logprob
-    from mmhicra.bench.progress import shown
-
-    sizes = (options.tokens, options.hidden, options.vocabulary, options.chunk)
-    with shown("bench logprob") as progress:
-        result = logprob.run_logprob(*sizes, options.pairs, options.precision, progress)
-    return _show(options, result, logprob.print_logprob)
-
-
-def run_rewards(options: argparse.Namespace) -> int:
-    """`mmhicra bench rewards`."""
-    from mmhicra.bench import rewards
-
-    result = rewards.run_rewards(options.pairs, batch=options.batch, hostile=options.hostile)
-    return _show(options, result, rewards.print_rewards)
-
-
-def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result)
-    return 0
+    return main(options.arguments, prog="mmhicra bench")

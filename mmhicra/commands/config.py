@@ -18,13 +18,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what was asked for; without options, a line for each field."""
-    from mmhicra import config_explaining
+    from mmhicra.config import explain
 
     if options.explain:
-        text = config_explaining.explain(options.explain)
+        text = explain.explain(options.explain)
     elif options.schema:
-        text = config_explaining.schema()
+        text = explain.schema()
     else:
-        text = config_explaining.as_markdown() if options.markdown else config_explaining.list_fields()
+        text = explain.as_markdown() if options.markdown else explain.list_fields()
     print(text, end="")
     return 0

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmhicra.assets import shipped_configs
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.core.resources import shipped_configs
 
 
 def add(commands: Any) -> None:

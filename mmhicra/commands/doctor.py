@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from mmhicra.commands.options import add_config
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 
 FAULTY = 1
 """Exit status when the verdict is not clean."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmhicra.endpoint import Usage
-    from mmhicra.hicra.errors import ErrorCounts, Judge
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.analysis.errors import ErrorCounts, Judge
+    from mmhicra.core.endpoint import Usage
+    from mmhicra.train.loop.terminal import Terminal
 
 
 def add(commands: Any) -> None:
@@ -41,10 +41,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge, write `errors.jsonl`, `errors.csv` and `errors.png` into the run folder, and print the counts."""
-    from mmhicra.files import writing
-    from mmhicra.hicra import errors
-    from mmhicra.hicra.judges import EndpointJudge
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.analysis import errors
+    from mmhicra.analysis.judges import EndpointJudge
+    from mmhicra.core.files import writing
+    from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal()
     judge = _judge(options)
@@ -72,10 +72,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> Judge:
-    from mmhicra.endpoint import Endpoint, ReplyCache
-    from mmhicra.hicra.errors import ExactJudge
-    from mmhicra.hicra.judges import EndpointJudge, image_finder
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.analysis.errors import ExactJudge
+    from mmhicra.analysis.judges import EndpointJudge, image_finder
+    from mmhicra.core.endpoint import Endpoint, ReplyCache
+    from mmhicra.core.errors import ConfigRefusal
 
     if options.judge == "exact":
         return ExactJudge()

@@ -12,7 +12,7 @@ from mmhicra.commands.options import add_config
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
-    from mmhicra.evaluate.judging import AnswerJudge
+    from mmhicra.evaluate.scoring.judging import AnswerJudge
 
 SETTINGS = {
     "engine": "rollout.engine",
@@ -110,9 +110,9 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge(options: argparse.Namespace) -> AnswerJudge | None:
-    from mmhicra.endpoint import ChatEndpoint, Endpoint, ReplyCache
-    from mmhicra.evaluate.judging import AnswerJudge
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.core.endpoint import ChatEndpoint, Endpoint, ReplyCache
+    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.evaluate.scoring.judging import AnswerJudge
 
     if options.judge is None:
         return None
@@ -138,7 +138,7 @@ def run_model(options: argparse.Namespace) -> int:
     """`mmhicra eval --model`: answer, score, write results and the leaderboard, print."""
     import json
 
-    from mmhicra.train.manifest import refuse_damaged_model
+    from mmhicra.core.manifest import refuse_damaged_model
 
     checkpoint = chosen_checkpoint(options)
     config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
@@ -149,7 +149,7 @@ def run_model(options: argparse.Namespace) -> int:
 
     from mmhicra.evaluate.offline import evaluate_model
     from mmhicra.evaluate.table import result_table
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.train.loop.terminal import Terminal
 
     transformers.utils.logging.disable_progress_bar()
     if config.threads:
@@ -178,8 +178,8 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
         ConfigRefusal: there is a model as well, or no such checkpoint, or `best.json` does not say which one it is.
         RunFolderRefusal: the checkpoint is damaged.
     """
-    from mmhicra.refusals import ConfigRefusal
-    from mmhicra.steps import step_name, steps_in
+    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.step_names import step_name, steps_in
 
     if options.run_folder is None:
         return None
@@ -203,8 +203,8 @@ def noted_best(file: Path) -> str:
     """
     import json
 
-    from mmhicra.refusals import ConfigRefusal, brief, one_line
-    from mmhicra.steps import step_of
+    from mmhicra.core.errors import ConfigRefusal, brief, one_line
+    from mmhicra.core.step_names import step_of
 
     try:
         noted = json.loads(file.read_bytes())["checkpoint"]
@@ -224,9 +224,9 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     Raises:
         ConfigRefusal: no model is named, or an option or field is wrong.
     """
-    from mmhicra.config_base import MOST
-    from mmhicra.config_loading import apply_override, build_config, read_yaml, set_field
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.config.base import MOST
+    from mmhicra.config.loading import apply_override, build_config, read_yaml, set_field
+    from mmhicra.core.errors import ConfigRefusal
 
     if not options.model and not checkpoint:
         raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
@@ -268,7 +268,7 @@ def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _by_benchmark(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.core.errors import ConfigRefusal
 
     found: list[tuple[str, str]] = []
     for text in texts:
@@ -289,12 +289,12 @@ def run_score(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from mmhicra.evaluate.benchmarks import make_benchmark
-    from mmhicra.evaluate.cards import read_card
+    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.evaluate.benchmarks.cards import read_card
+    from mmhicra.evaluate.benchmarks.registry import make_benchmark
     from mmhicra.evaluate.results import sample_path, write_result
-    from mmhicra.evaluate.scoring import score_file
+    from mmhicra.evaluate.scoring.score import score_file
     from mmhicra.evaluate.table import result_table
-    from mmhicra.refusals import ConfigRefusal
 
     if options.compare:
         return _compare(options)
@@ -319,8 +319,8 @@ def run_subset(options: argparse.Namespace) -> int:
     """`mmhicra eval subset`: draw ids, write them, say how many of each stratum."""
     from rich.console import Console
 
-    from mmhicra.evaluate.benchmarks import load_items, make_benchmark
-    from mmhicra.evaluate.subsets import stratify, write_subset
+    from mmhicra.evaluate.benchmarks.registry import load_items, make_benchmark
+    from mmhicra.evaluate.benchmarks.subsets import stratify, write_subset
 
     items = load_items(make_benchmark(options.benchmark), options.questions, options.split)
     by = [name for name in options.by.split(",") if name]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mmhicra.config import RunConfig
-    from mmhicra.evaluate.lmms_parity import Row
     from mmhicra.evaluate.offline import Evaluated, Watcher
+    from tools.lmms_parity.parity import Row
 
 BENCHMARKS = ("mathvista", "mathverse", "mathvision")
 KNOWN_VERSION = "0.7.3"
@@ -60,8 +60,8 @@ def run_parity(options: argparse.Namespace) -> int:
     import datasets
     from rich.console import Console
 
-    from mmhicra.evaluate.lmms_parity import Setup, compare
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.core.errors import ConfigRefusal
+    from tools.lmms_parity.parity import Setup, compare
 
     require_lmms_eval(exactly=True)
     if bool(options.responses) == bool(options.model):
@@ -117,7 +117,7 @@ def evaluate(
     Raises:
         Refusal: lmms-eval is not there, or cannot do what is asked.
     """
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.core.errors import ConfigRefusal
 
     require_lmms_eval()
     if options.judge is not None:
@@ -125,7 +125,7 @@ def evaluate(
             "--backend lmms-eval scores by rules alone: drop --judge, or judge its responses afterwards"
         )
     _quieten()
-    from mmhicra.evaluate.lmms import evaluate_through_lmms
+    from mmhicra.evaluate.lmms.driver import evaluate_through_lmms
 
     return evaluate_through_lmms(config, folder, watcher, threads=options.threads, **choices)
 
@@ -139,7 +139,7 @@ def require_lmms_eval(exactly: bool = False) -> None:
     Raises:
         Refusal: it is not installed, is another version, or lacks packages it imports.
     """
-    from mmhicra.refusals import Refusal
+    from mmhicra.core.errors import Refusal
 
     try:
         installed = version("lmms-eval")
@@ -163,7 +163,7 @@ def _quieten() -> None:
 
 
 def _print_parity(console: Any, rows: Sequence[Row]) -> None:
-    from mmhicra.evaluate.lmms_parity import DEFECTS
+    from tools.lmms_parity.parity import DEFECTS
 
     console.print(f"lmms-eval {version('lmms-eval')} beside mmhicra, on the same responses")
     for row in rows:

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Run what is not finished yet, then compare."""
     from mmhicra.lab.lab import run_lab
     from mmhicra.lab.methods import STANDARD, settings_of
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.train.loop.terminal import Terminal
 
     names = options.methods.split(",") if options.methods else list(STANDARD)
     run_lab(

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _named(text: str) -> tuple[Path, str | None, float | None]:
-    from mmhicra.refusals import ConfigRefusal
+    from mmhicra.core.errors import ConfigRefusal
 
     name, equals, path = text.rpartition("=")
     if not equals or Path(text).exists():

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmhicra.hicra.grams import GramLibrary
-    from mmhicra.hicra.inspection import Inspection
-    from mmhicra.hicra.mining import Mined
-    from mmhicra.hicra.ngrams import Progress
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.mining.inspection import Inspection
+    from mmhicra.mining.mining import Mined
+    from mmhicra.mining.ngrams import Progress
+    from mmhicra.train.loop.terminal import Terminal
 
 SHOWN = 20
 """Rows of tables in the terminal."""
@@ -60,8 +60,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Mine or inspect, and print what came of it."""
-    from mmhicra.refusals import Refusal
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.core.errors import Refusal
+    from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal()
     if bool(options.sources) == bool(options.inspect):
@@ -88,9 +88,9 @@ def _follow(terminal: Terminal) -> Iterator[Progress]:
 def _mine(options: argparse.Namespace, terminal: Terminal) -> int:
     from dataclasses import fields
 
-    from mmhicra.hicra.embedding import Embedder, default_cache, default_embedder
-    from mmhicra.hicra.mining import MiningOptions, check_target, mine, save_mined
-    from mmhicra.hicra.solutions import read_solutions
+    from mmhicra.mining.embedding import Embedder, default_cache, default_embedder
+    from mmhicra.mining.mining import MiningOptions, check_target, mine, save_mined
+    from mmhicra.mining.solutions import read_solutions
 
     given = {
         field.name: getattr(options, field.name) for field in fields(MiningOptions) if hasattr(options, field.name)
@@ -119,7 +119,7 @@ def _mine(options: argparse.Namespace, terminal: Terminal) -> int:
 def _show_mined(mined: Mined, terminal: Terminal) -> None:
     from rich.table import Table
 
-    from mmhicra.hicra.mining import table_rows
+    from mmhicra.mining.mining import table_rows
 
     counts = mined.counts
     table = Table("cluster", "Cluster DF", "share", "size", "selected", "examples (DF)", title="clusters by Cluster DF")
@@ -134,10 +134,10 @@ def _show_mined(mined: Mined, terminal: Terminal) -> None:
 
 
 def _inspect(options: argparse.Namespace, terminal: Terminal) -> int:
-    from mmhicra.assets import asset_path
+    from mmhicra.core.errors import Refusal
+    from mmhicra.core.resources import asset_path
     from mmhicra.hicra.grams import GramLibrary
-    from mmhicra.hicra.inspection import inspect_library, load_tokenizer, model_of, read_responses
-    from mmhicra.refusals import Refusal
+    from mmhicra.mining.inspection import inspect_library, load_tokenizer, model_of, read_responses
     from mmhicra.vlm.loading import SHIPPED
 
     library = GramLibrary.load(options.inspect)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmhicra.assets import find_config
+from mmhicra.core.resources import find_config
 
 WHICH = "a YAML file, or the name of one that ships, e.g. tiny (`mmhicra configs` lists them)"
 

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the page, or serve it."""
     from mmhicra.report.folder import find_runs
     from mmhicra.report.page import write_report
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal()
     named = [Path(name) for name in options.runs]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import mmhicra
 from mmhicra.commands.options import add_config
-from mmhicra.refusals import RunFolderRefusal
-from mmhicra.train.launch import speaks
-from mmhicra.train.stopping import INTERRUPTED
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.train.distributed.launch import speaks
+from mmhicra.train.loop.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print what came of it."""
-    from mmhicra.train.stopping import Stopped, Stopping
+    from mmhicra.train.loop.stopping import Stopped, Stopping
 
     try:
         with Stopping(quiet=not speaks(os.environ)):
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_training(options: argparse.Namespace) -> int:
     """The same, and signals are taken."""
-    from mmhicra.config_loading import load_config
+    from mmhicra.config.loading import load_config
 
     # As `python -m` does: custom rewards lie where the user stands. Last, so that nothing is shadowed.
     sys.path.append(os.getcwd())
@@ -66,14 +66,14 @@ def run_training(options: argparse.Namespace) -> int:
     if own is not None and options.resume:
         config = config.model_copy(update={"run_folder": str(own)})
 
-    from mmhicra.train.terminal import Terminal
+    from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal(quiet=not speaks(os.environ))
     terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
     if own is not None and options.resume:
         terminal.say("the run was copied or moved, or is resumed from elsewhere: it goes on where its config.yaml lies")
 
-    from mmhicra.train.run import Interrupted, train
+    from mmhicra.train.loop.run import Interrupted, train
 
     resume = "auto" if options.resume == "auto" else bool(options.resume)
     try:

@@ -12,9 +12,9 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data.encoded import read_list
 from mmhicra.data.text import shorten
-from mmhicra.refusals import DataRefusal
 
 _LABEL = re.compile(r"(?:[(（]([A-Za-z])[)）]|([A-Za-z])[.):：、．])\s*(.*)|([A-Z])", re.DOTALL)
 """A choice that brings its own letter: `(A) 5`, `(a) 5`, `A. 5`, `A)`, `A`."""

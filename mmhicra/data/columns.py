@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from mmhicra.config_data import NOT_READ, ColumnsConfig
+from mmhicra.config.data import NOT_READ, ColumnsConfig
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data.choices import read_choices
 from mmhicra.data.encoded import looks_like_image, read_list
 from mmhicra.data.images import MOVING
-from mmhicra.refusals import DataRefusal
 
 ROLES = ("question", "answer", "images", "choices", "id", "task", "kind")
 

@@ -24,7 +24,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mmhicra.config import GENERATED_SOURCES, DataConfig
-from mmhicra.config_data import NOT_READ
+from mmhicra.config.data import NOT_READ
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.images import describe_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
@@ -32,8 +34,6 @@ from mmhicra.data.refused import RefusedRow, refuse_if_too_many, start_of, write
 from mmhicra.data.rows import Table
 from mmhicra.data.sources import find_source
 from mmhicra.data.text import shorten
-from mmhicra.records import Problem
-from mmhicra.refusals import DataRefusal
 
 Check = Callable[[Problem], str | None]
 """Says why a problem cannot be used, None if it can. Raising DataRefusal says the same."""
@@ -262,7 +262,7 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
 
 
 def _generated_pool(source: str, split: Literal["train", "held_out"], count: int, seed: int, data: DataConfig) -> Pool:
-    from mmhicra.data import ledger, visual_math
+    from mmhicra.data.generated import ledger, visual_math
 
     generate = {"visual_math": visual_math.generate, "visual_ledger": ledger.generate}[source]
     return Pool(source, source, generate(split, count, seed, data.tasks if source == data.source else None))

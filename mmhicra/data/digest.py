@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmhicra.records import Problem, ProblemImage
+from mmhicra.core.records import Problem, ProblemImage
 
 
 def digest_problems(problems: Iterable[Problem]) -> str:

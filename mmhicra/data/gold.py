@@ -15,10 +15,10 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from mmhicra.config_data import ChoiceAnswer
+from mmhicra.config.data import ChoiceAnswer
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import AnswerKind
 from mmhicra.data.text import shorten
-from mmhicra.records import AnswerKind
-from mmhicra.refusals import DataRefusal
 from mmhicra.rewards.answers import joined_boxes
 
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)

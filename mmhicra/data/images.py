@@ -13,11 +13,11 @@ from typing import Any
 
 from PIL import Image
 
+from mmhicra.core.deep_grey import is_deep
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.encoded import decode_bytes_cell, decode_text, read_list
 from mmhicra.data.text import fault_in, shorten
-from mmhicra.deep_grey import is_deep
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import DataRefusal
 
 MOVING = re.compile(r".*\.(mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|ogg|m4a|aac)(\?.*)?", re.I | re.DOTALL)
 """The endings of video and audio files."""

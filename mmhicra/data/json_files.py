@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mmhicra.core.errors import DataRefusal, brief
 from mmhicra.data.rows import Row
-from mmhicra.refusals import DataRefusal, brief
 
 _CHUNK = 1 << 20
 LONGEST_LINE = 256 << 20

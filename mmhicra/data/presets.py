@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmhicra.config import ColumnsConfig
-from mmhicra.config_data import NOT_READ, ChoiceAnswer
+from mmhicra.config.data import NOT_READ, ChoiceAnswer
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import AnswerKind, Problem
 from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.columns import (
     ROLES,
@@ -33,8 +35,6 @@ from mmhicra.data.layouts import ANY_LAYOUT, LAYOUTS, Layout
 from mmhicra.data.questions import place_images, read_chat, refuse_strange_marks, without_placeholders
 from mmhicra.data.rows import Row, Table
 from mmhicra.data.text import fault_in, printable, shorten
-from mmhicra.records import AnswerKind, Problem
-from mmhicra.refusals import DataRefusal
 
 SAMPLE = 64
 """Rows that are looked at to tell which columns hold images and chats."""

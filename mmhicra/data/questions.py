@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmhicra.records import IMAGE_PLACEHOLDER, ProblemImage
-from mmhicra.refusals import DataRefusal
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER, ProblemImage
 
 _MARK = re.compile(r"<\|?[ ]?image[ _:#-]?(\d*)[ ]?\|?>(?:\s*</image>)?", re.IGNORECASE)
 """`<image>`, `<image1>`, `<image 1>`, `<Image_1>`, `<image:1>`, `< image >`, `<|image_1|>`, `<image></image>`."""

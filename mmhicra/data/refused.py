@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.files import write_whole, writing
 from mmhicra.data.text import printable, shorten
-from mmhicra.files import write_whole, writing
-from mmhicra.refusals import DataRefusal
 
 LONGEST_ID = 1000
 """Characters of an id in the list; no problem has a longer one."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data.json_files import read_json
 from mmhicra.data.rows import Row, Table
 from mmhicra.data.text import printable, shorten
-from mmhicra.refusals import DataRefusal
 
 if TYPE_CHECKING:
     import datasets

@@ -10,9 +10,9 @@ import psutil
 import torch
 
 from mmhicra.config import RunConfig
+from mmhicra.core.errors import ConfigRefusal
 from mmhicra.doctor.findings import Check, Grid, Remedy
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.train.attention import choose
+from mmhicra.train.update.attention import choose
 
 GIB = 2**30
 BF16_SINCE = (8, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import Check, Remedy
-from mmhicra.train.disk import bytes_text, disk_need, free_bytes
+from mmhicra.train.loop.disk import bytes_text, disk_need, free_bytes
 from mmhicra.vlm.shape import ModelShape
 
 

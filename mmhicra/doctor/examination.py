@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import mmhicra
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigRefusal, Refusal
 from mmhicra.doctor.findings import Check, Remedy, Report
 from mmhicra.doctor.lines import named_field
 from mmhicra.doctor.versions import check_versions
-from mmhicra.refusals import ConfigRefusal, Refusal
-from mmhicra.train.launch import number_of
+from mmhicra.train.distributed.launch import number_of
 
 if TYPE_CHECKING:
+    from mmhicra.core.records import Prompt
     from mmhicra.doctor.devices import Device
     from mmhicra.doctor.memory import Load
     from mmhicra.doctor.problems import Reader
-    from mmhicra.records import Prompt
     from mmhicra.rewards.reward import Rewarder
     from mmhicra.rewards.workers import Verifier
     from mmhicra.rollout.engine import Engine, Sampling
-    from mmhicra.train.policy import Policy
+    from mmhicra.train.update.policy import Policy
     from mmhicra.vlm.loading import LoadedModel, LoadedProcessor
     from mmhicra.vlm.processing import PromptBuilder
 
@@ -269,7 +269,7 @@ class Examination:
         from transformers.utils import logging
 
         from mmhicra.rollout.engine import sampling_of
-        from mmhicra.train.assembly import count_parameters, evaluation_sampling
+        from mmhicra.train.loop.assembly import count_parameters, evaluation_sampling
         from mmhicra.vlm.loading import load_policy
 
         check, config = Check("weights", "Weights"), self.config
@@ -299,8 +299,8 @@ class Examination:
 
     def look_at_engine(self) -> Check:
         """Put the model on its device, and start the engine that the configuration names."""
-        from mmhicra.train.assembly import make_engine, make_policy
-        from mmhicra.train.processes import make_accelerator
+        from mmhicra.train.distributed.processes import make_accelerator
+        from mmhicra.train.loop.assembly import make_engine, make_policy
 
         check = Check("engine", "Rollout engine")
         faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
@@ -318,7 +318,7 @@ class Examination:
     def look_at_gap(self) -> Check:
         """Roll out and score again."""
         from mmhicra.doctor.gap import check_gap
-        from mmhicra.train.assembly import make_vision
+        from mmhicra.train.loop.assembly import make_vision
 
         # Nothing is written here, to the cache of features neither.
         unkept = self.config.model.model_copy(update={"vision_cache": None})

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from mmhicra.config import RunConfig
+from mmhicra.core.records import Group, Prompt
 from mmhicra.doctor.findings import Check, Grid, Remedy
-from mmhicra.records import Group, Prompt
 from mmhicra.rollout.engine import Engine, PromptMismatch, Sampling
 from mmhicra.train.guard import Limits, Look, looks_of, mean_error, worst_prompt
-from mmhicra.train.policy import Policy
+from mmhicra.train.update.policy import Policy
 
 ROLLOUTS = 8
 TOKENS = 256

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.problems import Progress, Reader, list_golds, smallest_share, too_many_refused
-from mmhicra.records import Completion, Problem, RewardRecord
-from mmhicra.refusals import Refusal
 from mmhicra.rewards.reward import FormatStyle, Rewarder
 
 BATCH = 512

@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from mmhicra.config import RunConfig
+from mmhicra.core.yaml_text import YamlError, compose_yaml, write_yaml
 from mmhicra.doctor.findings import Remedy
-from mmhicra.yaml_text import YamlError, compose_yaml, write_yaml
 
 
 class ConfigLines:

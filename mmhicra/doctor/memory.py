@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mmhicra.rollout.cache import BLOCK
+from mmhicra.rollout.hf.cache import BLOCK
 from mmhicra.vlm.features import PATCHES_AT_A_TIME
 from mmhicra.vlm.shape import ModelShape
 

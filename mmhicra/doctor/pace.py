@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from mmhicra.config import RunConfig
+from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.memory import Load
-from mmhicra.records import Completion, Group, Prompt
 from mmhicra.rollout.engine import Engine, Sampling
-from mmhicra.train.packing import SubGroup, fill_rows, pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.train.update.packing import SubGroup, fill_rows, pack, split_groups
+from mmhicra.train.update.policy import Policy
 
 SHORT, LONG = 2, 18
 """Response tokens of the two rollouts whose difference is the pace of decoding."""

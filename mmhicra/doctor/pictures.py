@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from mmhicra.config import DataConfig
-from mmhicra.config_data import NOT_READ
+from mmhicra.config.data import NOT_READ
 from mmhicra.doctor.findings import Check, Grid
 from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.processing import ImageSize, warn_of_shrinking

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmhicra.config import RunConfig
-from mmhicra.config_data import NOT_READ
+from mmhicra.config.data import NOT_READ
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, summarise_refused
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.lines import named_field
-from mmhicra.records import Problem
-from mmhicra.refusals import DataRefusal
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.workers import Verifier
 from mmhicra.vlm.processing import PromptBuilder, PromptSize

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from mmhicra.core.records import Problem, Prompt
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.problems import Reader
-from mmhicra.records import Problem, Prompt
 from mmhicra.vlm.loading import LoadedProcessor
 from mmhicra.vlm.processing import PromptBuilder, PromptSize
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mmhicra.core.errors import DataRefusal, brief, one_line
+from mmhicra.core.intervals import Z95
 from mmhicra.evaluate.results import sample_path
-from mmhicra.intervals import Z95
-from mmhicra.refusals import DataRefusal, brief, one_line
 
 
 @dataclass(frozen=True)

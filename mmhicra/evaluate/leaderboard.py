@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mmhicra.assets import evaluation_path
-from mmhicra.refusals import DataRefusal, brief, one_line
+from mmhicra.core.errors import DataRefusal, brief, one_line
+from mmhicra.core.resources import evaluation_path
 
 _SUBSETS = {"mathvista": "testmini", "mathvision": "test"}
 

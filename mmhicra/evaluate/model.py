@@ -16,8 +16,8 @@ from torch import nn
 import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.rollout.engine import Engine
-from mmhicra.rollout.hf import HFEngine
-from mmhicra.rollout.vllm_loading import load_vllm
+from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.rollout.vllm.loading import load_vllm
 from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor, put_trained
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmhicra.config import RunConfig
-from mmhicra.evaluate.harness import (
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.evaluate.leaderboard import merge, own_row, published_rows, write_leaderboard
+from mmhicra.evaluate.model import billions, model_facts, open_engine, versions
+from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
+from mmhicra.evaluate.results import write_result
+from mmhicra.evaluate.runner import (
     Asking,
     benchmark_prompts,
     decoding_facts,
@@ -18,14 +23,9 @@ from mmhicra.evaluate.harness import (
     responses_of,
     score_responses,
 )
-from mmhicra.evaluate.judging import AnswerJudge
-from mmhicra.evaluate.leaderboard import merge, own_row, published_rows, write_leaderboard
-from mmhicra.evaluate.model import billions, model_facts, open_engine, versions
-from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
-from mmhicra.evaluate.results import write_result
-from mmhicra.evaluate.scoring import TIME_LIMIT, Scores
+from mmhicra.evaluate.scoring.judging import AnswerJudge
+from mmhicra.evaluate.scoring.score import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
-from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.workers import Verifier
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 

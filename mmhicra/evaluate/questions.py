@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmhicra.config import BenchmarkConfig
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.questions import place_images
-from mmhicra.evaluate.benchmarks import Benchmark, load_questions, make_benchmark
-from mmhicra.evaluate.cards import Card, read_card
-from mmhicra.evaluate.prompts import write_prompt
-from mmhicra.evaluate.records import Item
-from mmhicra.evaluate.subsets import choose
-from mmhicra.records import Problem
-from mmhicra.refusals import DataRefusal
+from mmhicra.evaluate.benchmarks.cards import Card, read_card
+from mmhicra.evaluate.benchmarks.prompts import write_prompt
+from mmhicra.evaluate.benchmarks.registry import Benchmark, load_questions, make_benchmark
+from mmhicra.evaluate.benchmarks.subsets import choose
+from mmhicra.evaluate.scoring.records import Item
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmhicra.evaluate.scoring import Scores
-from mmhicra.files import write_whole, writing
+from mmhicra.core.files import write_whole, writing
+from mmhicra.evaluate.scoring.score import Scores
 
 
 def sample_path(result: Path) -> Path:

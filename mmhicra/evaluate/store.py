@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmhicra.core.errors import DataRefusal, RunFolderRefusal
+from mmhicra.core.files import write_whole, writing
 from mmhicra.evaluate.questions import QuestionSet
-from mmhicra.evaluate.records import Response
-from mmhicra.files import write_whole, writing
-from mmhicra.refusals import DataRefusal, RunFolderRefusal
+from mmhicra.evaluate.scoring.records import Response
 
 WAY_OUT = "free the disk, or name another folder with --out"
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mmhicra.evaluate.records import FLAGS
+from mmhicra.evaluate.scoring.records import FLAGS
 
 
 def result_table(result: dict[str, Any]) -> Table:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.refusals import Refusal
 
 LONGEST = 6
 """Words of the longest n-gram; the longest published gram has six."""

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from mmhicra.records import Completion, Group
+from mmhicra.core.records import Completion, Group
 
 Scale = Literal["none", "std"]
 Method = Literal["grpo", "hicra", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmhicra.assets import asset_path
-from mmhicra.refusals import Refusal, brief, one_line
+from mmhicra.core.errors import Refusal, brief, one_line
+from mmhicra.core.resources import asset_path
 
 GramFunction = Literal["deduction", "branching", "backtracing", "framing", "unlabelled"]
 """What a gram does. The paper names the first three, but labels no entry; `framing` is discourse, goals."""

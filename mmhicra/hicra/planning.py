@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
 from mmhicra.hicra.search import Indices, PhraseSearch, is_word
 from mmhicra.hicra.spans import Ids, read_tokens, token_table
-from mmhicra.refusals import Refusal
 
 Parts = Literal["all", "thinking", "answer"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmhicra.core.records import Group, Verdict
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import Marked
-from mmhicra.records import Group, Verdict
 
 Mask: TypeAlias = NDArray[np.bool_]
 Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmhicra.files import jsonable, write_whole
+from mmhicra.core.files import jsonable, write_whole
 from mmhicra.lab.comparison import Row, as_json, compare
 from mmhicra.lab.methods import BASELINE
 from mmhicra.lab.outcomes import read_outcome, refuse_unequal_starts
 from mmhicra.lab.picture import draw_curves
 from mmhicra.lab.runs import LabRefusal, LabRun, plan_runs, run_all
 from mmhicra.lab.table import csv_text, markdown, terminal_table
-from mmhicra.train.terminal import Terminal
+from mmhicra.train.loop.terminal import Terminal
 
 
 def run_lab(

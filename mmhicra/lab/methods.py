@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
 
 BASELINE = "grpo"
 """What every other method is compared with."""

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from mmhicra.hicra.errors import ExactJudge, judge_failures, read_failures
+from mmhicra.analysis.errors import ExactJudge, judge_failures, read_failures
+from mmhicra.core.errors import brief, one_line
+from mmhicra.core.run_lines import Fault, JsonLines, step_fault
+from mmhicra.core.step_names import step_name, steps_in
 from mmhicra.lab.runs import LabRefusal, LabRun
-from mmhicra.refusals import brief, one_line
-from mmhicra.run_lines import Fault, JsonLines, step_fault
-from mmhicra.steps import step_name, steps_in
 
 LATE_SHARE = 0.1
 """The last tenth of the steps is "late"."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import dump_config, load_config, read_yaml
-from mmhicra.files import write_whole
-from mmhicra.refusals import Refusal
-from mmhicra.train.run_folder import RunFolder
+from mmhicra.config.loading import dump_config, load_config, read_yaml
+from mmhicra.core.errors import Refusal
+from mmhicra.core.files import write_whole
+from mmhicra.core.run_folder import RunFolder
 
 POLL_SECONDS = 1.0
 LOG = "output.txt"

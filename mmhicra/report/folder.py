@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from mmhicra.config_loading import read_yaml
+from mmhicra.config.loading import read_yaml
+from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal, one_line
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.core.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
+from mmhicra.core.step_names import steps_in
 from mmhicra.data.refused import RefusedRow
-from mmhicra.refusals import ConfigRefusal, RunFolderRefusal, one_line
-from mmhicra.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
-from mmhicra.steps import steps_in
-from mmhicra.train.run_folder import RunFolder
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from mmhicra.evaluate.mathvision_rules import LETTERS, extract_official, is_correct
+from mmhicra.evaluate.benchmarks.mathvision_rules import LETTERS, extract_official, is_correct
 
 LONGEST = 20_000
 """Characters of a response that are looked at, its end."""

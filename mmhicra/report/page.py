@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import mmhicra
+from mmhicra.core.files import jsonable, write_whole
 from mmhicra.data.refused import RefusedRow
-from mmhicra.files import jsonable, write_whole
 from mmhicra.report.folder import RunData, read_errors, read_run
 from mmhicra.report.rollouts import Progress, read_all_rollouts
 

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from PIL.Image import DecompressionBombError
 
-from mmhicra.hicra.errors import GENERATORS
-from mmhicra.refusals import Refusal
+from mmhicra.analysis.errors import GENERATORS
+from mmhicra.core.errors import Refusal
 from mmhicra.report.folder import RunData
 
 SIDE = 256

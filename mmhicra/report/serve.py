@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 from mmhicra.report.page import write_report
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mmhicra.records import AnswerKind
+from mmhicra.core.records import AnswerKind
 from mmhicra.rewards.guesses import guess_number, states_number
 from mmhicra.rewards.notation import brace_pairs, plain
 from mmhicra.rewards.option_guesses import guess_option, guess_yes_or_no

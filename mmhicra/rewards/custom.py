@@ -18,8 +18,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Protocol, cast
 
-from mmhicra.records import Completion, Problem, RewardRecord
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.rewards.calls import Calls, CallsClosed, Overdue, Raised
 
 CustomReward = Callable[[Problem, Completion, RewardRecord], float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmhicra.records import Problem
+from mmhicra.core.records import Problem
 from mmhicra.rewards.answers import extract
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier

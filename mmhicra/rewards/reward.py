@@ -8,8 +8,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from mmhicra.records import Completion, FinishReason, Group, Problem, RewardRecord
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
 from mmhicra.rewards.calls import Calls
 from mmhicra.rewards.custom import CustomFailure, CustomSettings, load_terms

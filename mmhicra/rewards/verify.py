@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mmhicra.records import AnswerKind, Verdict
+from mmhicra.core.records import AnswerKind, Verdict
 from mmhicra.rewards import algebra
 from mmhicra.rewards.asked import order_asked
 from mmhicra.rewards.figures import read_letters

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 from mmhicra.rewards.verify import Outcome, Query, decide, verify
 
 _START_LIMIT = 120.0

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from mmhicra.config import RolloutConfig
-from mmhicra.records import Completion, Group, Prompt
-from mmhicra.refusals import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.vlm.families import control_token_ids
 from mmhicra.vlm.loading import LoadedModel
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from mmhicra.config import GuardConfig, RunConfig
-from mmhicra.records import Completion, Group, Prompt
-from mmhicra.refusals import Refusal
-from mmhicra.train.packing import SubGroup, by_completion, fill_rows, pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Completion, Group, Prompt
+from mmhicra.train.update.packing import SubGroup, by_completion, fill_rows, pack, split_groups
+from mmhicra.train.update.policy import Policy
 
 LIMITS = {"fp32": (1.0002, 1.001, 1.005), "bf16": (1.02, 1.05, 1.5)}
 """Warning, stop, and stop for one prompt, by `model.precision`; 1.05 is what NeMo RL asks of bf16."""

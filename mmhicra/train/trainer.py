@@ -12,25 +12,25 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmhicra.config import RunConfig
+from mmhicra.core.records import Completion, Group
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
-from mmhicra.records import Completion, Group
 from mmhicra.rewards.custom import CustomFailure
-from mmhicra.train.balance import Work, balance
-from mmhicra.train.collecting import Collector, finite_rewards, place_groups
-from mmhicra.train.crediting import Crediting
+from mmhicra.train.collector import Collector, finite_rewards, place_groups
+from mmhicra.train.credit import Crediting
+from mmhicra.train.distributed.balance import Work, balance
+from mmhicra.train.distributed.ranks import Ranks
+from mmhicra.train.distributed.sharding import accumulating, clip_gradients
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
-from mmhicra.train.losses import Totals, anchored_entropy_slope, k3, peak_entropy
-from mmhicra.train.memory import MemoryGauge
-from mmhicra.train.metrics import Tally, Timers
-from mmhicra.train.objective import row_objective, scored_tokens, tally_row
-from mmhicra.train.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
-from mmhicra.train.policy import Policy
-from mmhicra.train.ranks import Ranks
-from mmhicra.train.reference import Reference
-from mmhicra.train.sharding import accumulating, clip_gradients
-from mmhicra.train.speed import update_speed
-from mmhicra.train.updates import FiniteCheck, Spoiled, UpdateCount, nothing_trained
+from mmhicra.train.loop.memory import MemoryGauge
+from mmhicra.train.loop.metrics import Tally, Timers
+from mmhicra.train.update.losses import Totals, anchored_entropy_slope, k3, peak_entropy
+from mmhicra.train.update.objective import row_objective, scored_tokens, tally_row
+from mmhicra.train.update.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
+from mmhicra.train.update.policy import Policy
+from mmhicra.train.update.reference import Reference
+from mmhicra.train.update.speed import update_speed
+from mmhicra.train.update.updates import FiniteCheck, Spoiled, UpdateCount, nothing_trained
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mmhicra.refusals import one_line
+from mmhicra.core.errors import one_line
 
 MOST_STEPS = 200_000
 """Lines of compiled template for one chat; Qwen's take about 100 for a question with an image."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mmhicra.config import FreezeConfig
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
 
 MULTIMODAL_TOKEN = re.compile(r"<\|?[^<>|]*(?:image|video|vision|audio)[^<>|]*\|?>", re.IGNORECASE)
 """Added tokens that stand for something other than text. Grounding tokens (`<|box_start|>`) are text."""

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmhicra.records import Prompt
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Prompt
 from mmhicra.vlm.families import Family, ImageFeatures, Images, Pixels
 
 PATCHES_AT_A_TIME = 16_384

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
 
-from mmhicra.assets import asset_path
 from mmhicra.config import LoraConfig, ModelConfig
-from mmhicra.refusals import ConfigRefusal, Refusal, brief, one_line
+from mmhicra.core.errors import ConfigRefusal, Refusal, brief, one_line
+from mmhicra.core.resources import asset_path
 from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.weights import nonfinite

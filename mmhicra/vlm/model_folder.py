@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mmhicra.refusals import Refusal, brief, one_line
+from mmhicra.core.errors import Refusal, brief, one_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -15,8 +15,8 @@ from transformers import PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.config import DataConfig
-from mmhicra.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
-from mmhicra.refusals import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
 from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.families import Family, control_texts
 

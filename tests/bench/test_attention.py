@@ -7,12 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmhicra.bench.attention import USUAL, print_attention, rowwise, run_attention
-from mmhicra.bench.shapes import REGIMES, Regime
+from benchmarks.attention import USUAL, print_attention, rowwise, run_attention
+from benchmarks.shapes import REGIMES, Regime
 from mmhicra.cli import main
-from mmhicra.refusals import Refusal
-from mmhicra.train.attention import ATTENTIONS, segments
-from mmhicra.train.layout import Layout
+from mmhicra.core.errors import Refusal
+from mmhicra.train.update.attention import ATTENTIONS, segments
+from mmhicra.train.update.layout import Layout
 
 SMALL = Regime("small", (4, 5), 12, (6, 6, 6))
 

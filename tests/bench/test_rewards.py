@@ -2,7 +2,7 @@
 
 import random
 
-from mmhicra.bench import rewards
+from benchmarks import rewards
 from mmhicra.rewards.verify import decide, verify
 
 

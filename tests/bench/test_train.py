@@ -7,13 +7,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmhicra.bench import flops, shapes
-from mmhicra.bench.flops import count_flops
-from mmhicra.bench.logprob import chunked, plain, print_logprob, run_logprob
-from mmhicra.bench.rollout import print_rollout, run_rollout
-from mmhicra.bench.shapes import REGIMES, Regime
-from mmhicra.bench.train import PHASES, Settings, print_train, run_train, sides, write_files
-from mmhicra.refusals import Refusal
+from benchmarks import flops, shapes
+from benchmarks.flops import count_flops
+from benchmarks.logprob import chunked, plain, print_logprob, run_logprob
+from benchmarks.rollout import print_rollout, run_rollout
+from benchmarks.shapes import REGIMES, Regime
+from benchmarks.train import PHASES, Settings, print_train, run_train, sides, write_files
+from mmhicra.core.errors import Refusal
 
 SMALL = Regime("small", (4, 5), 12, (3, 6, 5, 2))
 

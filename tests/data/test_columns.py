@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mmhicra.config import DataConfig
-from mmhicra.config_loading import build_config
+from mmhicra.config.loading import build_config
+from mmhicra.core.errors import ConfigRefusal, DataRefusal
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
-from mmhicra.refusals import ConfigRefusal, DataRefusal
 
 
 def png(colour: str = "red") -> bytes:

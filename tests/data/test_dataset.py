@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmhicra.config import DataConfig
-from mmhicra.config_loading import build_config
+from mmhicra.config.loading import build_config
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem
 from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, load_problems
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.refused import RefusedRow, summarise_refused
-from mmhicra.records import Problem
-from mmhicra.refusals import DataRefusal
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 

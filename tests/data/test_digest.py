@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.data.digest import digest_problems
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import DataRefusal
 
 
 def picture(colour):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mmhicra.config import ColumnsConfig, DataConfig
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data.dataset import load_problems
 from mmhicra.data.digest import digest_problems
-from mmhicra.refusals import DataRefusal
 
 ROWS, SEEDS = 150, range(4)
 
@@ -158,8 +158,8 @@ def lines_broken_by_chance(lines: list[bytes]) -> int:
 
 @pytest.mark.parametrize("seed", range(150))
 def test_every_odd_image_cell_is_read_or_refused(seed, tmp_path):
+    from mmhicra.core.records import Problem
     from mmhicra.data.images import read_images, refuse_broken_images
-    from mmhicra.records import Problem
 
     draw = random.Random(seed)
     data = bytearray(draw.choice(PICTURES))

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from mmhicra.config import ColumnsConfig, DataConfig
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem
 from mmhicra.data.dataset import load_problems
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.sources import find_source
-from mmhicra.records import IMAGE_PLACEHOLDER, Problem
-from mmhicra.refusals import DataRefusal
 
 TASKS = {"Length": 215, "Angle": 156, "Area": 37, "Ratio": 10, "Angle+Other": 2}
 MADE_TASKS = {"Length": 6, "Angle": 6, "Area": 6, "Ratio": 6}

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data import gold
 from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.gold import braced, read_answer, unwrap_answer
-from mmhicra.refusals import DataRefusal
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmhicra.core.deep_grey import scale_grey
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import LARGEST_IMAGE, Problem, ProblemImage
 from mmhicra.data.images import read_images, refuse_broken_images
-from mmhicra.deep_grey import scale_grey
-from mmhicra.records import LARGEST_IMAGE, Problem, ProblemImage
-from mmhicra.refusals import DataRefusal
 
 RAMP = np.tile(np.arange(256), (4, 1))
 """A grey ramp, 0 to 255, as every deep image of these tests should look."""

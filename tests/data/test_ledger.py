@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from PIL import ImageChops
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from mmhicra.assets import asset_path
-from mmhicra.data.ledger import (
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER
+from mmhicra.core.resources import asset_path
+from mmhicra.data.generated.drawing import SIDE
+from mmhicra.data.generated.ledger import (
     CONNECTIVES,
     DOUBTS,
     LARGEST_SUM,
@@ -26,13 +29,10 @@ from mmhicra.data.ledger import (
     solve,
     split_of,
 )
-from mmhicra.data.visual_drawing import SIDE
-from mmhicra.data.visual_math import WrongStep
+from mmhicra.data.generated.visual_math import WrongStep
 from mmhicra.hicra.grams import GramLibrary, normalise
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.records import IMAGE_PLACEHOLDER
-from mmhicra.refusals import DataRefusal
-from mmhicra.vlm.warmup_report import boxed, respond
+from tools.tiny_vlm.warmup_report import boxed, respond
 
 FOLDER = asset_path("lab_vlm")
 TRAIN = generate("train", 160, seed=5)
@@ -272,7 +272,7 @@ def test_the_shipped_model_answers_in_form():
 def test_the_report_says_how_the_model_was_made_and_what_is_left_to_learn():
     report = json.loads((FOLDER / "warmup.json").read_text())
     assert report["seed"] == 0
-    assert "mmhicra.vlm.ledger_warmup" in report["command"]
+    assert "tools.tiny_vlm.ledger_warmup" in report["command"]
     assert 0.1 <= report["accuracy"] <= 0.27
     assert report["accuracy_by_rows"]["1"] > report["accuracy_by_rows"]["2"] > report["accuracy_by_rows"]["3"]
     assert report["boxed"] >= 0.98

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmhicra.config import ColumnsConfig, DataConfig
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data import json_files
 from mmhicra.data.dataset import Loaded, load_problems
 from mmhicra.data.refused import RefusedRow, write_refused
 from mmhicra.data.sources import find_source
-from mmhicra.refusals import DataRefusal
 
 GOOD = {"id": "good", "problem": "1 + 1?", "answer": "2"}
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from mmhicra.config import ColumnsConfig
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.images import read_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.questions import place_images, read_chat
 from mmhicra.data.sources import find_source
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import DataRefusal
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
 

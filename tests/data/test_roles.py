@@ -2,9 +2,9 @@
 
 import pytest
 
+from mmhicra.core.records import ProblemImage
 from mmhicra.data.columns import find_choice_columns, find_image_columns, guess_column
 from mmhicra.data.questions import place_images, read_chat
-from mmhicra.records import ProblemImage
 
 
 @pytest.mark.parametrize(

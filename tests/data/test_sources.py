@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data import sources
 from mmhicra.data.sources import find_source
-from mmhicra.refusals import DataRefusal
 
 ROWS = [
     {"id": "a", "problem": "<image>How many?", "answer": "1", "images": ["images/a.png"]},
@@ -241,7 +241,7 @@ def test_an_unknown_format_is_refused_with_those_we_read(tmp_path):
 def test_a_hub_id_offline_is_refused_in_one_line():
     code = (
         "from mmhicra.data.sources import find_source\n"
-        "from mmhicra.refusals import DataRefusal\n"
+        "from mmhicra.core.errors import DataRefusal\n"
         "try: find_source('hiyouga/no-such-geometry')\n"
         "except DataRefusal as refusal: print(refusal)\n"
     )

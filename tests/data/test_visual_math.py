@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmhicra.assets import asset_path
-from mmhicra.data.visual_drawing import SIDE, draw
-from mmhicra.data.visual_math import (
+from mmhicra.core.errors import DataRefusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem
+from mmhicra.core.resources import asset_path
+from mmhicra.data.generated.drawing import SIDE, draw
+from mmhicra.data.generated.tasks import TASKS
+from mmhicra.data.generated.visual_math import (
     PHRASES,
     Plan,
     check_steps,
@@ -21,9 +24,6 @@ from mmhicra.data.visual_math import (
     solve,
     split_of,
 )
-from mmhicra.data.visual_tasks import TASKS
-from mmhicra.records import IMAGE_PLACEHOLDER, Problem
-from mmhicra.refusals import DataRefusal
 
 TRAIN = generate("train", 180, seed=5)
 HELD_OUT = generate("held_out", 360, seed=5)

@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mmhicra.bench.memory import peak_above
-from mmhicra.bench.shapes import write_model
+from benchmarks.memory import peak_above
+from benchmarks.shapes import write_model
 from mmhicra.config import DataConfig, ModelConfig
+from mmhicra.core.records import Completion, Group, Problem, ProblemImage
 from mmhicra.doctor.memory import Load, plan_memory
-from mmhicra.records import Completion, Group, Problem, ProblemImage
-from mmhicra.train.packing import pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.train.update.packing import pack, split_groups
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 from mmhicra.vlm.shape import empty_model, shape_of

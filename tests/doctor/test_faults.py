@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from short_runs import SHORT, TINY
 
-from mmhicra.assets import asset_path
 from mmhicra.cli import main
+from mmhicra.core.resources import asset_path
 
 ROWS = 40
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from short_runs import short_config
 
-from mmhicra.data.visual_math import generate
+from mmhicra.core.records import RewardRecord
+from mmhicra.data.generated.visual_math import generate
 from mmhicra.doctor.gap import check_gap
 from mmhicra.doctor.memory import Load
 from mmhicra.doctor.pace import Pace, longest_step
-from mmhicra.records import RewardRecord
 from mmhicra.rollout.engine import sampling_of
-from mmhicra.rollout.hf import HFEngine
-from mmhicra.train.policy import Policy
+from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 

@@ -1,6 +1,6 @@
 """Remedies name the line of the file they change."""
 
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
 from mmhicra.doctor.findings import Remedy
 from mmhicra.doctor.lines import ConfigLines
 

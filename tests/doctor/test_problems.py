@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from mmhicra.config_loading import build_config
+from mmhicra.config.loading import build_config
 from mmhicra.doctor.findings import Report
 from mmhicra.doctor.golds import check_golds
 from mmhicra.doctor.lines import ConfigLines

@@ -11,8 +11,8 @@ from short_runs import metrics, run
 
 from mmhicra.cli import main
 from mmhicra.config import EvalConfig
-from mmhicra.refusals import ConfigRefusal, DataRefusal
-from mmhicra.train.best import better, value_of
+from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.train.loop.best import better, value_of
 
 BENCHMARKS = ["eval.every=1", "eval.temperature=1.0", "eval.n=2", "eval.max_new_tokens=24", "rollout.max_sequences=8"]
 

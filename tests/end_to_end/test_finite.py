@@ -10,13 +10,13 @@ from spoiling import spoilt_gradients, spoilt_weights
 
 from mmhicra.cli import main
 from mmhicra.config import ModelConfig
-from mmhicra.data.visual_math import generate
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.data.generated.visual_math import generate
 from mmhicra.rollout.engine import NoDistribution, sampling_of
-from mmhicra.rollout.hf import HFEngine
-from mmhicra.train.run import train
-from mmhicra.train.terminal import Terminal
-from mmhicra.train.updates import NotFinite
+from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.train.loop.run import train
+from mmhicra.train.loop.terminal import Terminal
+from mmhicra.train.update.updates import NotFinite
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -168,7 +168,7 @@ def test_a_step_holds_no_problem_twice(tmp_path):
 
 def test_nothing_was_trained_is_said(tmp_path, monkeypatch):
     """A constant reward: one line after some idle steps, and one at the end, with what to do."""
-    monkeypatch.setattr("mmhicra.train.updates.IDLE_STEPS", 2)
+    monkeypatch.setattr("mmhicra.train.update.updates.IDLE_STEPS", 2)
     terminal = Heard()
     overrides = ("reward.accuracy_weight=0", "reward.format_weight=1", "rollout.max_new_tokens=1", "eval.problems=0")
     summary = train(short_config(tmp_path / "run", *overrides), terminal=terminal)

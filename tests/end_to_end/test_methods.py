@@ -7,7 +7,7 @@ import shutil
 import pytest
 from short_runs import assert_same_run, metrics, run, state_files
 
-from mmhicra.refusals import RunFolderRefusal
+from mmhicra.core.errors import RunFolderRefusal
 
 METHODS = {
     "hicra": (),

@@ -7,14 +7,14 @@ import torch
 from short_runs import metrics, run, state_files
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmhicra.assets import asset_path
-from mmhicra.bench.flops import count_flops
+from benchmarks.flops import count_flops
 from mmhicra.config import ModelConfig
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
+from mmhicra.core.resources import asset_path
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import planning_mask
-from mmhicra.train.policy import Policy
-from mmhicra.train.rollout_records import spans
+from mmhicra.train.loop.rollout_records import spans
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 
 
@@ -250,7 +250,7 @@ def run_loudly(folder, *overrides):
 
     folder.parent.mkdir(exist_ok=True)
     config = folder.parent / "config.yaml"
-    from mmhicra.config_loading import dump_config
+    from mmhicra.config.loading import dump_config
 
     config.write_text(dump_config(short_config(folder, "train.steps=1", *overrides)), encoding="utf-8")
     assert main(["train", "--config", str(config)]) == 0

@@ -12,9 +12,9 @@ from short_runs import SHORT, TINY, metrics
 
 from mmhicra.cli import main
 from mmhicra.config import LogConfig
-from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
-from mmhicra.train.metrics import refuse_missing_trackers
-from mmhicra.train.run_folder import RunFolder
+from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop.metrics import refuse_missing_trackers
 
 ROWS = 40
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from short_runs import assert_same_run, metrics, run, start, state_files, wait_for
 
-from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
 
 
 def test_two_runs_with_one_seed_are_identical(finished_run, tmp_path):

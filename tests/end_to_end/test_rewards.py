@@ -86,7 +86,7 @@ def test_a_reward_that_breaks_down_saves_the_run_and_stops_it(tmp_path, capsys, 
 
 
 def test_a_reward_of_another_trainer_is_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mmhicra.train.assembly.load_policy", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mmhicra.train.loop.assembly.load_policy", lambda *args: pytest.fail("the model was loaded"))
     for program, said in [
         ("def score(completions, **kwargs): return [0.0]", "as TRL calls it"),
         ("def score(problem, completion, record): return None", "returned None (NoneType)"),

@@ -14,14 +14,14 @@ from rich.console import Console
 from short_runs import assert_same_run, metrics, run, short_config, start, wait_for
 
 from mmhicra.cli import main
-from mmhicra.config_loading import dump_config
-from mmhicra.refusals import ConfigRefusal, RunFolderRefusal
-from mmhicra.train.lock import RunLock
-from mmhicra.train.opening import refuse_foreign_config
-from mmhicra.train.run import Interrupted, train
-from mmhicra.train.run_folder import RunFolder
-from mmhicra.train.stopping import GraceOver
-from mmhicra.train.terminal import Terminal
+from mmhicra.config.loading import dump_config
+from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop.lock import RunLock
+from mmhicra.train.loop.opening import refuse_foreign_config
+from mmhicra.train.loop.run import Interrupted, train
+from mmhicra.train.loop.stopping import GraceOver
+from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 
 

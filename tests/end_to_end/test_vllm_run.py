@@ -10,16 +10,16 @@ import sys
 import pytest
 from short_runs import SHORT, TINY, assert_same_run, metrics, run
 
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.rollout.hf import HFEngine
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.guard import Misaligned
-from mmhicra.train.run import Interrupted, Run
+from mmhicra.train.loop.run import Interrupted, Run
 
 VLLM = "rollout.engine=vllm"
 FEW = ("data.count=4", "train.optimizer.learning_rate=1e-3", "log.checkpoint_every=0", "eval.problems=0")
 """The same four problems at every step, and steps that can be told apart."""
 SEEING = "model.freeze={vision_tower: false, merger: false}"
-LONG = ("data.instruction='" + "Look well. " * 30 + "'", "reward.custom=[{path: 'mmhicra.bench.ours:every_other'}]")
+LONG = ("data.instruction='" + "Look well. " * 30 + "'", "reward.custom=[{path: 'benchmarks.ours:every_other'}]")
 """Prompts that fill whole blocks of vLLM's cache, and a reward that always gives a signal."""
 
 
@@ -42,7 +42,7 @@ def test_the_guard_watches_the_embedded_engine(tmp_path, monkeypatch):
 def test_the_guard_warns_before_it_stops(tmp_path, capsys):
     from short_runs import short_config
 
-    from mmhicra.train.run import train
+    from mmhicra.train.loop.run import train
 
     train(short_config(tmp_path / "run", "train.steps=1", *FEW, "rollout.guard.warn_above=1.0000000001"))
     assert "warning: engine and trainer disagree by 1.0000 (mean of exp|gap|" in capsys.readouterr().out
@@ -76,7 +76,7 @@ class TestVLLM:
         assert_same_run(tmp_path / "whole", tmp_path / "halves", 4)
 
     def test_a_sync_that_is_left_out_stops_the_run(self, tmp_path, monkeypatch):
-        from mmhicra.rollout.vllm import VLLMEngine
+        from mmhicra.rollout.vllm.engine import VLLMEngine
 
         monkeypatch.setattr(VLLMEngine, "sync", lambda self, model: {})
         with pytest.raises(Misaligned, match="engine and trainer do not agree"):
@@ -85,7 +85,7 @@ class TestVLLM:
 
     @pytest.mark.parametrize("reset", ["reset_prefix_cache", "reset_image_caches"])
     def test_a_cache_that_is_not_reset_stops_the_run(self, tmp_path, monkeypatch, reset):
-        from mmhicra.rollout.vllm import VLLMEngine
+        from mmhicra.rollout.vllm.engine import VLLMEngine
 
         monkeypatch.setattr(VLLMEngine, reset, lambda self: None)
         with pytest.raises(Misaligned, match="engine and trainer do not agree"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmhicra.evaluate.scoring import TIME_LIMIT
+from mmhicra.evaluate.scoring.score import TIME_LIMIT
 from mmhicra.rewards.workers import Verifier
 
 

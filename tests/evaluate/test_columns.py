@@ -9,8 +9,8 @@ from made_questions import image_files
 
 from mmhicra.cli import main
 from mmhicra.config import BenchmarkConfig
-from mmhicra.evaluate.benchmarks import load_items, make_benchmark
-from mmhicra.evaluate.cards import NAMES, read_card
+from mmhicra.evaluate.benchmarks.cards import NAMES, read_card
+from mmhicra.evaluate.benchmarks.registry import load_items, make_benchmark
 from mmhicra.evaluate.questions import load_question_set
 
 ROWS = {

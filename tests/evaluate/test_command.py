@@ -8,10 +8,10 @@ import json
 import pytest
 
 from mmhicra.cli import main
+from mmhicra.core.intervals import Z95
 from mmhicra.evaluate.comparison import _compare, mcnemar
-from mmhicra.evaluate.records import SampleRecord
-from mmhicra.evaluate.scoring import _against_labels
-from mmhicra.intervals import Z95
+from mmhicra.evaluate.scoring.records import SampleRecord
+from mmhicra.evaluate.scoring.score import _against_labels
 
 QUESTIONS = [
     {"id": "1", "question": "How many?<image1>", "options": [], "answer": "7", "level": 1, "subject": "counting"},

@@ -19,11 +19,11 @@ import pytest
 from made_data import CURRENT_GAIN as MADE_GAIN
 from made_data import VISION, VISTA
 
-from mmhicra.evaluate.benchmarks import load_items, load_responses, make_benchmark, pair
-from mmhicra.evaluate.mathvision_rules import extract_official
-from mmhicra.evaluate.mathvista import MathVista
-from mmhicra.evaluate.records import Item, Response
-from mmhicra.evaluate.scoring import score_pairs, summarise
+from mmhicra.evaluate.benchmarks.mathvision_rules import extract_official
+from mmhicra.evaluate.benchmarks.mathvista import MathVista
+from mmhicra.evaluate.benchmarks.registry import load_items, load_responses, make_benchmark, pair
+from mmhicra.evaluate.scoring.records import Item, Response
+from mmhicra.evaluate.scoring.score import score_pairs, summarise
 from mmhicra.rewards.notation import compact
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +83,7 @@ def test_g1_mathvision_official_labels(vision, data_folder, read_json, name, sta
 def test_g1_with_latex2sympy2_itself(vision):
     """Our number reader against the library that the official scorer calls, on all answers it has to work out."""
     latex2sympy2 = pytest.importorskip("latex2sympy2", reason="latex2sympy2 1.9.1 is not installed (needs antlr 4.7.2)")
-    from mmhicra.evaluate.latex_number import latex_number
+    from mmhicra.evaluate.benchmarks.latex_number import latex_number
 
     answers = {extract_official(response.text) for name in VISION for _, response in vision(name)}
     asked = sorted(answer for answer in answers if len(answer) < 60 and any(map(str.isdigit, answer)))[:2000]
@@ -247,8 +247,8 @@ def test_g8_the_same_in_one_thread_eight_threads_and_two_processes(vision, data_
         assert [record for part in parts for record in part] == alone
     program = f"""
         import sys
-        from mmhicra.evaluate.benchmarks import load_items, load_responses, make_benchmark, pair
-        from mmhicra.evaluate.scoring import score_pairs
+        from mmhicra.evaluate.benchmarks.registry import load_items, load_responses, make_benchmark, pair
+        from mmhicra.evaluate.scoring.score import score_pairs
         benchmark = make_benchmark("mathvision")
         folder = {str(data_folder / "mathvision")!r}
         items = load_items(benchmark, folder + "/test.jsonl.gz")

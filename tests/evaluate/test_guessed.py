@@ -10,9 +10,9 @@ import json
 
 import pytest
 
-from mmhicra.evaluate.benchmarks import load_responses, make_benchmark
-from mmhicra.evaluate.records import Item, Response
-from mmhicra.evaluate.robust import score_robust
+from mmhicra.evaluate.benchmarks.registry import load_responses, make_benchmark
+from mmhicra.evaluate.scoring.records import Item, Response
+from mmhicra.evaluate.scoring.robust import score_robust
 
 YES_NO = ("Yes", "No")
 COLOURS = "Is Periwinkle the maximum?"

@@ -15,7 +15,7 @@ import pytest
 from made_questions import image_files, mathvision_row, write_questions
 
 from mmhicra.cli import main
-from mmhicra.evaluate.records import SCORER_VERSION
+from mmhicra.evaluate.scoring.records import SCORER_VERSION
 
 COUNT = 12
 SMALL = [

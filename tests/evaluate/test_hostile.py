@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from mmhicra.evaluate.benchmarks import make_benchmark
-from mmhicra.evaluate.records import Item, Response
-from mmhicra.evaluate.scoring import score_pairs
+from mmhicra.evaluate.benchmarks.registry import make_benchmark
+from mmhicra.evaluate.scoring.records import Item, Response
+from mmhicra.evaluate.scoring.score import score_pairs
 
 MEGABYTE = 1_000_000
 HANGS = 60

@@ -14,13 +14,13 @@ from PIL import Image
 
 from mmhicra.cli import main
 from mmhicra.commands import eval_lmms
-from mmhicra.evaluate.benchmarks import load_items, load_questions, load_responses, make_benchmark, pair
-from mmhicra.evaluate.lmms_questions import hub_form, save
-from mmhicra.evaluate.lmms_tasks import accuracy, mathverse_results
-from mmhicra.evaluate.records import Response
-from mmhicra.evaluate.scoring import score_pairs
-from mmhicra.records import IMAGE_PLACEHOLDER, ProblemImage
-from mmhicra.refusals import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.records import IMAGE_PLACEHOLDER, ProblemImage
+from mmhicra.evaluate.benchmarks.registry import load_items, load_questions, load_responses, make_benchmark, pair
+from mmhicra.evaluate.lmms.questions import hub_form, save
+from mmhicra.evaluate.lmms.tasks import accuracy, mathverse_results
+from mmhicra.evaluate.scoring.records import Response
+from mmhicra.evaluate.scoring.score import score_pairs
 
 pytest.importorskip("lmms_eval", reason=f"lmms-eval is not installed: {eval_lmms.INSTALL}")
 
@@ -30,8 +30,8 @@ SPLITS = {"mathvista": "testmini", "mathverse": "testmini", "mathvision": "test"
 
 def drive_stored(benchmark, items, responses, source, folder):
     """Our records of stored responses, by way of lmms-eval and its four threads."""
-    from mmhicra.evaluate.lmms import drive, make_task
-    from mmhicra.evaluate.lmms_builtin import replay
+    from mmhicra.evaluate.lmms.driver import drive, make_task
+    from tools.lmms_parity.builtin import replay
 
     name = benchmark.name
     data = save(hub_form(name, items, str(source)), SPLITS[name], folder / name)
@@ -115,8 +115,8 @@ def test_all_three_benchmarks_give_what_they_give_without_lmms_eval(tmp_path, ca
 
 
 def test_repeats_are_the_completions_of_one_prompt(tmp_path):
-    from mmhicra.evaluate.lmms import make_task
-    from mmhicra.evaluate.lmms_model import EngineModel
+    from mmhicra.evaluate.lmms.driver import make_task
+    from mmhicra.evaluate.lmms.model import EngineModel
 
     file = write_questions(tmp_path, 2)["mathvision"]
     items = load_questions(make_benchmark("mathvision"), str(file))
@@ -135,7 +135,7 @@ def test_repeats_are_the_completions_of_one_prompt(tmp_path):
 def test_the_model_by_its_name(tmp_path):
     from lmms_eval.models import get_model
 
-    from mmhicra.evaluate.lmms_model import EngineModel
+    from mmhicra.evaluate.lmms.model import EngineModel
 
     assert get_model("mmhicra") is EngineModel
     model = EngineModel.create_from_arg_string("path=tiny_vlm,max_new_tokens=4", {"batch_size": "2", "device": None})
@@ -146,7 +146,7 @@ def test_the_model_by_its_name(tmp_path):
 
 
 def test_chats_of_its_tasks_are_read_part_by_part():
-    from mmhicra.evaluate.lmms_model import read_messages
+    from mmhicra.evaluate.lmms.model import read_messages
 
     picture = Image.new("RGB", (28, 28))
     system = {"role": "system", "content": [{"type": "text", "text": "Think."}]}
@@ -251,7 +251,7 @@ def test_what_the_backend_cannot_do_is_refused(tmp_path, capsys, more, said):
 
 
 def test_rows_without_their_image_are_refused():
-    from mmhicra.evaluate.lmms_tasks import visuals
+    from mmhicra.evaluate.lmms.tasks import visuals
 
     with pytest.raises(DataRefusal, match="image path has no folder"):
         visuals({"pid": "7", "image": "images/7.jpg"})
@@ -261,8 +261,8 @@ def test_rows_without_their_image_are_refused():
 def test_a_task_keeps_to_its_file():
     from lmms_eval.utils import load_yaml_config
 
-    from mmhicra.assets import evaluation_path
-    from mmhicra.evaluate.cards import read_card
+    from mmhicra.core.resources import evaluation_path
+    from mmhicra.evaluate.benchmarks.cards import read_card
 
     for name in SPLITS:
         config = SimpleNamespace(**load_yaml_config(str(evaluation_path(f"tasks/mmhicra_{name}.yaml")), mode="full"))
@@ -280,9 +280,9 @@ def test_a_task_keeps_to_its_file():
 
 def test_truncated_images_stay_unreadable_beside_lmms_eval(tmp_path):
     """lmms-eval makes Pillow fill what is missing with grey, for the whole process."""
-    import mmhicra.evaluate.lmms
+    import mmhicra.evaluate.lmms.driver
 
-    assert mmhicra.evaluate.lmms.THREADS
+    assert mmhicra.evaluate.lmms.driver.THREADS
     Image.effect_noise((84, 84), 50).save(tmp_path / "whole.png")
     with pytest.raises(OSError, match="truncated"):
         ProblemImage((tmp_path / "whole.png").read_bytes()[:2000], "half.png").open()

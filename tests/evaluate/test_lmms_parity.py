@@ -15,9 +15,10 @@ from PIL import ImageFile
 
 from mmhicra.cli import main
 from mmhicra.commands.eval_lmms import INSTALL, LATEX2SYMPY2
-from mmhicra.evaluate import lmms_builtin, lmms_parity
-from mmhicra.evaluate.lmms_parity import BUILTINS, Builtin, Setup, compare
-from mmhicra.refusals import DataRefusal
+from mmhicra.core.errors import DataRefusal
+from tools.lmms_parity import builtin as lmms_builtin
+from tools.lmms_parity import parity as lmms_parity
+from tools.lmms_parity.parity import BUILTINS, Builtin, Setup, compare
 
 pytest.importorskip("lmms_eval", reason=f"lmms-eval is not installed: {INSTALL}")
 

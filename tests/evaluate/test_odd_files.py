@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mmhicra.cli import main
-from mmhicra.evaluate.subsets import read_ids
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.evaluate.benchmarks.subsets import read_ids
 
 MATHVISTA = {
     "pid": "1", "question": "Which?", "answer": "a", "question_type": "multi_choice", "answer_type": "text",

@@ -7,9 +7,9 @@ from PIL import Image
 
 from mmhicra.config import BenchmarkConfig
 from mmhicra.evaluate import questions
-from mmhicra.evaluate.harness import score_responses
 from mmhicra.evaluate.questions import load_question_set
-from mmhicra.evaluate.records import Response
+from mmhicra.evaluate.runner import score_responses
+from mmhicra.evaluate.scoring.records import Response
 from mmhicra.rewards.workers import Verifier
 
 

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mmhicra.evaluate.benchmarks import make_benchmark
-from mmhicra.evaluate.cards import NAMES, read_card
-from mmhicra.evaluate.latex_number import latex_number
-from mmhicra.evaluate.mathverse import read_options
-from mmhicra.evaluate.mathvision_rules import extract_official, is_correct, is_equal
-from mmhicra.evaluate.mathvista import MathVista, levenshtein, normalise
-from mmhicra.evaluate.prompts import BOXED, mathvista_query, write_prompt
-from mmhicra.evaluate.records import Item, Response, SampleRecord
-from mmhicra.evaluate.scoring import accuracy_of, score_pairs, summarise
-from mmhicra.intervals import clustered_interval, wilson_interval
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.intervals import clustered_interval, wilson_interval
+from mmhicra.evaluate.benchmarks.cards import NAMES, read_card
+from mmhicra.evaluate.benchmarks.latex_number import latex_number
+from mmhicra.evaluate.benchmarks.mathverse import read_options
+from mmhicra.evaluate.benchmarks.mathvision_rules import extract_official, is_correct, is_equal
+from mmhicra.evaluate.benchmarks.mathvista import MathVista, levenshtein, normalise
+from mmhicra.evaluate.benchmarks.prompts import BOXED, mathvista_query, write_prompt
+from mmhicra.evaluate.benchmarks.registry import make_benchmark
+from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord
+from mmhicra.evaluate.scoring.score import accuracy_of, score_pairs, summarise
 
 READ = [
     ("1:2", 0.5), ("x=5", 5), ("5}6", 5), ("5.abc", 5), ("1,000", 1000), ("1 1/2", 0.5), ("2^34", 2**34),
@@ -165,7 +165,7 @@ def test_the_prompts():
 
 
 def test_mathvista_queries_are_the_official_ones(data_folder, read_json):
-    from mmhicra.evaluate.benchmarks import load_items
+    from mmhicra.evaluate.benchmarks.registry import load_items
 
     queries = read_json(data_folder / "mathvista" / "query.json.gz")
     items = load_items(MathVista(), str(data_folder / "mathvista" / "testmini.json.gz"))

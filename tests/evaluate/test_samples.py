@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.assets import evaluation_path
 from mmhicra.cli import main
-from mmhicra.evaluate.benchmarks import make_benchmark
-from mmhicra.evaluate.records import Item, Response, SampleRecord
-from mmhicra.evaluate.samples import majority, pass_at, sample_scores, vote_of
-from mmhicra.evaluate.scoring import score_pairs
-from mmhicra.evaluate.subsets import read_ids, stratify
+from mmhicra.core.resources import evaluation_path
+from mmhicra.evaluate.benchmarks.registry import make_benchmark
+from mmhicra.evaluate.benchmarks.subsets import read_ids, stratify
+from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord
+from mmhicra.evaluate.scoring.samples import majority, pass_at, sample_scores, vote_of
+from mmhicra.evaluate.scoring.score import score_pairs
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())

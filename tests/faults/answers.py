@@ -15,7 +15,7 @@ from pathlib import Path
 from faults import mutate
 from faults.fuzz import Nonsense, Target
 
-from mmhicra.records import Problem
+from mmhicra.core.records import Problem
 from mmhicra.rewards.answers import extract
 from mmhicra.rewards.golds import gold_problems
 from mmhicra.rewards.verify import Query

@@ -19,7 +19,7 @@ import yaml
 from faults import mutate
 from faults.fuzz import Nonsense, Target, scalars
 
-from mmhicra.config_loading import dump_config, load_config
+from mmhicra.config.loading import dump_config, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LARGEST = 1e12

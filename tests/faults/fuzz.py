@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 
 HANG = 10.0
 """Processor seconds that one input may take; by the clock twelve times as many, for busy machines."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from faults import mutate
 from faults.fuzz import Nonsense, Target
 
-from mmhicra.assets import asset_path
+from mmhicra.core.resources import asset_path
 from mmhicra.hicra.grams import GramLibrary, normalise
 
 

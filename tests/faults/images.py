@@ -17,9 +17,9 @@ from faults import mutate
 from faults.fuzz import Nonsense, Target
 from PIL import Image
 
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.dataset import check_problems
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import Refusal
 
 SAVES: dict[str, tuple[str, ...]] = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"),

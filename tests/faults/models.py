@@ -20,9 +20,9 @@ from faults.fuzz import Nonsense, Target
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mmhicra.assets import asset_path
 from mmhicra.config import DataConfig, ModelConfig
-from mmhicra.records import Problem, ProblemImage
+from mmhicra.core.records import Problem, ProblemImage
+from mmhicra.core.resources import asset_path
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 

@@ -17,8 +17,8 @@ from faults.fuzz import Nonsense, Target
 from made_data import MATHVISION, geometry3k_row, mathverse_row, mathvision_row, mathvista_rows
 from PIL import Image
 
-from mmhicra.config_loading import build_config
-from mmhicra.config_model import ModelConfig
+from mmhicra.config.loading import build_config
+from mmhicra.config.model import ModelConfig
 from mmhicra.data.dataset import Loaded, load_problems
 from mmhicra.vlm.loading import load_processor
 from mmhicra.vlm.processing import PromptBuilder

@@ -87,7 +87,7 @@ def soak(out: Path, steps: int, engine: str, every: float = 2.0) -> list[str]:
 
 def write_problems(folder: Path, count: int, every: int = 4) -> Path:
     """Problems of visual maths as a file; some have golds that only algebra, so a worker, can compare with."""
-    from mmhicra.data.visual_math import generate
+    from mmhicra.data.generated.visual_math import generate
 
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []

@@ -48,8 +48,8 @@ def warm() -> None:
 
     import mmhicra.commands.train
     import mmhicra.rewards.verify
-    import mmhicra.train.assembly
-    import mmhicra.train.run  # noqa: F401
+    import mmhicra.train.loop.assembly
+    import mmhicra.train.loop.run  # noqa: F401
 
     torch.set_num_threads(1)
     os.environ.update(ENVIRONMENT)

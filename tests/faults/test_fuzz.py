@@ -12,7 +12,7 @@ from faults import fuzz as fuzzing
 from faults.fuzz import Nonsense, Target, fuzz, replay
 from faults.targets import TARGETS
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 
 SEED = 14
 COUNTS = {"config": 250, "rows": 80, "images": 150, "answers": 60, "grams": 120, "models": 8}

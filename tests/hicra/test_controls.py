@@ -6,12 +6,12 @@ from random import Random
 import pytest
 from tokenizers import Tokenizer
 
-from mmhicra.assets import asset_path
-from mmhicra.data.visual_math import PHRASES, generate, solve
+from mmhicra.core.errors import Refusal
+from mmhicra.core.resources import asset_path
+from mmhicra.data.generated.visual_math import PHRASES, generate, solve
 from mmhicra.hicra.controls import Sample, _survey, placebo_library
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.refusals import Refusal
 
 LIBRARY = GramLibrary.load("published_249")
 

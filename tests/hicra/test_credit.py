@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.credit import (
     METHODS,
     NEEDS_ENTROPY,
@@ -20,7 +21,6 @@ from mmhicra.hicra.credit import (
     spread,
     top_entropy_mask,
 )
-from mmhicra.records import Completion, Group, Problem, Prompt, RewardRecord
 
 properties = settings(max_examples=300, deadline=None, derandomize=True)
 values = st.floats(-1e6, 1e6, width=32)

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmhicra.commands import errors as command
-from mmhicra.data import ledger, visual_math
-from mmhicra.hicra.errors import (
+from mmhicra.analysis.errors import (
     ErrorCounts,
     ErrorRecord,
     ExactJudge,
@@ -23,7 +21,9 @@ from mmhicra.hicra.errors import (
     read_failures,
     total_of,
 )
-from mmhicra.refusals import DataRefusal, Refusal, RunFolderRefusal
+from mmhicra.commands import errors as command
+from mmhicra.core.errors import DataRefusal, Refusal, RunFolderRefusal
+from mmhicra.data.generated import ledger, visual_math
 
 KINDS = ("planning", "execution", "discarded", "unparsed")
 PROBLEMS = visual_math.generate("train", 60, seed=2)

@@ -9,8 +9,8 @@ from typing import get_args
 
 import pytest
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import SHIPPED_LIBRARIES, Gram, GramFunction, GramLibrary, fold, normalise
-from mmhicra.refusals import Refusal
 
 PUBLISHED = GramLibrary.load("published_249")
 RELEASED = GramLibrary.load("released_193")

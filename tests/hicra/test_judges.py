@@ -13,9 +13,8 @@ import pytest
 from hicra.judge_server import JudgeServer, Scripted
 from PIL import Image, ImageChops
 
-from mmhicra.data.visual_math import generate
-from mmhicra.hicra.errors import Failure, judge_failures
-from mmhicra.hicra.judges import (
+from mmhicra.analysis.errors import Failure, judge_failures
+from mmhicra.analysis.judges import (
     REMINDER,
     Endpoint,
     EndpointJudge,
@@ -24,7 +23,8 @@ from mmhicra.hicra.judges import (
     read_letter,
     write_question,
 )
-from mmhicra.refusals import Refusal, RunFolderRefusal
+from mmhicra.core.errors import Refusal, RunFolderRefusal
+from mmhicra.data.generated.visual_math import generate
 
 FAILURE = Failure(
     step=3,
@@ -244,8 +244,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from hicra.test_judges import FAILURES
-from mmhicra.hicra.errors import judge_failures
-from mmhicra.hicra.judges import Endpoint, EndpointJudge, ReplyCache
+from mmhicra.analysis.errors import judge_failures
+from mmhicra.analysis.judges import Endpoint, EndpointJudge, ReplyCache
 judge_failures(FAILURES, EndpointJudge(Endpoint({url!r}, "judge-1", concurrency=1), ReplyCache(Path({cache!r}))))
 """
 

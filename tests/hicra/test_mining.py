@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmhicra.bench.mining import measure_plant
-from mmhicra.bench.planted import DECOYS, Content, all_wordings, make_solutions, planted_grams
+from benchmarks.mining import measure_plant
+from benchmarks.planted import DECOYS, Content, all_wordings, make_solutions, planted_grams
 from mmhicra.commands import mine as command
-from mmhicra.hicra.clusters import NOISE, cluster_df, cluster_vectors, find_clusters, select_clusters
-from mmhicra.hicra.embedding import Embedder, default_embedder
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import Gram, GramLibrary
-from mmhicra.hicra.inspection import inspect_library
-from mmhicra.hicra.mining import Mined, MiningOptions, find_ngrams, mine, save_mined, table_rows
-from mmhicra.hicra.ngrams import NGrams, count_ngrams
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.hicra.solutions import Corpus, read_solutions
-from mmhicra.refusals import Refusal
+from mmhicra.mining.clusters import NOISE, cluster_df, cluster_vectors, find_clusters, select_clusters
+from mmhicra.mining.embedding import Embedder, default_embedder
+from mmhicra.mining.inspection import inspect_library
+from mmhicra.mining.mining import Mined, MiningOptions, find_ngrams, mine, save_mined, table_rows
+from mmhicra.mining.ngrams import NGrams, count_ngrams
+from mmhicra.mining.solutions import Corpus, read_solutions
 
 CONTENT = Content(vocabulary=2000, phrases=900, flatness=900, topics=40, topic_phrases=3)
 RECORDS = list(make_solutions(300, 60, CONTENT, seed=1))

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from mmhicra.hicra import clusters, mining
-from mmhicra.hicra.clusters import cluster_vectors, find_clusters
-from mmhicra.hicra.mining import MiningOptions, find_ngrams, mine
-from mmhicra.hicra.ngrams import NGrams, split_stretches
-from mmhicra.hicra.solutions import Corpus
+from mmhicra.mining import clusters, mining
+from mmhicra.mining.clusters import cluster_vectors, find_clusters
+from mmhicra.mining.mining import MiningOptions, find_ngrams, mine
+from mmhicra.mining.ngrams import NGrams, split_stretches
+from mmhicra.mining.solutions import Corpus
 
 
 def ngrams_of(count, df=None):

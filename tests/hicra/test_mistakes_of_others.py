@@ -62,11 +62,11 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmhicra.config import HicraConfig
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.credit import assign_credit, hicra_advantages
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher, planning_mask
-from mmhicra.records import Completion, Group, Problem, Prompt, RewardRecord
-from mmhicra.refusals import Refusal
 
 LIBRARY = GramLibrary.load("published_249")
 TINY = AutoTokenizer.from_pretrained(Path(__file__).parents[2] / "assets/tiny_vlm")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhicra.hicra.grams import Gram, GramLibrary
-from mmhicra.hicra.ngrams import count_ngrams, split_stretches
 from mmhicra.hicra.planning import PlanningMatcher
+from mmhicra.mining.ngrams import count_ngrams, split_stretches
 
 
 @pytest.mark.parametrize(

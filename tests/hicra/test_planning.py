@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher, math_regions, planning_mask
 from mmhicra.hicra.spans import token_spans
-from mmhicra.refusals import Refusal
 
 LIBRARY = GramLibrary.load("published_249")
 GRAMS = [gram.text for gram in LIBRARY.grams]

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.refusals import Refusal
 
 RESPONSES = 21_000
 EXAMPLES = 400

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
+from mmhicra.core.errors import Refusal
 from mmhicra.hicra.spans import decode_bytes, token_spans
-from mmhicra.refusals import Refusal
 
 UTF8_EDGES = b"\x41\x7f\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe2\xed\xef\xf0\xf3\xf4\xf5\xff"
 

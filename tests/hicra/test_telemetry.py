@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.credit import Method, assign_credit
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import Marked, PlanningMatcher
@@ -24,7 +25,6 @@ from mmhicra.hicra.telemetry import (
     semantic_entropy,
     support,
 )
-from mmhicra.records import Completion, Group, Problem, Prompt, RewardRecord
 
 properties = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,9 +8,9 @@ import pytest
 from short_runs import SHORT_LAB, STRONG
 
 from mmhicra.cli import main
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.lab.outcomes import read_outcome
 from mmhicra.lab.runs import LabRefusal, LabRun
-from mmhicra.train.run_folder import RunFolder
 
 
 def test_it_writes_tables_numbers_and_a_picture(lab):

@@ -51,7 +51,7 @@ def test_a_sample_is_noticed():
 
 def test_a_mistake_that_nobody_notices_and_one_that_is_gone_end_in_status_1(tmp_path):
     mutant = (
-        'file = "mmhicra/train/losses.py"\ntests = ["tests/train/test_losses.py::test_loss_equals_a_loop"]\n'
+        'file = "mmhicra/train/update/losses.py"\ntests = ["tests/train/test_losses.py::test_loss_equals_a_loop"]\n'
         'why = "a test of the runner"\n[[mutant]]\ntext = "return gap.exp()"\nreplacement = "{}"\n'
     )
     (tmp_path / "kept.toml").write_text(mutant.format("return torch.exp(gap)"))

@@ -11,7 +11,7 @@ from short_runs import run
 from mmhicra.cli import main
 from mmhicra.report.page import write_report
 from mmhicra.report.serve import Follower, make_server
-from mmhicra.train.memory import MemoryGauge
+from mmhicra.train.loop.memory import MemoryGauge
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMELESS = """section => [...section.querySelectorAll('button, select, input, a, img, [role=figure]')]

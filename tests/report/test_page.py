@@ -8,8 +8,8 @@ import pytest
 from report.made_runs import HOSTILE, record, write_run
 
 from mmhicra.cli import main
+from mmhicra.core.errors import RunFolderRefusal
 from mmhicra.data.refused import RefusedRow, write_refused
-from mmhicra.refusals import RunFolderRefusal
 from mmhicra.report import page, rollouts
 from mmhicra.report.audit import suspicions
 from mmhicra.report.folder import find_runs, read_run

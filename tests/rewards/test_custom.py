@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmhicra.records import Completion, Group, Problem, Prompt
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.custom import CustomFailure, find_function
 from mmhicra.rewards.reward import Rewarder
 

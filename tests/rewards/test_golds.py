@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mmhicra.records import Problem
+from mmhicra.core.records import Problem
 from mmhicra.rewards.golds import gold_problem, gold_problems
 from mmhicra.rewards.reward import Rewarder
 

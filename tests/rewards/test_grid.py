@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmhicra.core.errors import DataRefusal
 from mmhicra.data.gold import read_answer
-from mmhicra.evaluate.records import Item, Response
-from mmhicra.evaluate.robust import score_robust
-from mmhicra.refusals import DataRefusal
+from mmhicra.evaluate.scoring.records import Item, Response
+from mmhicra.evaluate.scoring.robust import score_robust
 from mmhicra.rewards.answers import extract
 from mmhicra.rewards.verify import Query
 

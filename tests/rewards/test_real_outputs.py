@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmhicra.records import Problem
+from mmhicra.core.records import Problem
 from mmhicra.rewards.answers import extract
 from mmhicra.rewards.golds import gold_problems
 from mmhicra.rewards.verify import Query

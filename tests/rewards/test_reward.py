@@ -11,8 +11,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mmhicra.config import RewardConfig
-from mmhicra.records import Completion, Group, Problem, Prompt
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder, follows, overlong
 
 SEVEN = Problem("p1", "3 + 4?", (), "7", "number")

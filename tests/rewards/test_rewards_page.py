@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmhicra.config import RewardConfig
-from mmhicra.records import Problem
+from mmhicra.core.records import Problem
 from mmhicra.rewards.reward import Rewarder
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from short_runs import TINY
 
-from mmhicra.config_loading import load_config
-from mmhicra.train.run import Run, train
-from mmhicra.train.terminal import Terminal
+from mmhicra.config.loading import load_config
+from mmhicra.train.loop.run import Run, train
+from mmhicra.train.loop.terminal import Terminal
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 MEBIBYTE = 2**20

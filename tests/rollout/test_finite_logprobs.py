@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import mmhicra.rollout.vllm as module
-from mmhicra.records import Completion
+import mmhicra.rollout.vllm.engine as module
+from mmhicra.core.records import Completion
 from mmhicra.rollout.engine import NoDistribution, Sampling, refuse_nonfinite
-from mmhicra.rollout.vllm import VLLMEngine
+from mmhicra.rollout.vllm.engine import VLLMEngine
 
 SAMPLING = Sampling(2, 1.0, 1.0, 0, 3, (0,), ())
 

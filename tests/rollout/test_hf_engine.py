@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhicra.config import DataConfig, FreezeConfig, RolloutConfig
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
 from mmhicra.rollout.engine import Sampling, request_seed, sampling_of
-from mmhicra.rollout.hf import HFEngine
-from mmhicra.rollout.sampling import draw, request_uniforms, sampling_logprobs
+from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 

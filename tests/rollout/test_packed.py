@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmhicra.rollout.packed import can_pack, packed_linears
+from mmhicra.rollout.hf.packed import can_pack, packed_linears
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 

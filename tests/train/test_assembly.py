@@ -3,8 +3,8 @@
 import pytest
 from scripted_trainer import scripted_config, scripted_trainer
 
-from mmhicra.train.assembly import evaluation_sampling, make_guard, warmup_and_decay
-from mmhicra.train.terminal import Terminal
+from mmhicra.train.loop.assembly import evaluation_sampling, make_guard, warmup_and_decay
+from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.loading import load_policy
 
 

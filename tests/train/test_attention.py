@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.train.attention import ATTENTIONS, choose, dense, flex_by, segments, varlen
-from mmhicra.train.layout import Layout
-from mmhicra.train.segments import joined_attention
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.train.update.attention import ATTENTIONS, choose, dense, flex_by, segments, varlen
+from mmhicra.train.update.layout import Layout
+from mmhicra.train.update.segments import joined_attention
 
 HEADS, KEY_HEADS, SIZE, SCALE = 6, 2, 16, 0.3
 lengths = st.lists(

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.bench.flops import count_flops
+from benchmarks.flops import count_flops
 from mmhicra.config import DataConfig, LoraConfig, ModelConfig
-from mmhicra.records import Completion, Group
-from mmhicra.train.balance import WORTH, Work, plan_moves
-from mmhicra.train.packing import pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.core.records import Completion, Group
+from mmhicra.train.distributed.balance import WORTH, Work, plan_moves
+from mmhicra.train.update.packing import pack, split_groups
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder

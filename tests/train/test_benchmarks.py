@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmhicra.train.benchmarks import metrics_of
+from mmhicra.train.loop.benchmarks import metrics_of
 
 
 def scores(number, samples):

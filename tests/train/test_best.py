@@ -1,7 +1,7 @@
 """Which evaluation the best checkpoint is chosen by."""
 
 from mmhicra.config import EvalConfig
-from mmhicra.train.best import better, value_of
+from mmhicra.train.loop.best import better, value_of
 
 RECORD = {"eval/accuracy": 0.25, "eval/length": 90.0, "eval/mathvista": 0.5}
 

@@ -7,7 +7,7 @@ import threading
 from short_runs import run
 
 from mmhicra.rewards.reward import Rewarder
-from mmhicra.rollout.hf import HFEngine
+from mmhicra.rollout.hf.engine import HFEngine
 
 
 def test_the_first_group_is_scored_before_the_last_is_sampled(tmp_path, monkeypatch):

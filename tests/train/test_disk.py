@@ -3,7 +3,7 @@
 import pytest
 from short_runs import short_config
 
-from mmhicra.train.disk import bytes_in, bytes_text, disk_need
+from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need
 from mmhicra.vlm.loading import load_policy
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.evaluate.harness import EVALUATION_STEP
-from mmhicra.intervals import wilson_interval
-from mmhicra.records import Completion, Group, RewardRecord
-from mmhicra.train.evaluation import Outcome, accuracy_of, evaluate, outcome_of, paired_change, summarise
+from mmhicra.core.intervals import wilson_interval
+from mmhicra.core.records import Completion, Group, RewardRecord
+from mmhicra.evaluate.runner import EVALUATION_STEP
+from mmhicra.train.loop.evaluation import Outcome, accuracy_of, evaluate, outcome_of, paired_change, summarise
 
 
 def test_wilson_is_the_published_value():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from short_runs import short_config
 
-from mmhicra.records import Completion, Group, Problem, Prompt
+from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, mean_error, worst_prompt
-from mmhicra.train.packing import split_groups
+from mmhicra.train.update.packing import split_groups
 
 
 def look(problem="p", tokens=10, error=1.0):

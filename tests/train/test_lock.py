@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from mmhicra.refusals import RunFolderRefusal
-from mmhicra.train import lock
-from mmhicra.train.lock import RunLock
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.train.loop.lock import RunLock
+from mmhicra.train.loop.loop import lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from mmhicra.train.lock import RunLock;"
+    "import sys, time; from pathlib import Path; from mmhicra.train.loop.lock import RunLock;"
     "held = RunLock(Path(sys.argv[1])); held.acquire(); print('held', flush=True); time.sleep(600)"
 )
 
@@ -125,7 +125,7 @@ def test_a_holder_touches_the_file(tmp_path, monkeypatch):
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A child of a killed training may live on for a while."""
     code = (
-        "import os, sys, time; from pathlib import Path; from mmhicra.train.lock import RunLock;"
+        "import os, sys, time; from pathlib import Path; from mmhicra.train.loop.lock import RunLock;"
         "held = RunLock(Path(sys.argv[1])); held.acquire()\n"
         "if os.fork() == 0: time.sleep(60); os._exit(0)\n"
         "print('held', flush=True); os.kill(os.getpid(), 9)"

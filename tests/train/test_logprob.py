@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmhicra.train.logprob import BANNED_LOGIT, nucleus_mask, token_stats
+from mmhicra.train.update.logprob import BANNED_LOGIT, nucleus_mask, token_stats
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])

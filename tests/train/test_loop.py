@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import pytest
 from short_runs import short_config
 
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.rewards.custom import CustomFailure
-from mmhicra.train import loop
-from mmhicra.train.evaluation import Accuracy, Evaluation
-from mmhicra.train.loop import Run, evaluation_facts
-from mmhicra.train.metrics import Timers
-from mmhicra.train.run_folder import RunFolder
-from mmhicra.train.terminal import Terminal
-from mmhicra.train.updates import UpdateCount
+from mmhicra.train.loop.evaluation import Accuracy, Evaluation
+from mmhicra.train.loop.loop import Run, evaluation_facts, loop
+from mmhicra.train.loop.metrics import Timers
+from mmhicra.train.loop.terminal import Terminal
+from mmhicra.train.update.updates import UpdateCount
 
 ACCURACIES = [0.1, 0.3, 0.2, 0.4, 0.4, 0.1, 0.3]
 """Of the evaluations of a run, in their order."""

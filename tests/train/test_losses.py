@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.train.losses import (
+from mmhicra.train.update.losses import (
     Totals,
     anchored_entropy_slope,
     clipped_policy_loss,

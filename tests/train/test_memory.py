@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmhicra.train.memory import MemoryGauge
-from mmhicra.train.metrics import Timers
+from mmhicra.train.loop.memory import MemoryGauge
+from mmhicra.train.loop.metrics import Timers
 
 MUCH, LITTLE = 400, 100
 """MiB."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmhicra.train.metrics import Tally, Timers
+from mmhicra.train.loop.metrics import Tally, Timers
 
 
 def tally(*parts):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mmhicra.config_loading import load_config
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.train.opening import refuse_other_run
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.train.loop.opening import refuse_other_run
 
 MAY_CHANGE = {
     *("run_folder", "threads", "train.steps", "train.grace_seconds", "train.rank_timeout", "eval.every"),

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmhicra.config import DataConfig, ModelConfig
-from mmhicra.records import Completion, Group, Problem, ProblemImage
-from mmhicra.train.losses import Totals, token_weights
-from mmhicra.train.packing import fill_rows, pack, split_groups
-from mmhicra.train.policy import Policy
+from mmhicra.core.records import Completion, Group, Problem, ProblemImage
+from mmhicra.train.update.losses import Totals, token_weights
+from mmhicra.train.update.packing import fill_rows, pack, split_groups
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import load_policy

@@ -7,10 +7,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DynamoBackend
 from short_runs import short_config
 
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.train.launch import processes_of, speaks
-from mmhicra.train.processes import describe, make_accelerator, overridden
-from mmhicra.train.terminal import Terminal
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.train.distributed.launch import processes_of, speaks
+from mmhicra.train.distributed.processes import describe, make_accelerator, overridden
+from mmhicra.train.loop.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_what_a_launcher_has_left_is_named(monkeypatch, name):
 
 def test_processes_that_do_not_know_each_other_are_no_run(monkeypatch):
     """As job scripts start them that set ranks, but no local rank: each would be a run of its own."""
-    monkeypatch.setattr("mmhicra.train.processes.processes_of", lambda environment: 2)
+    monkeypatch.setattr("mmhicra.train.distributed.processes.processes_of", lambda environment: 2)
     with pytest.raises(ConfigRefusal, match="speaks of 2 processes, but this one is alone"):
         make_accelerator()
 

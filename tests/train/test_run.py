@@ -8,12 +8,12 @@ import pytest
 from short_runs import short_config
 
 from mmhicra.config import LogConfig
-from mmhicra.refusals import RunFolderRefusal
-from mmhicra.train import run
-from mmhicra.train.disk import DiskNeed
-from mmhicra.train.metrics import open_sinks
-from mmhicra.train.run_folder import RunFolder
-from mmhicra.train.terminal import Terminal
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop.disk import DiskNeed
+from mmhicra.train.loop.loop import run
+from mmhicra.train.loop.metrics import open_sinks
+from mmhicra.train.loop.terminal import Terminal
 
 
 class FarEnough(Exception):

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from mmhicra.refusals import RunFolderRefusal
-from mmhicra.steps import step_of, steps_in
-from mmhicra.train.manifest import damage, pack_times, refuse_damaged_model, write_manifest
-from mmhicra.train.run_folder import RunFolder
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.manifest import damage, pack_times, refuse_damaged_model, write_manifest
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.core.step_names import step_of, steps_in
 
 
 @pytest.mark.parametrize(

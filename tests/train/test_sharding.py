@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from mmhicra.train.sharding import restore_states, whole_optimizer_state, whole_state
+from mmhicra.train.distributed.sharding import restore_states, whole_optimizer_state, whole_state
 
 
 def make():

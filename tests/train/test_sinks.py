@@ -7,9 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmhicra.config import LogConfig
-from mmhicra.refusals import RunFolderRefusal
-from mmhicra.train.metrics import TensorBoardSink, open_sinks
-from mmhicra.train.run_folder import RunFolder
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop.metrics import TensorBoardSink, open_sinks
 
 
 def curve(folder):

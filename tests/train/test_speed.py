@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmhicra.train.speed import update_speed
+from mmhicra.train.update.speed import update_speed
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from mmhicra.train.stopping import TO_STOP, GraceOver, Stopped, Stopping
+from mmhicra.train.loop.stopping import TO_STOP, GraceOver, Stopped, Stopping
 
 
 @pytest.mark.parametrize("number", [*TO_STOP, signal.SIGINT])
 def test_a_signal_is_taken_in_each_phase_and_given_back(number, monkeypatch):
-    monkeypatch.setattr("mmhicra.train.stopping.leave_terminal", lambda: None)
+    monkeypatch.setattr("mmhicra.train.loop.stopping.leave_terminal", lambda: None)
     before = signal.getsignal(number)
     with Stopping(quiet=True) as stop:
         with pytest.raises(Stopped, match=number.name):

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 from short_runs import short_config
 
-from mmhicra.train.evaluation import paired_change
-from mmhicra.train.run_folder import RunFolder
-from mmhicra.train.summary import advice, summarise_run
-from mmhicra.train.updates import IDLE_STEPS, UpdateCount
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop.evaluation import paired_change
+from mmhicra.train.loop.summary import advice, summarise_run
+from mmhicra.train.update.updates import IDLE_STEPS, UpdateCount
 
 
 def evaluation(accuracy, by_problem, task, benchmark):

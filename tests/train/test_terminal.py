@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from mmhicra.train.terminal import Terminal, rate_text
+from mmhicra.train.loop.terminal import Terminal, rate_text
 
 
 def test_an_outer_bar_goes_on_after_an_inner_one():

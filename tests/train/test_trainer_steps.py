@@ -9,8 +9,8 @@ import torch
 from scripted_trainer import scripted_config, scripted_trainer, tokenised
 from short_runs import VOLATILE
 
-from mmhicra.records import Problem
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Problem
 from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
 

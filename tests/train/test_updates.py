@@ -12,12 +12,12 @@ import torch
 from short_runs import short_config
 from torch import nn
 
-from mmhicra.records import Completion, Group, RewardRecord
-from mmhicra.refusals import Refusal
-from mmhicra.train.collecting import finite_rewards, place_groups
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Completion, Group, RewardRecord
+from mmhicra.train.collector import finite_rewards, place_groups
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, look_at
-from mmhicra.train.metrics import Tally, nonfinite_numbers
-from mmhicra.train.updates import IDLE_STEPS, FiniteCheck, NotFinite, Sign, UpdateCount, refuse_nonfinite_state
+from mmhicra.train.loop.metrics import Tally, nonfinite_numbers
+from mmhicra.train.update.updates import IDLE_STEPS, FiniteCheck, NotFinite, Sign, UpdateCount, refuse_nonfinite_state
 from mmhicra.vlm.weights import nonfinite
 
 NAN, INF = math.nan, math.inf

@@ -17,16 +17,16 @@ from pydantic import BaseModel
 from short_runs import TINY
 
 from mmhicra.config import RunConfig
-from mmhicra.config_loading import load_config
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.digest import digest_problems
-from mmhicra.data.visual_math import generate
-from mmhicra.evaluate.scoring import TIME_LIMIT
+from mmhicra.data.generated.visual_math import generate
+from mmhicra.evaluate.scoring.score import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
-from mmhicra.refusals import ConfigRefusal
-from mmhicra.rollout.vllm_loading import arguments_of
-from mmhicra.train.assembly import assemble, refuse_idle_processes
-from mmhicra.train.run_folder import RunFolder
-from mmhicra.train.terminal import Terminal
+from mmhicra.rollout.vllm.loading import arguments_of
+from mmhicra.train.loop.assembly import assemble, refuse_idle_processes
+from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.families import unwrap
 from mmhicra.vlm.loading import load_policy
 
@@ -281,7 +281,7 @@ def test_the_placebo_is_drawn_by_the_seed(scenes, monkeypatch):
         seeds.append(seed)
         return matcher.gram_library
 
-    monkeypatch.setattr("mmhicra.train.crediting.placebo_library", drawn)
+    monkeypatch.setattr("mmhicra.train.credit.placebo_library", drawn)
     scenes("adapters").trainer.crediting.draw_placebo([])
     assert seeds == [11]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from mmhicra.config import DataConfig, FreezeConfig, ModelConfig
-from mmhicra.refusals import ConfigRefusal
+from mmhicra.core.errors import ConfigRefusal
 from mmhicra.vlm.families import FAMILIES, Pixels, family_of
 from mmhicra.vlm.features import images_of
 from mmhicra.vlm.loading import load_policy

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from mmhicra.config import DataConfig
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm import features
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.features import FrozenVision, images_of

@@ -15,10 +15,10 @@ from transformers import AutoProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.config import FreezeConfig, LoraConfig, ModelConfig
-from mmhicra.refusals import ConfigRefusal, Refusal
-from mmhicra.vlm.factory import make_tiny
+from mmhicra.core.errors import ConfigRefusal, Refusal
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
+from tools.tiny_vlm.factory import make_tiny
 
 
 def trainable(model):

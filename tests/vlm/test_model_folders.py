@@ -14,7 +14,7 @@ from short_runs import run
 
 from mmhicra.cli import main
 from mmhicra.config import DataConfig, ModelConfig
-from mmhicra.refusals import Refusal
+from mmhicra.core.errors import Refusal
 from mmhicra.vlm.chat import MOST_STEPS, ChatTemplateError, render_chat
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps
 
 from mmhicra.config import DataConfig
-from mmhicra.records import Problem, ProblemImage
-from mmhicra.refusals import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 

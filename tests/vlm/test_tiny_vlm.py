@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from mmhicra.assets import asset_path
-from mmhicra.data.visual_math import PHRASES, generate, solve
+from mmhicra.core.resources import asset_path
+from mmhicra.data.generated.visual_math import PHRASES, generate, solve
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import planning_mask
-from mmhicra.vlm.tiny import SPECIAL_TOKENS, build_model, build_processor, chat_text, save, train_tokenizer
-from mmhicra.vlm.warmup_report import boxed, respond
+from tools.tiny_vlm.tiny import SPECIAL_TOKENS, build_model, build_processor, chat_text, save, train_tokenizer
+from tools.tiny_vlm.warmup_report import boxed, respond
 
 FOLDER = asset_path("tiny_vlm")
 MEBIBYTE = 1 << 20
@@ -126,7 +126,7 @@ def test_the_planning_mask_of_a_solution_is_its_plan_phrases(processor):
 def test_the_report_says_how_the_asset_was_made():
     report = json.loads((FOLDER / "warmup.json").read_text())
     assert report["seed"] == 0
-    assert "mmhicra.vlm.warmup" in report["command"]
+    assert "tools.tiny_vlm.warmup" in report["command"]
     assert 0.3 <= report["accuracy"] <= 0.5
     assert report["boxed"] >= 0.97
     assert report["tokens_mean"] <= 45

@@ -1,0 +1,52 @@
+"""The typed run configuration. `mmhicra.config.loading.load_config` reads one."""
+
+from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
+from mmhicra.config.eval import BenchmarkConfig, BenchmarkName, EvalConfig
+from mmhicra.config.method import (
+    AdaptiveAlphaConfig,
+    AlphaScheduleConfig,
+    CreditConfig,
+    CustomRewardConfig,
+    HicraConfig,
+    RewardConfig,
+)
+from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
+from mmhicra.config.rollout import GuardConfig, RolloutConfig, VLLMConfig
+from mmhicra.config.run import LogConfig, RunConfig
+from mmhicra.config.train import (
+    CorrectionConfig,
+    DynamicSamplingConfig,
+    LossConfig,
+    OptimizerConfig,
+    SirenConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "GENERATED_SOURCES",
+    "AdaptiveAlphaConfig",
+    "AlphaScheduleConfig",
+    "BenchmarkConfig",
+    "BenchmarkName",
+    "ColumnsConfig",
+    "CorrectionConfig",
+    "CreditConfig",
+    "CustomRewardConfig",
+    "DataConfig",
+    "DynamicSamplingConfig",
+    "EvalConfig",
+    "FreezeConfig",
+    "GuardConfig",
+    "HicraConfig",
+    "LogConfig",
+    "LoraConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SirenConfig",
+    "TrainConfig",
+    "VLLMConfig",
+]

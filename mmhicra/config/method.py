@@ -1,0 +1,118 @@
+"""The sections `reward`, `credit` and `hicra`: what a step learns from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mmhicra.config.base import MOST, NonNegative, PathText, Positive, Processes, Section, Tokens, Weight
+
+
+class CustomRewardConfig(Section):
+    """A reward function of your own, by dotted path."""
+
+    path: PathText
+    """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record)."""
+    weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
+    """What its value is multiplied with before it is added to the reward."""
+
+
+class RewardConfig(Section):
+    """The terms of the reward and their weights."""
+
+    accuracy_weight: Weight = 1.0
+    """Weight of the answer: 1 if it is right, else 0."""
+    format_weight: Weight = 0.0
+    """Weight of the form: 1 if the response has `format_style`, else 0."""
+    format_style: Literal["boxed", "think_boxed", "think_answer"] = "boxed"
+    """`boxed`: one \\boxed{} answer. `think_boxed`: <think>...</think>, then that. `think_answer`:
+    <think>...</think><answer>...</answer>."""
+    length_weight: Weight = 0.0
+    """Weight of the soft overlong penalty; see `length_buffer`."""
+    length_buffer: Tokens = 512
+    """Soft overlong penalty: grows to -1 over the last so many tokens before `rollout.max_new_tokens`."""
+    workers: Processes = 2
+    """Processes that verify what takes algebra."""
+    time_limit: Annotated[float, Field(ge=0.01, le=3600.0)] = 5.0
+    """Seconds one verification may take before its worker is killed."""
+    custom: list[CustomRewardConfig] = Field(default=[])
+    """Reward functions of your own, each with its weight."""
+    custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Completions of a group that custom functions are called on at a time; raise it if they wait, e.g. for a judge."""
+    custom_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """Calls of a custom function at most for one completion, if it raises."""
+    custom_wait: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.5
+    """Seconds before its second call, doubled before each further one."""
+    custom_time_limit: Annotated[float, Field(ge=0.01, le=86400.0)] = 300.0
+    """Seconds that one call of a custom function may take; one that takes longer counts as one that raises."""
+    custom_failures: NonNegative = 10
+    """Groups that may be dropped because a custom function failed, over all processes and since this start of the run;
+    with one more the run saves and stops."""
+
+
+class CreditConfig(Section):
+    """How the group's rewards become per-token advantages."""
+
+    method: Literal["hicra", "grpo", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"] = "hicra"
+    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`."""
+    scale: Literal["none", "std"] = "none"
+    """`none` is the paper's mean-centred advantage; `std` also divides by the group's standard deviation."""
+    top_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """`high_entropy`: the share of a response's tokens that is amplified."""
+    entropy_weight: Weight = 0.4
+    """`entropy`: adds min(entropy_weight * H, |A| / entropy_divisor)."""
+    entropy_divisor: Annotated[float, Field(gt=1.0, le=1e4)] = 2.0
+    """`entropy`: what |A| is divided by to bound the bonus."""
+
+
+class AlphaScheduleConfig(Section):
+    """Alpha goes linearly from `hicra.alpha` to `end` over the first `steps` steps. Ours, not the paper's."""
+
+    end: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Alpha from step `steps` on."""
+    steps: Annotated[int, Field(ge=2, le=MOST)]
+    """Steps from `hicra.alpha` to `end`."""
+
+
+class AdaptiveAlphaConfig(Section):
+    """Alpha is moved after every step to hold `signal` at `target`. Ours, not the paper's."""
+
+    signal: Literal["mass", "kl"]
+    """`mass`: share of the positive advantage mass on planning tokens. `kl`: KL(old || new) of a step, per token."""
+    target: Annotated[float, Field(gt=0.0, le=100.0)]
+    """The value of `signal` to hold."""
+    minimum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Alpha never goes below this."""
+    maximum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Alpha never goes above this."""
+    rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """The largest change in one step."""
+
+
+class HicraConfig(Section):
+    """The planning mask and its amplification: A + alpha * |A| on planning tokens."""
+
+    alpha: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """How much planning tokens are amplified; 0.2 is the paper's, 0 is GRPO."""
+    schedule: AlphaScheduleConfig | None = None
+    """Moves alpha by the step."""
+    adaptive: AdaptiveAlphaConfig | None = None
+    """Moves alpha by what each step did."""
+    grams: PathText = "published_249"
+    """A shipped library (`published_249`, `released_193`, `strategy_chunks`) or a file, e.g. of `mmhicra mine`."""
+    min_words: Positive = 1
+    """Drop grams with fewer words; 2 leaves out the connectives (`so`, `but`, ...)."""
+    skip_math: bool = False
+    """Leave matches inside LaTeX, code and boxed answers unmarked."""
+    parts: Literal["all", "thinking", "answer"] = "all"
+    """Where planning is looked for: in the whole response, before `</think>` or `<answer>`, or after it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> HicraConfig:
+        if self.schedule and self.adaptive:
+            raise ValueError("schedule and adaptive both move alpha: drop one")
+        if self.adaptive and not self.adaptive.minimum <= self.alpha <= self.adaptive.maximum:
+            bounds = f"{self.adaptive.minimum} to {self.adaptive.maximum}"
+            raise ValueError(f"alpha ({self.alpha}) starts outside the bounds of adaptive ({bounds}): move one")
+        return self

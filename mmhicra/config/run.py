@@ -1,0 +1,191 @@
+"""The typed run configuration. `config_loading.load_config` reads it; every cross-field check is here, at load.
+
+Sections live in `config_*.py` and are handed on from here.
+"""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from mmhicra.config.base import NonNegative, PathText, Positive, Section, Seed, Threads
+from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
+from mmhicra.config.eval import BenchmarkConfig, BenchmarkName, EvalConfig
+from mmhicra.config.method import (
+    AdaptiveAlphaConfig,
+    AlphaScheduleConfig,
+    CreditConfig,
+    CustomRewardConfig,
+    HicraConfig,
+    RewardConfig,
+)
+from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
+from mmhicra.config.rollout import GuardConfig, RolloutConfig, VLLMConfig
+from mmhicra.config.train import (
+    CorrectionConfig,
+    DynamicSamplingConfig,
+    LossConfig,
+    OptimizerConfig,
+    SirenConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "GENERATED_SOURCES",
+    "PATCHES_PER_TOKEN",
+    "AdaptiveAlphaConfig",
+    "AlphaScheduleConfig",
+    "BenchmarkConfig",
+    "BenchmarkName",
+    "ColumnsConfig",
+    "CorrectionConfig",
+    "CreditConfig",
+    "CustomRewardConfig",
+    "DataConfig",
+    "DynamicSamplingConfig",
+    "EvalConfig",
+    "FreezeConfig",
+    "GuardConfig",
+    "HicraConfig",
+    "LogConfig",
+    "LoraConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SirenConfig",
+    "TrainConfig",
+    "VLLMConfig",
+]
+
+PATCHES_PER_TOKEN = 4
+"""Every family merges 2 x 2 patches into an image token."""
+
+
+class LogConfig(Section):
+    """What is written beside `metrics.jsonl`, and checkpoints."""
+
+    checkpoint_every: NonNegative = 50
+    """Steps between checkpoints; 0 writes the last one only."""
+    keep_checkpoints: Positive = 2
+    """The newest so many stay."""
+    rollouts_every: NonNegative = 1
+    """Steps between rollout files; 0 writes none."""
+    tensorboard: bool = True
+    """Write event files to `tensorboard/` in the run folder."""
+    wandb: bool = False
+    """Log to Weights & Biases (`mmhicra[wandb]`)."""
+    trackio: bool = False
+    """Log to Trackio (`mmhicra[trackio]`)."""
+    project: str = "mmhicra"
+    """The project in W&B and Trackio."""
+
+
+class RunConfig(Section):
+    """The whole configuration of a run."""
+
+    run_folder: PathText = "runs/run"
+    """Where everything that the run writes goes."""
+    seed: Seed = 0
+    """Of everything random: the same configuration, seed and data give the same run."""
+    threads: Threads = 0
+    """CPU threads of torch; 0 leaves its default."""
+    model: ModelConfig = ModelConfig()
+    """The policy."""
+    data: DataConfig = DataConfig()
+    """What it is trained on."""
+    rollout: RolloutConfig = RolloutConfig()
+    """How it samples."""
+    reward: RewardConfig = RewardConfig()
+    """What a response earns."""
+    credit: CreditConfig = CreditConfig()
+    """How rewards become per-token advantages."""
+    hicra: HicraConfig = HicraConfig()
+    """What planning is and how much it is amplified."""
+    train: TrainConfig = TrainConfig()
+    """The update."""
+    eval: EvalConfig = EvalConfig()
+    """What is measured."""
+    log: LogConfig = LogConfig()
+    """What is kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        for problem in (
+            self._check_trainable(),
+            self._check_credit(),
+            self._check_lengths(),
+            self._check_reward(),
+            self._check_rollout(),
+        ):
+            if problem:
+                raise ValueError(problem)
+        return self
+
+    @property
+    def amplifies(self) -> bool:
+        """Whether the credit method uses alpha."""
+        return self.credit.method not in ("grpo", "entropy")
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt and the longest response to it, in training or evaluation."""
+        return self.data.max_prompt_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
+
+    def _check_trainable(self) -> str | None:
+        freeze, lora = self.model.freeze, self.model.lora
+        if lora and not self.model.sees_always_alike:
+            return (
+                "model.lora adapts the language model and freezes the rest, but model.freeze leaves "
+                "vision_tower or merger trainable: set both to true, or drop model.lora"
+            )
+        if lora and self.model.shard:
+            return "model.shard splits a model that is trained whole, model.lora trains little of it: drop one"
+        if lora and freeze.language_model:
+            return "model.lora adapts the language model, which model.freeze.language_model freezes: drop one"
+        if self.model.sees_always_alike and freeze.language_model:
+            return "model.freeze freezes everything, nothing is left to train: set one part to false"
+        return None
+
+    def _check_credit(self) -> str | None:
+        for name in ("schedule", "adaptive"):
+            if getattr(self.hicra, name) and not self.amplifies:
+                return f"hicra.{name} moves alpha, which credit.method {self.credit.method} does not use: drop it"
+        return None
+
+    def _check_lengths(self) -> str | None:
+        patches = 0 if self.model.sees_always_alike else PATCHES_PER_TOKEN
+        longest = (1 + patches) * self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        if self.train.tokens_per_micro_batch < longest:
+            looks = f", and {patches} patches for every image token while the vision side is trained" if patches else ""
+            return (
+                f"train.tokens_per_micro_batch ({self.train.tokens_per_micro_batch}) cannot hold one prompt and one "
+                f"response (data.max_prompt_tokens + rollout.max_new_tokens{looks} = {longest}): raise it or "
+                "lower those"
+            )
+        if self.reward.length_weight > 0 and self.reward.length_buffer > self.rollout.max_new_tokens:
+            return (
+                f"reward.length_buffer ({self.reward.length_buffer}) is longer than rollout.max_new_tokens "
+                f"({self.rollout.max_new_tokens}): every response would be penalised"
+            )
+        return None
+
+    def _check_reward(self) -> str | None:
+        reward = self.reward
+        if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.custom):
+            return "reward has no term with a weight above 0: set reward.accuracy_weight"
+        return None
+
+    def _check_rollout(self) -> str | None:
+        rollout, correction = self.rollout, self.train.loss.correction
+        if correction and rollout.cuts:
+            return (
+                "train.loss.correction compares whole distributions, but rollout.top_p and rollout.top_k cut the one "
+                "that is sampled from: set them to 1 and 0, or drop the correction"
+            )
+        if rollout.prefetch and not correction:
+            return "rollout.prefetch is off-policy by one step: set train.loss.correction, e.g. to {}"
+        if rollout.prefetch and self.train.dynamic_sampling.max_rounds > 1:
+            return "rollout.prefetch samples a step ahead, train.dynamic_sampling.max_rounds samples more now: drop one"
+        return None

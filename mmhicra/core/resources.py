@@ -1,0 +1,75 @@
+"""Where the data that ships with mmhicra lies: configurations, Strategic Grams, the tiny VLMs, benchmark cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmhicra.core.errors import Refusal
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SHARE = Path("share", "mmhicra")
+
+
+def asset_path(name: str) -> Path:
+    """The file or folder `assets/<name>` of a checkout, or its copy in an installed wheel.
+
+    A wheel's data files go to `<prefix>/share/mmhicra/assets`. How far above the package that prefix is,
+    depends on the scheme (virtual environment, `--user`, `--target`), hence the walk upwards.
+
+    Args:
+        name: relative to `assets/`, e.g. `tiny_vlm` or `strategic_grams/published_249.json`.
+
+    Raises:
+        Refusal: this installation does not have it.
+    """
+    return _shipped("assets", name)
+
+
+def evaluation_path(name: str) -> Path:
+    """The file `eval/<name>` of a checkout, or its copy in an installed wheel, like `asset_path`.
+
+    Args:
+        name: relative to `eval/`, e.g. `cards/mathvista.yaml`.
+
+    Raises:
+        Refusal: this installation does not have it.
+    """
+    return _shipped("eval", name)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations of `configs/`, by the name that `--config` takes: the file's without `.yaml`."""
+    found = {path.stem: path for folder in reversed(_folders("configs")) for path in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def find_config(name: str) -> str:
+    """The file that `--config NAME` means: one that is there, else the shipped configuration of that name.
+
+    Returns:
+        The file's path, relative to the working directory if it lies below that; of an unknown name the name itself,
+        which then cannot be read.
+    """
+    shipped = shipped_configs().get(name.removeprefix("configs/").removesuffix(".yaml"))
+    if Path(name).is_file() or shipped is None:
+        return name
+    return str(shipped.relative_to(Path.cwd()) if shipped.is_relative_to(Path.cwd()) else shipped)
+
+
+def _shipped(room: str, name: str) -> Path:
+    for folder in _folders(room):
+        if (folder / name).exists():
+            return folder / name
+    raise Refusal(f"asset {name!r} is missing from this installation of mmhicra ({_PACKAGE}): reinstall mmhicra")
+
+
+def checkout() -> Path | None:
+    """The root of the repository, if mmhicra runs from one."""
+    # Beside a package in site-packages, `assets` would be somebody else's.
+    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+def _folders(room: str) -> list[Path]:
+    root = checkout()
+    own = [root / room] if root else []
+    return own + [folder / _SHARE / room for folder in _PACKAGE.parents]

@@ -1,0 +1,246 @@
+"""The folder of one run: where its configuration, metrics, rollouts, checkpoints and summary lie.
+
+config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
+evaluations/step_000050/   what the benchmarks gave
+checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
+
+Only what is named like this is read, replaced or removed; whatever else lies there stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.files import PARTIAL, append_line, free_name, json_text, jsonable, sync_folder, write_whole, writing
+from mmhicra.core.manifest import remove_listed
+from mmhicra.core.step_names import step_name, step_of, steps_in
+
+OLD, REPLACED, DAMAGED = ".old", ".replaced", ".damaged"
+"""Suffixes of what is on its way out or was moved aside, of a checkpoint while another takes its name, and of one that
+cannot be used."""
+
+EVALUATION_FILES = ("*.responses.jsonl", "*.samples.jsonl", "*.json", f"*{PARTIAL}")
+
+
+class RunFolder:
+    """Names and writes what lies in a run folder; on several ranks only the main one writes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.refused = self.path / "refused.jsonl"
+        self.trackers = self.path / "trackers.json"
+        self.rollouts = self.path / "rollouts"
+        self.evaluations = self.path / "evaluations"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    @property
+    def best(self) -> Path:
+        """Says which checkpoint belongs to the best evaluation so far."""
+        return self.checkpoints / "best.json"
+
+    def holds_run(self) -> bool:
+        """Whether a run has left results here; one that was refused at the door has not."""
+        return self.metrics.exists() or self.checkpoints.exists()
+
+    def make(self) -> None:
+        """Make the folder itself.
+
+        Raises:
+            RunFolderRefusal: it cannot be made.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def own_entries(self) -> list[Path]:
+        """All that a run and the commands that look at it write here, the configuration first."""
+        files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
+        files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
+        return [p for p in (*files, self.rollouts, self.evaluations, self.checkpoints, self.tensorboard) if p.exists()]
+
+    def set_aside(self) -> Path | None:
+        """Move the run that is here to a folder beside this one, `RUN.old`, `RUN.old2`, ...; None if there is none.
+
+        It is gathered under another name first, so a kill never leaves a run in two places: the next call goes on.
+
+        Raises:
+            RunFolderRefusal: it cannot be moved.
+        """
+        with writing(self.path):
+            for entry in self.own_entries():
+                self._gathered.mkdir(exist_ok=True)
+                entry.rename(self._gathered / entry.name)
+        return self.finish_setting_aside()
+
+    def finish_setting_aside(self) -> Path | None:
+        """Give what `set_aside` has gathered its name; None if nothing is gathered."""
+        if not self._gathered.exists():
+            return None
+        with writing(self.path):
+            aside = self._gathered.rename(free_name(self.path.resolve(), OLD))
+            sync_folder(aside.parent)
+        return aside
+
+    @property
+    def _gathered(self) -> Path:
+        path = self.path.resolve()
+        return path.with_name(path.name + OLD + PARTIAL)
+
+    def write_config(self, config_text: str) -> None:
+        """Write `config.yaml`, unless it says just this."""
+        try:
+            if self.config.read_text(encoding="utf-8") == config_text:
+                return
+        except (OSError, UnicodeDecodeError):
+            pass  # missing or damaged: it is written
+        write_whole(self.config, config_text)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of `step` lies."""
+        return self.checkpoints / step_name(step)
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint, None before the first; whether it is whole, `manifest.damage` says."""
+        return max(((step, path) for step, path in steps_in(self.checkpoints) if path.is_dir()), default=(0, None))[1]
+
+    def keep_checkpoint(self, partial: Path, final: Path) -> None:
+        """Give a finished checkpoint its name; one that had it before is removed after that."""
+        before = final.with_name(final.name + REPLACED) if final.exists() else None
+        if before is not None:
+            final.rename(before)
+        partial.rename(final)
+        sync_folder(final.parent)
+        if before is not None:
+            remove_listed(before)
+
+    def prune_checkpoints(self, keep: int, best: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the `best` one; what others put in them stays in `.old`."""
+        for step, path in steps_in(self.checkpoints)[:-keep]:
+            if step != best and path.is_dir() and not path.is_symlink():
+                remove_listed(path.rename(free_name(path, OLD)))
+
+    def evaluation(self, step: int) -> Path:
+        """Where the results of the benchmarks after `step` lie."""
+        return self.evaluations / step_name(step)
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        """Write `best.json`: step, metric, value, and the checkpoint's folder."""
+        write_whole(self.best, json_text({**best, "checkpoint": step_name(best["step"])}, indent=1) + "\n")
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """One more line in `metrics.jsonl`."""
+        append_line(self.metrics, json.dumps(jsonable(record)))
+
+    def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """One JSON line per completion of `step`."""
+        with writing(self.rollouts):
+            self.rollouts.mkdir(exist_ok=True)
+        lines = "".join(json_text(record) + "\n" for record in records)
+        write_whole(self.rollouts / f"{step_name(step)}.jsonl", lines)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_whole(self.summary, json_text(summary, indent=2) + "\n")
+
+    def tracker_identities(self, packages: Sequence[str]) -> dict[str, str]:
+        """What each tracker knows this run by, kept in `trackers.json` from its first start on."""
+        try:
+            known = json.loads(self.trackers.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
+        known = {name: value for name, value in known.items() if isinstance(value, str)} if type(known) is dict else {}
+        new = {package: uuid.uuid4().hex[:12] for package in packages if package not in known}
+        if new:
+            write_whole(self.trackers, json_text(known | new, indent=1) + "\n")
+        return known | new
+
+    def recorded_steps(self) -> dict[int, bytes]:
+        """The line of `metrics.jsonl` of each step; one that a kill cut off at the end is left out.
+
+        Raises:
+            RunFolderRefusal: another line is damaged.
+        """
+        lines = [line for line in enumerate(self._metrics_bytes().split(b"\n"), start=1) if line[1].strip()]
+        found: dict[int, bytes] = {}
+        for number, line in lines:
+            step = step_recorded(line)
+            if step is not None:
+                found[step] = line
+            elif (number, line) != lines[-1]:
+                raise RunFolderRefusal(
+                    f"{self.metrics}, line {number} is damaged: restore the file, or take the line out and resume again"
+                )
+        return found
+
+    def _metrics_bytes(self) -> bytes:
+        try:
+            return self.metrics.read_bytes() if self.metrics.exists() else b""
+        except OSError as error:
+            raise RunFolderRefusal(f"cannot read {self.metrics}: {error.strerror}; mend or remove it") from None
+
+    def rewind(self, step: int) -> list[int]:
+        """Drop what was written after `step`: a resumed run writes it again, to the same values.
+
+        Returns:
+            The steps up to there that `metrics.jsonl` does not tell of.
+
+        Raises:
+            RunFolderRefusal: `metrics.jsonl` is damaged, or something cannot be written.
+        """
+        recorded = self.recorded_steps()
+        kept = b"".join(line + b"\n" for number, line in recorded.items() if number <= step)
+        if self.metrics.exists() and kept != self._metrics_bytes():
+            write_whole(self.metrics, kept)
+        with writing(self.path):
+            for number, file in steps_in(self.rollouts, ".jsonl"):
+                if number > step and file.is_file():
+                    file.unlink()
+            for number, folder in steps_in(self.evaluations):
+                if number > step and folder.is_dir():
+                    remove_evaluation(folder)
+        return [number for number in range(1, step + 1) if number not in recorded]
+
+    def sweep(self) -> None:
+        """Remove what a kill left unfinished: `.partial` files and checkpoints, and checkpoints on their way out."""
+        with writing(self.path):
+            for file in (self.config, self.metrics, self.summary, self.refused, self.trackers, self.best):
+                file.with_name(file.name + PARTIAL).unlink(missing_ok=True)
+            for _, file in steps_in(self.rollouts, ".jsonl" + PARTIAL):
+                file.unlink()
+            for _, folder in steps_in(self.checkpoints, PARTIAL):
+                shutil.rmtree(folder)
+            for step, folder in steps_in(self.checkpoints, REPLACED):
+                if self.checkpoint(step).exists():
+                    remove_listed(folder)
+                else:  # a kill came before the other one had the name
+                    folder.rename(self.checkpoint(step))
+            for folder in self.checkpoints.glob(f"step_*{OLD}*"):
+                if step_of(folder.name.partition(OLD)[0]) is not None and folder.is_dir():
+                    remove_listed(folder)
+
+
+def step_recorded(line: bytes) -> int | None:
+    """The step that a line of `metrics.jsonl` tells of, None if it is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int and step >= 0 else None
+
+
+def remove_evaluation(folder: Path) -> None:
+    """Remove the results of one evaluation, and its folder if nothing else lies there."""
+    for pattern in EVALUATION_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()

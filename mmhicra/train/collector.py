@@ -1,0 +1,193 @@
+"""From problems to scored groups: prompts are built, completions sampled, and rewards computed while others still grow.
+
+With `rollout.prefetch` the next step's groups are sampled in a thread while this step trains. They are one step behind
+the policy, which `train.loss.correction` makes up for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mmhicra.config import RunConfig
+from mmhicra.core.errors import Refusal
+from mmhicra.core.records import Completion, Group, Problem, Prompt
+from mmhicra.data.dataset import ProblemStream
+from mmhicra.rewards.custom import LARGEST_REWARD
+from mmhicra.rewards.reward import Rewarder
+from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.train.distributed.ranks import Ranks
+from mmhicra.train.distributed.sharding import gathered
+from mmhicra.train.loop.memory import MemoryGauge
+from mmhicra.train.loop.metrics import Timers
+from mmhicra.vlm.features import FrozenVision
+from mmhicra.vlm.processing import PromptBuilder
+
+Progress = Callable[[str, int, int], None]
+"""Told (phase, done, total) while a step works."""
+
+
+@dataclass
+class Collector:
+    """Takes the next problems and returns their groups.
+
+    Attributes:
+        vision: looks at images ahead of everyone; None if the vision tower is trained, and every forward pass has to
+            look.
+        policy: the model that `vision` looks with, made whole for it if it is sharded.
+    """
+
+    config: RunConfig
+    engine: Engine
+    sampling: Sampling
+    rewarder: Rewarder
+    stream: ProblemStream
+    prompts: PromptBuilder
+    vision: FrozenVision | None
+    policy: torch.nn.Module
+    ranks: Ranks
+    progress: Progress = lambda phase, done, total: None
+    time: Timers = field(default_factory=lambda: Timers(MemoryGauge()))
+    ahead: Ahead | None = None
+    """The groups of the next step, if they are sampled already."""
+
+    def roll_out(self, step: int, *, refill: bool = False) -> list[Group]:
+        """This rank's share of the groups of the next problems, scored.
+
+        With `refill` they are problems that the step has not had yet; none if it has had all.
+        """
+        if self.ahead is not None:
+            ahead, self.ahead = self.ahead, None
+            groups = ahead.groups()
+            with self.time("reward"):
+                self.rewarder.score(groups)
+            return groups
+        prompts = self.next_prompts(refill)
+        total = len(prompts) * self.sampling.n
+        scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+        scores: list[Future[None]] = []
+        try:
+            with self.time("rollout"):
+                groups = self.engine.generate(
+                    prompts,
+                    self.sampling,
+                    seed=self.config.seed,
+                    step=step,
+                    on_finish=lambda done: self.progress("rollout", done, total),
+                    on_group=lambda group: scores.append(scorer.submit(self.rewarder.score, [group])),
+                )
+            with self.time("reward"):
+                for score in scores:
+                    score.result()
+        finally:  # a step that is given up does not wait for a reward that hangs
+            scorer.shutdown(wait=False, cancel_futures=True)
+        return groups
+
+    def start_ahead(self, step: int) -> None:
+        """Begin to sample the groups of `step`."""
+        before, prompts = self.stream.state(), self.next_prompts()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        sampled = thread.submit(self.engine.generate, prompts, self.sampling, self.config.seed, step)
+        thread.shutdown(wait=False)
+        self.ahead = Ahead(before, sampled)
+
+    def land(self) -> None:
+        """Wait until what is sampled ahead is there: the engine is about to get other weights."""
+        if self.ahead is not None:
+            with self.time("rollout"):
+                self.ahead.groups()
+
+    def next_prompts(self, refill: bool = False) -> list[Prompt]:
+        """This rank's share of the prompts of a step, or of those that fill it up."""
+        take = self.stream.refill if refill else self.stream.take
+        return self.prepare(self.ranks.share(take(self.config.train.prompts_per_step)))
+
+    def prepare(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Process each problem once, and look at its images if what is seen stays the same for the whole run."""
+        with self.time("prompts"):
+            prompts = [self.prompts.build(problem) for problem in problems]
+        if self.vision is None:
+            return prompts
+        with self.time("vision"), gathered(self.policy):
+            return self.vision.look(prompts)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, JSON-able. Every rank must call it."""
+        if self.ahead is None:
+            return {"stream": self.stream.state(), "ahead": None}
+        sampled = self.ranks.gather_shares([sampled_of(group) for group in self.ahead.groups()])
+        return {"stream": self.ahead.before, "ahead": sampled}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where `state` left off."""
+        self.stream.restore(state["stream"])
+        if state["ahead"] is None:
+            return
+        before, prompts = self.stream.state(), self.next_prompts()
+        share = self.ranks.share(state["ahead"])
+        groups = [
+            Group(prompt, [Completion(**one) for one in sampled])
+            for prompt, sampled in zip(prompts, share, strict=True)
+        ]
+        self.ahead = Ahead(before, done(groups))
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Groups that are sampled before their step.
+
+    Attributes:
+        before: where the stream was before their problems were taken.
+        sampled: the groups, when they are there.
+    """
+
+    before: dict[str, Any]
+    sampled: Future[list[Group]]
+
+    def groups(self) -> list[Group]:
+        """The groups; waits for them."""
+        return self.sampled.result()
+
+
+def finite_rewards(group: Group) -> list[float]:
+    """The total rewards of a group.
+
+    Raises:
+        Refusal: one is not a finite number, or too large to train on.
+    """
+    rewards = group.rewards()
+    if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):  # NaN is not
+        raise Refusal(
+            f"problem {group.prompt.problem.id}: its rewards are {', '.join(f'{reward:g}' for reward in rewards)}: "
+            f"reward.custom must give finite numbers of at most {LARGEST_REWARD:g}"
+        )
+    return rewards
+
+
+def place_groups(signals: Sequence[bool], taken: int, wanted: int) -> list[int | None]:
+    """The place of each group among those that its step keeps; None without signal, or if there are enough.
+
+    Args:
+        signals: whether each group has signal, of all ranks in the order of the problems.
+        taken: how many the step has kept before.
+        wanted: how many it keeps at most.
+    """
+    free = iter(range(taken, wanted))
+    return [next(free, None) if signal else None for signal in signals]
+
+
+def sampled_of(group: Group) -> list[dict[str, Any]]:
+    """What the engine said of a group's completions."""
+    names = ("ids", "logprobs", "finish_reason", "text")
+    return [{name: value for name, value in vars(each).items() if name in names} for each in group.completions]
+
+
+def done(groups: list[Group]) -> Future[list[Group]]:
+    """A future that is there already."""
+    future: Future[list[Group]] = Future()
+    future.set_result(groups)
+    return future

@@ -1,0 +1,107 @@
+"""From a step's rewards to its advantages, by the configured method; what a method learns on the way is kept here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmhicra.config import RunConfig
+from mmhicra.core.records import Group
+from mmhicra.hicra.alpha import AlphaController
+from mmhicra.hicra.controls import Sample, placebo_library
+from mmhicra.hicra.credit import NEEDS_ENTROPY, CreditOptions, assign_credit
+from mmhicra.hicra.grams import Gram, GramLibrary
+from mmhicra.hicra.planning import Marked, PlanningMatcher
+
+
+class Crediting:
+    """Marks planning tokens and assigns credit; its state (alpha, placebo n-grams) goes into checkpoints.
+
+    Args:
+        config: of the run.
+        matcher: of the Strategic Grams.
+        tokenizer: of the policy.
+    """
+
+    def __init__(self, config: RunConfig, matcher: PlanningMatcher, tokenizer: Any) -> None:
+        self.config = config
+        self.matcher = matcher
+        self.tokenizer = tokenizer
+        self.controller = make_controller(config)
+        self.placebo: PlanningMatcher | None = None
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the method reads token entropies, which takes a forward pass before it."""
+        return self.config.credit.method in NEEDS_ENTROPY
+
+    @property
+    def follows_drift(self) -> bool:
+        """Whether alpha follows the policy's drift, which takes a forward pass before and after the update."""
+        return self.controller.signal == "kl"
+
+    @property
+    def lacks_placebo(self) -> bool:
+        """Whether the random n-grams have to be drawn first."""
+        return self.config.credit.method == "placebo" and self.placebo is None
+
+    def samples(self, groups: Sequence[Group]) -> list[Sample]:
+        """What placebo n-grams are drawn from."""
+        return [Sample(completion.ids, completion.text) for group in groups for completion in group.completions]
+
+    def draw_placebo(self, samples: Sequence[Sample]) -> None:
+        """Draw the random n-grams, once in a run: from the responses of its first step, on all ranks.
+
+        Raises:
+            Refusal: the responses cannot supply them.
+        """
+        self._use_placebo(placebo_library(samples, self.matcher, self.tokenizer, self.config.seed))
+
+    def mark(self, group: Group) -> list[Marked]:
+        """Set the masks of a group's completions; returns everything that was found."""
+        marked = [self.matcher.read(completion.ids) for completion in group.completions]
+        for completion, found in zip(group.completions, marked, strict=True):
+            completion.planning = found.planning
+            completion.placebo = self.placebo.mask(completion.ids) if self.placebo else None
+        return marked
+
+    def assign(self, group: Group, step: int, *, kept: bool) -> None:
+        """Set the per-token advantages of a group of this step; if it is not kept, for the record only."""
+        credit = self.config.credit
+        options = CreditOptions(
+            alpha=self.controller.at(step),
+            top_share=credit.top_share,
+            entropy_weight=credit.entropy_weight,
+            entropy_divisor=credit.entropy_divisor,
+        )
+        assign_credit(group, credit.method if kept else "grpo", options, credit.scale)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, JSON-able."""
+        placebo = self.placebo and {
+            "grams": [gram.text for gram in self.placebo.gram_library.grams],
+            "provenance": dict(self.placebo.gram_library.provenance),
+        }
+        return {"alpha": self.controller.alpha, "placebo": placebo}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up where `state` left off."""
+        self.controller.alpha = state["alpha"]
+        if state["placebo"]:
+            grams = tuple(Gram(text) for text in state["placebo"]["grams"])
+            self._use_placebo(GramLibrary("placebo", grams, state["placebo"]["provenance"]))
+
+    def _use_placebo(self, library: GramLibrary) -> None:
+        self.placebo = PlanningMatcher(library, self.tokenizer)
+
+
+def make_controller(config: RunConfig) -> AlphaController:
+    """Constant, scheduled or adaptive alpha, as configured; 0 for a method that amplifies nothing."""
+    options = config.hicra
+    if not config.amplifies:
+        return AlphaController(0.0)
+    if options.schedule:
+        return AlphaController(options.alpha, end=options.schedule.end, steps=options.schedule.steps)
+    if options.adaptive:
+        return AlphaController(options.alpha, **options.adaptive.model_dump())
+    return AlphaController(options.alpha)

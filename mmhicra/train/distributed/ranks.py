@@ -1,0 +1,76 @@
+"""What the processes of a run tell each other; with one process every function returns what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from mmhicra.core.errors import Refusal
+
+
+class Ranks:
+    """The processes of a run, seen from one of them. Whatever gathers or sums must be called by all."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.accelerator.num_processes
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This rank's part of `items`."""
+        return list(items[self.accelerator.process_index :: self.count])
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The `items` of all ranks."""
+        return gather_object(items) if self.count > 1 else items
+
+    def gather_shares(self, items: Sequence[Any]) -> list[Any]:
+        """Every rank's `items` back in the order that `share` took them from."""
+        if self.count == 1:
+            return list(items)
+        shares = gather_object([list(items)])
+        return [shares[i % self.count][i // self.count] for i in range(sum(len(part) for part in shares))]
+
+    @contextmanager
+    def refusing_together(self) -> Iterator[None]:
+        """If any rank refuses in the `with` block all do, at its end: none waits for one that has left.
+
+        Each reason is told once, by the first rank that has it. What is in the block must not wait for other ranks, or
+        must refuse on all of them alike.
+        """
+        refusal: Refusal | None = None
+        try:
+            yield
+        except Refusal as raised:
+            refusal = raised
+        rank = self.accelerator.process_index
+        said = self.gather([] if refusal is None else [(rank, str(refusal))])
+        if refusal is not None:
+            refusal.told = refusal.told or any(text == str(refusal) for other, text in said if other < rank)
+            raise refusal
+        if said:
+            refusal = Refusal(said[0][1])
+            refusal.told = True
+            raise refusal
+
+    def sum(self, value: float) -> float:
+        """Sum of `value` over all ranks."""
+        return float(self._all(value).sum())
+
+    def max(self, value: float) -> float:
+        """Maximum of `value` over all ranks."""
+        return float(self._all(value).max())
+
+    def _all(self, value: float) -> Tensor:
+        return torch.as_tensor(
+            self.accelerator.gather(torch.tensor([value], dtype=torch.float64, device=self.accelerator.device))
+        )

@@ -1,0 +1,144 @@
+"""Sharding (FSDP2): parameters, gradients and optimiser state split over the ranks, and states made whole again.
+
+A model that is not sharded passes through every function here unchanged, so the trainer has one path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mmhicra.core.records import Group, Prompt
+from mmhicra.rollout.engine import Arrival, Engine, Progress, Sampling
+from mmhicra.train.update.policy import Policy
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+"""States as one process would have them; on ranks other than the first they are empty if the model is sharded."""
+
+
+def shard(policy: Policy, precision: str) -> None:
+    """Split `policy` over the ranks in place, block by block; a block's parameters are whole only while it runs."""
+    names = set(policy.model._no_split_modules or ())  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    mixed = bf16 if precision == "bf16" else MixedPrecisionPolicy()
+    for block in [module for module in policy.modules() if type(module).__name__ in names]:
+        fully_shard(block, mp_policy=mixed)
+    fully_shard(policy, mp_policy=mixed)
+    # Whoever runs first would become the root: before the first update that is a block, in the engine.
+    policy._get_fsdp_state()._lazy_init()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+
+_WHOLE: WeakSet[nn.Module] = WeakSet()
+"""Modules that `gathered` holds whole now."""
+
+
+@contextmanager
+def gathered(policy: nn.Module) -> Iterator[None]:
+    """Keep every parameter whole on every rank in a `with` block: ranks may then run the model out of step.
+
+    Blocks may be nested; the outermost gathers, and gives back.
+    """
+    shards = [module for module in policy.modules() if isinstance(module, FSDPModule) and module not in _WHOLE]
+    _WHOLE.update(shards)
+    for module in shards:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            _WHOLE.discard(module)
+            # The root stays whole between forward and backward, where it is needed at once.
+            module.set_reshard_after_forward(module is not policy, recurse=False)
+            module.reshard()
+
+
+@dataclass(frozen=True)
+class GatheringEngine:
+    """An engine that samples from a sharded policy."""
+
+    engine: Engine
+    policy: nn.Module
+
+    @property
+    def name(self) -> str:
+        """The inner engine's."""
+        return self.engine.name
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        step: int,
+        on_finish: Progress | None = None,
+        on_group: Arrival | None = None,
+    ) -> list[Group]:
+        """See `Engine.generate`."""
+        with gathered(self.policy):
+            return self.engine.generate(prompts, sampling, seed, step, on_finish, on_group)
+
+    def sync(self, model: nn.Module) -> dict[str, float]:
+        """See `Engine.sync`."""
+        return self.engine.sync(model)
+
+    def rest(self) -> None:
+        """See `Engine.rest`."""
+        self.engine.rest()
+
+
+@contextmanager
+def accumulating(accelerator: Accelerator, policy: nn.Module, *, last: bool) -> Iterator[None]:
+    """Average gradients over the ranks in the `last` micro-batch only."""
+    if isinstance(policy, FSDPModule):
+        policy.set_requires_gradient_sync(last)
+        yield
+    elif last:
+        yield
+    else:
+        with accelerator.no_sync(policy):
+            yield
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients down to norm `limit`; returns the norm before, as a scalar on one device."""
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def whole_state(policy: nn.Module) -> dict[str, Any]:
+    """The state dict of `policy`, on the CPU. Every rank must call it; only the first gets it if sharded."""
+    return get_model_state_dict(policy, options=WHOLE)
+
+
+def whole_optimizer_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state by parameter name; empty before its first step. Every rank must call it."""
+    if not optimizer.state:
+        # Asked for a state that is not there, torch makes one by a step of its own, which Adam would count.
+        return {}
+    return get_optimizer_state_dict(policy, optimizer, options=WHOLE)
+
+
+def restore_states(
+    policy: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Any], moments: dict[str, Any]
+) -> None:
+    """Load whole states into a policy, sharded or not; `weights` may leave out what is not trained."""
+    set_model_state_dict(policy, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+    if moments:
+        set_optimizer_state_dict(policy, optimizer, moments, options=StateDictOptions(full_state_dict=True))

@@ -1,0 +1,349 @@
+"""Put a trainer together: data is checked at the door, then model, engine, rewards and optimiser are made."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mmhicra.config import OptimizerConfig, RunConfig
+from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.manifest import refuse_damaged_model
+from mmhicra.core.records import Problem
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.data.dataset import Loaded, ProblemStream, load_problems, refuse_without_images
+from mmhicra.data.refused import summarise_refused
+from mmhicra.evaluate.questions import QuestionSet
+from mmhicra.evaluate.runner import make_asking
+from mmhicra.evaluate.scoring.score import TIME_LIMIT
+from mmhicra.hicra.grams import GramLibrary
+from mmhicra.hicra.planning import PlanningMatcher
+from mmhicra.rewards.golds import gold_problem
+from mmhicra.rewards.reward import Rewarder
+from mmhicra.rewards.workers import Verifier
+from mmhicra.rollout.engine import Engine, Sampling, sampling_of
+from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.rollout.vllm.loading import load_vllm, refuse_without_vllm
+from mmhicra.train.collector import Collector
+from mmhicra.train.credit import Crediting
+from mmhicra.train.distributed.balance import Work
+from mmhicra.train.distributed.processes import sharded
+from mmhicra.train.distributed.ranks import Ranks
+from mmhicra.train.distributed.sharding import GatheringEngine, shard
+from mmhicra.train.guard import AlignmentGuard
+from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
+from mmhicra.train.loop.terminal import Terminal
+from mmhicra.train.trainer import Trainer
+from mmhicra.train.update.attention import choose
+from mmhicra.train.update.policy import Policy
+from mmhicra.train.update.reference import Reference
+from mmhicra.vlm.features import FrozenVision
+from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
+from mmhicra.vlm.processing import ImageSize, PromptBuilder, warn_of_shrinking
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A trainer and what the run around it needs."""
+
+    trainer: Trainer
+    processor: Any
+    gram_library: GramLibrary
+    held_out: list[Problem]
+    evaluation_sampling: Sampling
+    benchmarks: Benchmarks
+    refused: int
+    parameters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was checked before any weight is loaded, where a mistake costs seconds."""
+
+    gram_library: GramLibrary
+    rewarder: Rewarder
+    prompts: PromptBuilder
+    problems: Loaded
+    question_sets: list[QuestionSet]
+    verifier: Verifier
+
+
+def assemble(
+    config: RunConfig, folder: RunFolder, accelerator: Accelerator, terminal: Terminal, stack: ExitStack
+) -> Assembly:
+    """Everything a run needs, made in the order in which a mistake is cheapest to find.
+
+    Args:
+        config: a checked configuration.
+        folder: where `refused.jsonl` goes.
+        accelerator: of this process.
+        terminal: where progress is shown.
+        stack: closes the reward workers and the engine when the run ends.
+
+    Raises:
+        Refusal: the grams, the data or the model cannot be used.
+    """
+    with Ranks(accelerator).refusing_together():  # what one node lacks, e.g. the model's folder, ends the others too
+        inputs = check_inputs(config, folder, accelerator, terminal, stack)
+        model = load_policy(config.model, config.seed)
+    parameters = count_parameters(model.model)
+    library = inputs.gram_library
+    terminal.say(
+        f"model {config.model.path}: {parameters['total']:,} parameters, {parameters['trained']:,} trained; "
+        f"{len(library)} Strategic Grams ({library.name})"
+    )
+    trainer = make_trainer(config, inputs, model, accelerator, terminal, stack)
+    asking = make_asking(config, model, trainer.collector.engine)
+    return Assembly(
+        trainer=trainer,
+        processor=model.processor,
+        gram_library=library,
+        held_out=inputs.problems.held_out,
+        evaluation_sampling=evaluation_sampling(config, model),
+        benchmarks=Benchmarks(inputs.question_sets, asking, inputs.verifier),
+        refused=len(inputs.problems.refused),
+        parameters=parameters,
+    )
+
+
+def check_inputs(
+    config: RunConfig, folder: RunFolder, accelerator: Accelerator, terminal: Terminal, stack: ExitStack
+) -> Inputs:
+    """Processes, grams, rewards, processor, data and benchmarks; arguments and errors as of `assemble`."""
+    refuse_idle_processes(config, accelerator)
+    if config.rollout.engine == "vllm":
+        refuse_without_vllm()
+    library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
+    refuse_damaged_model(Path(config.model.path).expanduser())
+    rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
+    processor = load_processor(config.model)
+    prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
+    refused_path = folder.refused if accelerator.is_main_process else None
+    problems = load_checked_problems(config, prompts, rewarder, terminal, refused_path)
+    rewarder.try_custom(problems.train[0])
+    return Inputs(
+        gram_library=library,
+        rewarder=rewarder,
+        prompts=prompts,
+        problems=problems,
+        question_sets=load_benchmarks(config, processor, terminal),
+        verifier=stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT)),  # the limit of `mmhicra eval`
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    inputs: Inputs,
+    model: LoadedModel,
+    accelerator: Accelerator,
+    terminal: Terminal,
+    stack: ExitStack,
+) -> Trainer:
+    """The trainer around a loaded model; says which engine and attention it has."""
+    sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
+    vision, work = make_vision(config, model), Work.of(model.model, model.family)  # while the model is whole
+    policy, reference = make_policy(config, model, sampling, accelerator)
+    engine = make_engine(config, model, policy, accelerator, stack)
+    terminal.say(f"engine: {engine.name}")
+    terminal.say(f"attention: {policy.attention}")
+    ranks = Ranks(accelerator)
+    prepared = policy if sharded(config, accelerator) else accelerator.prepare_model(policy)
+    collector = Collector(
+        config=config,
+        engine=engine,
+        sampling=sampling,
+        rewarder=inputs.rewarder,
+        stream=ProblemStream(inputs.problems.train, config.seed, config.data.shuffle),
+        prompts=inputs.prompts,
+        vision=vision,
+        policy=prepared,
+        ranks=ranks,
+    )
+    optimizer = make_optimizer(policy, config.train.optimizer)
+    matcher = make_matcher(config, inputs.gram_library, model, sampling)
+    return Trainer(
+        config=config,
+        accelerator=accelerator,
+        policy=prepared,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
+        reference=reference,
+        collector=collector,
+        crediting=Crediting(config, matcher, model.tokenizer),
+        guard=make_guard(config, terminal),
+        ranks=ranks,
+        work=work,
+        say=terminal.say,
+    )
+
+
+def refuse_idle_processes(config: RunConfig, accelerator: Accelerator) -> None:
+    """Raise ConfigRefusal if a step has fewer prompts than there are processes."""
+    if config.train.prompts_per_step < accelerator.num_processes:
+        raise ConfigRefusal(
+            f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {accelerator.num_processes} "
+            "processes without a prompt: raise it, or start fewer"
+        )
+
+
+def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sampling: Sampling) -> PlanningMatcher:
+    """What marks planning tokens."""
+    return PlanningMatcher(
+        library,
+        model.tokenizer,
+        skip_math=config.hicra.skip_math,
+        parts=config.hicra.parts,
+        stop_ids=sampling.stop_token_ids,
+    )
+
+
+def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
+    """What looks at images ahead of training, if the vision side stays as it is."""
+    if not config.model.sees_always_alike:
+        return None
+    return FrozenVision(model.model, model.family, config.model.precision, config.model.vision_cache)
+
+
+def make_policy(
+    config: RunConfig, model: LoadedModel, sampling: Sampling, accelerator: Accelerator
+) -> tuple[Policy, Reference | None]:
+    """The policy on its device, and its reference if the loss has a KL term."""
+    policy = Policy(
+        model.model,
+        model.family,
+        temperature=sampling.temperature,
+        banned_ids=list(sampling.banned_token_ids),
+        chunk=config.train.logprob_chunk,
+        precision=config.model.precision,
+        attention=choose(config.model.attention, accelerator.device, config.model.precision),
+        nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
+        looks_always=accelerator.num_processes > 1 and not config.model.sees_always_alike,
+    ).to(accelerator.device)
+    reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
+    if sharded(config, accelerator):
+        for part in (policy, *([reference.policy] if reference else [])):
+            shard(part, config.model.precision)
+    return policy, reference
+
+
+def make_engine(
+    config: RunConfig, model: LoadedModel, policy: Policy, accelerator: Accelerator, stack: ExitStack
+) -> Engine:
+    """The configured engine, sampling from the model as it is; `stack` closes it.
+
+    Raises:
+        Refusal: it cannot run here.
+    """
+    if config.rollout.engine == "vllm":
+        engine = load_vllm(config, model, accelerator.num_processes)
+        stack.callback(engine.close)
+        return engine
+    embedded = HFEngine(
+        model.model,
+        model.family,
+        model.tokenizer,
+        pad_token_id=model.pad_token_id,
+        max_sequences=config.rollout.max_sequences,
+        precision=config.model.precision,
+    )
+    return GatheringEngine(embedded, policy) if sharded(config, accelerator) else embedded
+
+
+def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
+    """The alignment guard; says so if the run goes without."""
+    guard = AlignmentGuard(config, terminal.say)
+    if config.rollout.cuts and config.rollout.guard.every:
+        terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
+    return guard
+
+
+def load_checked_problems(
+    config: RunConfig, prompts: PromptBuilder, rewarder: Rewarder, terminal: Terminal, refused_path: Path | None
+) -> Loaded:
+    """Problems that every later room can use; the others are listed in `refused.jsonl`.
+
+    Raises:
+        DataRefusal: the source cannot be read, too many rows are refused, or too few are left for one step.
+    """
+    # Where no term of the reward reads the gold, a caption or a list of boxes is a gold like any other.
+    golds = [partial(gold_problem, verifier=rewarder.verifier)] if config.reward.accuracy_weight else []
+    sizes: list[ImageSize] = []
+    with terminal.watch("checking problems") as bar:
+        problems = load_problems(
+            config.data,
+            config.seed,
+            [*golds, partial(prompts.check, sizes=sizes)],
+            held_out=config.eval.problems,
+            refused_path=refused_path,
+            progress=lambda done, total: terminal.advance(bar, done, total),
+        )
+    terminal.say(
+        f"data {config.data.source}: {len(problems.train)} problems to train on, {len(problems.held_out)} held out"
+    )
+    for line in summarise_refused(problems.refused):
+        terminal.say(f"  refused {line}")
+    for line in problems.notes:
+        terminal.say(f"  {line}")
+    refuse_without_images(problems, config.data)
+    if warning := warn_of_shrinking(sizes, config.data):
+        terminal.say(f"  {warning}")
+    wanted = config.train.prompts_per_step
+    if len(problems.train) < wanted:
+        raise DataRefusal(
+            f"{config.data.source} leaves {len(problems.train)} problems to train on, fewer than one step takes: "
+            f"set train.prompts_per_step ({wanted}) to {len(problems.train)} or less"
+        )
+    return problems
+
+
+def evaluation_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
+    """How held-out problems are answered: from the whole vocabulary, at the evaluation's temperature."""
+    sampling = sampling_of(config.rollout, model, n=config.eval.n, temperature=config.eval.temperature)
+    return replace(sampling, top_p=1.0, top_k=0)
+
+
+def make_optimizer(policy: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; norms and biases are not decayed."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=options.learning_rate,
+        betas=(options.betas[0], options.betas[1]),
+    )
+
+
+def warmup_and_decay(config: RunConfig) -> Any:
+    """The factor on the learning rate at each optimiser step: linear warm-up, then the configured schedule."""
+    options = config.train.optimizer
+    total = config.train.steps * config.train.updates_per_step
+    warmup = options.warmup_steps
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        progress = min(1.0, (update - warmup) / max(1, total - warmup))
+        if options.schedule == "linear":
+            return 1.0 - progress
+        if options.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        return 1.0
+
+    return factor
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """How many parameters there are, and how many are trained."""
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }

@@ -1,0 +1,279 @@
+"""Checkpoints: a Hugging Face folder that loads anywhere, with `trainer_state/` for an exact resume.
+
+    step_000050/
+      config.json, model.safetensors, tokenizer and processor files    `from_pretrained` and vLLM take it as it is
+      trainer_state/   trainable.safetensors (float32), optimizer.pt, state.json, random.pt
+      manifest.json    a checksum of every file
+
+The folder is written beside its final name, synced, and renamed when whole: neither a kill nor a power cut leaves half
+a checkpoint under its name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmhicra.config import ModelConfig
+from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.files import PARTIAL, json_text, sync_tree, writing
+from mmhicra.core.manifest import STATE_FILE, TIMED, pack_times, write_manifest
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.distributed.sharding import restore_states, whole_optimizer_state, whole_state
+from mmhicra.train.trainer import Trainer
+from mmhicra.train.update.updates import refuse_nonfinite_state
+from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a trainer is between two steps, beside its weights and its optimiser: what a resume restores.
+
+    Attributes:
+        step: the last step that was taken.
+        facts: JSON-able: schedule, position in the data, what the method has learned.
+        random: the states of torch's generators.
+    """
+
+    step: int
+    facts: dict[str, Any]
+    random: dict[str, Any]
+
+
+def progress_of(trainer: Trainer) -> Progress:
+    """Where `trainer` is now. Every rank must call it."""
+    facts = {
+        "schedule": trainer.schedule.state_dict(),
+        "collector": trainer.collector.state(),
+        "method": method_state(trainer),
+    }
+    return Progress(trainer.step_number, deepcopy(facts), random_states())
+
+
+def save_checkpoint(
+    folder: RunFolder,
+    trainer: Trainer,
+    processor: Any,
+    state: dict[str, Any],
+    keep: int,
+    best: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the checkpoint of the trainer's step and drop all but the newest `keep`. Every rank must call it.
+
+    Args:
+        folder: the run folder.
+        trainer: what to save.
+        processor: saved beside the model.
+        state: JSON-able facts of the run that a resume needs, kept in `state.json`.
+        keep: how many checkpoints stay.
+        best: the step of one that stays beside them.
+        progress: where the trainer was when it had these weights; None is now.
+
+    Raises:
+        NotFinite: a trained weight or the optimiser's state is not finite; nothing is written.
+        RunFolderRefusal: the disk is full or cannot be written.
+    """
+    policy = trainer.unwrapped
+    refuse_nonfinite_state(policy, trainer.optimizer, trainer.ranks)
+    weights = whole_state(policy)
+    moments = whole_optimizer_state(policy, trainer.optimizer)
+    progress = progress or progress_of(trainer)
+    if not trainer.accelerator.is_main_process:
+        return
+    trained = {name: weights[name] for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    model_weights = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
+    final = folder.checkpoint(progress.step)
+    partial = final.with_name(final.name + PARTIAL)
+    folder.sweep()
+    with writing(partial):
+        folder.checkpoints.mkdir(exist_ok=True)
+        partial.mkdir()
+        (partial / STATE).mkdir()
+        save_model(policy.model, model_weights, processor, partial, trainer.config.model)
+        save_file(trained, partial / TRAINED_WEIGHTS)
+        save_tensors(moments, partial / STATE / "optimizer.pt")
+        save_tensors(progress.random, partial / STATE / "random.pt")
+        (partial / STATE_FILE).write_text(state_text(state, progress), encoding="utf-8")
+        write_manifest(partial)
+        sync_tree(partial)
+        folder.keep_checkpoint(partial, final)
+        folder.prune_checkpoints(keep, best)
+
+
+def state_text(state: dict[str, Any], progress: Progress) -> str:
+    """`state.json`: the run's facts and the trainer's, times apart."""
+    times = pack_times({"phases": state["seconds"], "wall": state["wall_seconds"]})
+    facts = {name: value for name, value in state.items() if name not in ("seconds", "wall_seconds")}
+    return json_text({**facts, "step": progress.step, **progress.facts, TIMED: times}, indent=1)
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """`torch.save`, to equal bytes for equal values.
+
+    Raises:
+        OSError: the file cannot be written; torch would hide that behind errors of its own.
+    """
+    with path.open("wb") as file:
+        recorded = _RecordedFile(file)
+        try:
+            torch.save(_unshared(value), cast(IO[bytes], recorded))
+        except Exception:
+            if recorded.error is not None:
+                raise recorded.error from None
+            raise
+
+
+class _RecordedFile:
+    """Remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which pickle finds nothing twice but equal strings, and lists only: torch loads tuples as lists."""
+    if isinstance(value, dict):
+        return {_unshared(key): _unshared(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unshared(item) for item in value]
+    return sys.intern(value) if type(value) is str else value
+
+
+def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
+    """Put the trainer where it was when `path` was written; returns the state given to `save_checkpoint`.
+
+    Raises:
+        RunFolderRefusal: the checkpoint does not fit the configured model, or this version.
+    """
+    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
+    missing = [name for name in ("step", "schedule", "collector", "method", TIMED) if name not in state]
+    if missing:
+        raise RunFolderRefusal(f"{path} was written by another version of mmhicra: it has no {missing[0]}")
+    weights = load_file(path / TRAINED_WEIGHTS)
+    policy = trainer.unwrapped
+    own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    if own != weights.keys():
+        odd = sorted(own ^ weights.keys())[0]
+        raise RunFolderRefusal(f"{path} was trained with other parameters (first difference: {odd}): same config?")
+    moments = torch.load(path / STATE / "optimizer.pt", weights_only=True)
+    restore_states(policy, trainer.optimizer, weights, moments)
+    restore_random(torch.load(path / STATE / "random.pt", weights_only=True))
+    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.collector.restore(state["collector"])
+    trainer.step_number = state["step"]
+    restore_method(trainer, state["method"], path)
+    trainer.collector.engine.sync(policy.model)
+    times = state.pop(TIMED)
+    return {**state, "seconds": times["phases"], "wall_seconds": times["wall"]}
+
+
+def method_state(trainer: Trainer) -> dict[str, Any]:
+    """What the method has learned or measured so far, and which grams it goes by."""
+    library = trainer.crediting.matcher.gram_library
+    return {
+        "grams": {"name": library.name, "count": len(library), "hash": library.content_hash},
+        "crediting": trainer.crediting.state(),
+        "siren_anchor": trainer.anchor,
+        "updates": trainer.updates.state(),
+        "first": trainer.first,
+    }
+
+
+def restore_method(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
+    """Take up the method where it was.
+
+    Raises:
+        RunFolderRefusal: the gram library is not the one that the checkpoint was trained with.
+    """
+    library = trainer.crediting.matcher.gram_library
+    if state["grams"]["hash"] != library.content_hash:
+        raise RunFolderRefusal(
+            f"{path} was trained with other grams ({state['grams']['count']}, not {len(library)}; {library.name}): "
+            "restore the file that hicra.grams names, or start a new run"
+        )
+    trainer.crediting.restore(state["crediting"])
+    trainer.anchor, trainer.first = state["siren_anchor"], state["first"]
+    trainer.updates.restore(state.get("updates", {}))  # older checkpoints have none
+
+
+def random_states() -> dict[str, Any]:
+    """The states of torch's global generators."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_random(states: dict[str, Any]) -> None:
+    """Set torch's global generators."""
+    torch.set_rng_state(states["cpu"])
+    torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def save_model(model: Any, weights: dict[str, Tensor], processor: Any, folder: Path, options: ModelConfig) -> None:
+    """Write a Hugging Face folder; LoRA is merged into it, and also written alone under `adapter/`.
+
+    Args:
+        model: the transformers model, or peft's wrapper.
+        weights: its whole state dict.
+        processor: saved beside it.
+        folder: where to.
+        options: whether weights become bfloat16.
+    """
+    adapted = isinstance(model, PeftModel)
+    base: Any = model.get_base_model() if adapted else model
+    if adapted:
+        weights = merged_state(base)
+    if options.precision == "bf16":
+        weights = {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
+    base.save_pretrained(folder, state_dict=weights)
+    if options.precision == "bf16":
+        _declare_dtype(folder / "config.json", "bfloat16")
+    processor.save_pretrained(folder)
+    if adapted:
+        model.save_pretrained(str(folder / "adapter"))
+
+
+def merged_state(base: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `base` with adapters added in, under the names the model has without peft.
+
+    Computed beside the live weights: merging in place and back would round them, and a run that saves
+    a checkpoint would no longer equal one that does not.
+    """
+    state = {
+        name.replace(".base_layer.", "."): tensor.detach()
+        for name, tensor in base.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, layer in base.named_modules():
+        if isinstance(layer, LoraLinear):
+            for adapter in layer.active_adapters:
+                state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(adapter).detach()
+    return state
+
+
+def _declare_dtype(config: Path, dtype: str) -> None:
+    tree = json.loads(config.read_text(encoding="utf-8"))
+    for part in (tree, tree.get("text_config", {}), tree.get("vision_config", {})):
+        if "dtype" in part:
+            part["dtype"] = dtype
+    config.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")

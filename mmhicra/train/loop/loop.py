@@ -1,0 +1,283 @@
+"""The loop of a run: evaluate, train step by step, evaluate, and keep everything on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmhicra.config import RunConfig
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.rewards.custom import CustomFailure
+from mmhicra.train.distributed.sharding import gathered
+from mmhicra.train.loop.assembly import Assembly
+from mmhicra.train.loop.best import better, value_of
+from mmhicra.train.loop.checkpoint import Progress, progress_of, save_checkpoint
+from mmhicra.train.loop.evaluation import Evaluation, evaluate, summarise
+from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
+from mmhicra.train.loop.rollout_records import rollout_records
+from mmhicra.train.loop.stopping import Stopping
+from mmhicra.train.loop.terminal import Terminal
+
+NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
+"""The facts of an evaluation without held-out problems."""
+
+
+class Interrupted(Exception):
+    """The run stopped early at the user's wish; the message says what is saved."""
+
+
+def new_state() -> dict[str, Any]:
+    """The facts of a run that has not begun."""
+    return {"seconds": {}, "wall_seconds": 0.0, "before": None, "latest": None, "best": None, "held_out": None}
+
+
+@dataclass
+class Run:
+    """One run and its progress; `state` is what checkpoints carry beside the trainer's own."""
+
+    config: RunConfig
+    folder: RunFolder
+    terminal: Terminal
+    parts: Assembly
+    sinks: Sequence[Sink]
+    stop: Stopping
+    state: dict[str, Any] = field(default_factory=new_state)
+    started: float = field(default_factory=time.perf_counter)
+    """When this start of the run began; `state` has the seconds of those before."""
+    saved: int | None = None
+    """The step of the newest checkpoint of this state."""
+    recorded: int = 0
+    """The last step that is in `metrics.jsonl`."""
+    snapshot: tuple[Progress, dict[str, Any]] | None = None
+    """Where trainer and run were before the step under way, while its optimiser has not stepped yet."""
+    failed_groups: int = 0
+    """Since this start: dropped because a custom reward failed."""
+
+    def __post_init__(self) -> None:
+        self.recorded = self.parts.trainer.step_number
+        self.parts.trainer.optimizer.register_step_pre_hook(self._forget_snapshot)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole run has."""
+        return self.config.train.steps
+
+    def loop(self) -> None:
+        """Evaluate, train step by step, evaluate, and keep everything on disk."""
+        trainer = self.parts.trainer
+        if self.state["before"] is None and self.evaluates:
+            self.state["before"] = self.evaluate("before training")
+            value_of(self.config.eval, self.state["before"]["record"])  # a wrong eval.best_by is refused here
+            self.write({"step": 0, **self.state["before"]["record"]})
+        with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
+            trainer.collector.progress = self.terminal.show_phase
+            while trainer.step_number < self.steps and not self.stopping():
+                self.remember()
+                self.take_step()
+                self.terminal.advance(bar, trainer.step_number)
+        if trainer.step_number < self.steps:
+            self.save()
+            raise Interrupted("saved")
+
+    def remember(self) -> None:
+        """Note where trainer and run are, in case the step that comes has to be given up."""
+        if self.parts.trainer.ranks.count == 1 and not self.config.rollout.prefetch:
+            self.snapshot = progress_of(self.parts.trainer), deepcopy(self.state)
+
+    def _forget_snapshot(self, *about: Any) -> None:
+        self.snapshot = None
+
+    def give_up_step(self) -> str:
+        """Save what is there when a step may take no longer; says what was saved."""
+        trainer = self.parts.trainer
+        if self.recorded == trainer.step_number:
+            self.save()
+            return f"saved after step {self.recorded}"
+        if self.snapshot is not None:
+            progress, self.state = self.snapshot
+            if progress.step != self.saved:
+                self.save(progress)
+            return f"step {trainer.step_number} was given up, saved after step {progress.step}"
+        newest = self.folder.latest_checkpoint()
+        where = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        return f"step {trainer.step_number} was given up and could not be saved, {where}"
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop: all of them stop after the same step, or they would wait for ever."""
+        return bool(self.parts.trainer.ranks.max(float(self.stop.requested is not None)))
+
+    def take_step(self) -> None:
+        """One step with its record, rollouts, evaluation and checkpoint."""
+        trainer, started = self.parts.trainer, time.perf_counter()
+        numbers, rollouts = trainer.step()
+        step, last = trainer.step_number, trainer.step_number == self.steps
+        numbers["time/step"] = time.perf_counter() - started
+        for name, seconds in numbers.items():
+            if name.startswith("time/"):
+                self.spend(name.removeprefix("time/"), seconds)
+        grams = self.parts.gram_library.content_hash[:12]
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
+        if trainer.worst_problem is not None:
+            record["engine/worst_problem"] = trainer.worst_problem
+        if self.due(self.config.log.rollouts_every):
+            records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            self.on_main(lambda: self.folder.write_rollouts(step, records))
+        improved = False
+        if (last or self.due(self.config.eval.every)) and self.evaluates:
+            self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
+            record |= self.state["latest"]["record"]
+            improved = self.note_best(self.state["latest"]["record"])
+        self.write(record)
+        self.recorded = step
+        self.terminal.show_step(record, self.steps)
+        if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
+            self.save()
+        if improved:
+            self.on_main(lambda: self.folder.write_best(self.state["best"]))
+        with trainer.ranks.refusing_together():
+            if trainer.updates.exhausted:
+                raise trainer.updates.refusal()
+            self.mind_rewards(record)
+
+    def mind_rewards(self, record: dict[str, Any]) -> None:
+        """Say what went wrong while this step was scored.
+
+        Raises:
+            CustomFailure: a custom reward has failed too often or is no reward, after a checkpoint was written.
+        """
+        step, failures = record["step"], self.parts.trainer.reward_failures
+        if lost := int(record["reward/workers_lost"]):
+            self.terminal.say(
+                f"warning: step {step}: {lost} reward workers were killed, not by their limit (out of memory?); "
+                "their answers were judged again by fresh ones"
+            )
+        if not failures:
+            return
+        self.failed_groups += len(failures)
+        self.terminal.say(f"warning: step {step}: {len(failures)} groups dropped: {failures[-1]}")
+        wrong = next((failure for failure in failures if failure.wrong_result), None)
+        limit = self.config.reward.custom_failures
+        if wrong is None and self.failed_groups <= limit:
+            return
+        self.save()
+        last = wrong or failures[-1]
+        often = "" if wrong else f"; {self.failed_groups} groups were dropped, reward.custom_failures allows {limit}"
+        raise CustomFailure(
+            f"{last}{often}. Saved after step {step}: mend the function and go on with --resume",
+            last.problem,
+            last.wrong_result,
+        )
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens after this one; 0 is never."""
+        return bool(every) and self.parts.trainer.step_number % every == 0
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return bool(self.config.eval.problems or self.config.eval.benchmarks)
+
+    def note_best(self, record: dict[str, Any]) -> bool:
+        """Remember this evaluation if it is the best so far; whether its checkpoint is to be kept."""
+        if not self.config.eval.keep_best:
+            return False
+        best = better(self.state["best"], self.parts.trainer.step_number, *value_of(self.config.eval, record))
+        self.state["best"] = best or self.state["best"]
+        return best is not None
+
+    def evaluate(self, when: str) -> dict[str, Any]:
+        """Held-out problems and benchmarks now, as JSON-able facts that a checkpoint can carry."""
+        trainer = self.parts.trainer
+        with trainer.time("evaluation"):
+            facts = NOTHING_HELD_OUT if not self.config.eval.problems else self.evaluate_held_out(when)
+            record = self.parts.benchmarks.evaluate(trainer, self.folder, self.terminal, when)
+        self.spend("evaluation", trainer.time.seconds["evaluation"])
+        return {**facts, "record": {**facts["record"], **record}}
+
+    def evaluate_held_out(self, when: str) -> dict[str, Any]:
+        """Held-out accuracy now, as JSON-able facts."""
+        trainer, options = self.parts.trainer, self.config.eval
+        mine = trainer.ranks.share(self.parts.held_out)
+        # Ranks may have different numbers of problems: none may wait for another in between.
+        with (
+            self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
+            trainer.ranks.refusing_together(),
+            gathered(trainer.policy),
+        ):
+            outcomes = evaluate(
+                trainer.collector.engine,
+                trainer.collector.rewarder,
+                trainer.collector.prepare,
+                mine,
+                self.parts.evaluation_sampling,
+                self.config.seed,
+                at_a_time=max(1, self.config.rollout.max_sequences // options.n),
+                on_finish=lambda done: self.terminal.advance(bar, done),
+            )
+        trainer.collector.engine.rest()
+        result = summarise(trainer.ranks.gather_shares(outcomes))
+        self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
+        return evaluation_facts(result)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add to the run's seconds by phase."""
+        self.state["seconds"][phase] = self.state["seconds"].get(phase, 0.0) + seconds
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes."""
+        return self.parts.trainer.accelerator.is_main_process
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""
+        self.on_main(lambda: self._write(record))
+
+    def on_main(self, write: Callable[[], None]) -> None:
+        """Let the main rank write; if it cannot, all ranks refuse. Every rank must call it."""
+        with self.parts.trainer.ranks.refusing_together():
+            if self.is_main:
+                write()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        trainer = self.parts.trainer
+        by_phase = {f"memory/{phase}_gib": held for phase, held in trainer.time.memory.items()}
+        record = {**record, "memory/peak_gib": trainer.memory.altogether(), **by_phase}
+        if strange := nonfinite_numbers(record):
+            record["nonfinite"] = strange
+            named = ", ".join(strange)
+            self.terminal.say(f"warning: step {record['step']}: null in metrics.jsonl because not finite: {named}")
+        self.folder.append_metrics(record)
+        for sink in self.sinks:
+            sink.log(record["step"], record)
+
+    def save(self, progress: Progress | None = None) -> None:
+        """Write a checkpoint now, of where the trainer is or of `progress`; not the same one twice."""
+        trainer, started = self.parts.trainer, time.perf_counter()
+        step = progress.step if progress else trainer.step_number
+        if step == self.saved:
+            return
+        keep = self.config.log.keep_checkpoints
+        best = self.state["best"] and self.state["best"]["step"]
+        with self.stop.unlimited(), trainer.ranks.refusing_together():
+            state = {**self.state, "wall_seconds": self.wall_seconds}
+            save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
+        self.saved = step
+        self.spend("checkpoint", time.perf_counter() - started)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of this start and those before it, up to the checkpoints that they went on from."""
+        return self.state["wall_seconds"] + time.perf_counter() - self.started
+
+
+def evaluation_facts(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON-able facts that a checkpoint can carry."""
+    return {
+        "accuracy": result.accuracy.as_dict(),
+        "by_task": {task: accuracy.as_dict() for task, accuracy in result.by_task.items()},
+        "by_problem": result.by_problem,
+        "record": result.record(),
+    }

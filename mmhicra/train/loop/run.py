@@ -1,0 +1,204 @@
+"""A training run from configuration to summary: what is checked first, the loop, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import torch
+import transformers
+from accelerate import InitProcessGroupKwargs
+
+from mmhicra.config import RunConfig
+from mmhicra.core.errors import DataRefusal, RunFolderRefusal
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.data.digest import digest_problems
+from mmhicra.train.distributed.processes import describe, make_accelerator
+from mmhicra.train.loop.assembly import Assembly, assemble
+from mmhicra.train.loop.best import value_of
+from mmhicra.train.loop.checkpoint import restore_checkpoint
+from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need, free_bytes
+from mmhicra.train.loop.loop import Interrupted, Run, new_state
+from mmhicra.train.loop.metrics import open_sinks, refuse_missing_trackers
+from mmhicra.train.loop.opening import Opening, Resume, on_main, open_run
+from mmhicra.train.loop.stopping import INTERRUPTED, GraceOver, Stopping
+from mmhicra.train.loop.summary import summarise_run
+from mmhicra.train.loop.terminal import Terminal
+
+__all__ = ["Interrupted", "Run", "train"]
+
+
+def train(
+    config: RunConfig, *, resume: Resume = False, overwrite: bool = False, terminal: Terminal | None = None
+) -> dict[str, Any]:
+    """Run training to its end and return the summary.
+
+    Args:
+        config: a checked configuration.
+        resume: continue from the newest checkpoint in the run folder; `auto` does if it holds a run.
+        overwrite: start anew, and move a run that is already in the folder aside.
+        terminal: where to print.
+
+    Raises:
+        Refusal: something the user can mend, before or during the run.
+        Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; it says what was saved.
+        KeyboardInterrupt: one of them before anything was trained.
+    """
+    started = time.perf_counter()
+    refuse_missing_trackers(config.log)
+    transformers.utils.logging.disable_progress_bar()  # its bars break ours
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.rank_timeout))
+    accelerator = make_accelerator(patience)
+    terminal = terminal or Terminal(quiet=not accelerator.is_main_process)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for line in describe(config, accelerator):
+        terminal.say(line)
+    torch.manual_seed(config.seed)
+    with ExitStack() as stack:
+        stop = stack.enter_context(Stopping(quiet=not accelerator.is_main_process))
+        opening = open_run(config, resume, overwrite, accelerator, terminal, stack)
+        parts = assemble(config, opening.checked(), accelerator, terminal, stack)
+        run = begin(config, opening, parts, terminal, stop, stack)
+        run.started = started
+        stop.begin(config.train.grace_seconds, None if parts.trainer.ranks.count == 1 else lambda: abandon(run))
+        try:
+            run.loop()
+        except GraceOver:
+            raise Interrupted(run.give_up_step()) from None
+        summary = summarise_run(run)
+        if accelerator.is_main_process:
+            run.folder.write_summary(summary)
+        return summary
+
+
+def begin(
+    config: RunConfig, opening: Opening, parts: Assembly, terminal: Terminal, stop: Stopping, stack: ExitStack
+) -> Run:
+    """The run at its first step, or where the one in the folder stood; from here on the folder is this run's.
+
+    Raises:
+        Refusal: the checkpoint does not fit, or the folder cannot be written.
+    """
+    folder, trainer = opening.folder, parts.trainer
+    state = new_state()
+    held_out = digest_problems(parts.held_out)
+    if opening.checkpoint is not None:
+        with trainer.ranks.refusing_together():
+            state |= restore_state(opening, config, parts, held_out)
+        terminal.say(f"resuming after step {trainer.step_number} from {opening.checkpoint}")
+        plan_anew(opening, config, parts, terminal)
+    elif opening.resumes:
+        terminal.say(f"{folder.path} has no checkpoint yet: its run starts at the beginning")
+    state["held_out"] = held_out
+    on_main(trainer.accelerator, lambda: check_disk(config, folder, parts, terminal))
+    sinks = []
+    with trainer.ranks.refusing_together():
+        if trainer.accelerator.is_main_process:
+            opening.take(config, terminal)
+            sent, after = rewind(opening, trainer.step_number, terminal) if opening.resumes else (0, None)
+            if opening.checkpoint is not None and state["best"]:
+                folder.write_best(state["best"])  # a kill may have come between the checkpoint and this file
+            sinks = open_sinks(config.log, folder, config.model_dump(), after, sent)
+            for sink in sinks:
+                stack.callback(sink.close)
+    saved = trainer.step_number if opening.checkpoint is not None else None
+    return Run(config, folder, terminal, parts, sinks, stop, state, saved=saved)
+
+
+def restore_state(opening: Opening, config: RunConfig, parts: Assembly, held_out: str) -> dict[str, Any]:
+    """Put the trainer where the checkpoint was written; returns the run's own facts.
+
+    Raises:
+        RunFolderRefusal: the run has done more steps than are configured, or the checkpoint does not fit.
+        DataRefusal: the held-out problems are others than before training.
+    """
+    assert opening.checkpoint is not None
+    kept = restore_checkpoint(opening.checkpoint, parts.trainer)
+    done = parts.trainer.step_number
+    if done > config.train.steps:
+        raise RunFolderRefusal(
+            f"{opening.folder.path} has done {done} steps, more than train.steps ({config.train.steps}): "
+            f"set it to {done} or more, or start another run"
+        )
+    if kept["held_out"] not in (None, held_out):
+        raise DataRefusal(
+            "cannot resume: the held-out problems changed since the checkpoint; put the data back, or start a new run"
+        )
+    if kept["before"] and not config.eval.benchmarks:
+        value_of(config.eval, kept["before"]["record"])  # a wrong eval.best_by is refused here
+    return {name: kept[name] for name in new_state() if name in kept}
+
+
+def check_disk(config: RunConfig, folder: RunFolder, parts: Assembly, terminal: Terminal) -> None:
+    """Say what the run takes of the disk, and whether it may not fit.
+
+    Raises:
+        RunFolderRefusal: the next checkpoint cannot fit: all that is trained until then would be lost.
+    """
+    done = parts.trainer.step_number
+    if done == config.train.steps:
+        return
+    need = disk_need(config, parts.parameters["total"], parts.parameters["trained"], done)
+    free = free_bytes(folder.path)
+    terminal.say(f"disk: {need}; {bytes_text(free)} free for {folder.path}")
+    if need.checkpoint > free:
+        raise RunFolderRefusal(
+            f"cannot write {folder.checkpoints}: No space left on device for a checkpoint, which takes "
+            f"{bytes_text(need.checkpoint)} of {bytes_text(free)}; free or choose another run_folder"
+        )
+    lying = bytes_in(folder.checkpoints) if folder.checkpoints.exists() else 0
+    if need.total - lying > free:
+        terminal.say(
+            "disk: it may be full before the run ends, which then stops and can be resumed; lower "
+            f"log.keep_checkpoints ({config.log.keep_checkpoints}), or raise log.rollouts_every "
+            f"({config.log.rollouts_every})"
+        )
+
+
+def plan_anew(opening: Opening, config: RunConfig, parts: Assembly, terminal: Terminal) -> None:
+    """With another number of steps than before, go by the schedule of the new number from the next update on."""
+    steps, before, options = config.train.steps, opening.steps_before, config.train.optimizer
+    if before in (None, steps):
+        return
+    schedule = parts.trainer.schedule
+    assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+    planned = schedule.get_last_lr()[0]
+    rates = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    schedule._last_lr = rates  # what the checkpoint holds is the rate of the old plan
+    for group, rate in zip(parts.trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    what = "the learning rate is constant"
+    if options.schedule != "constant":
+        what = (
+            f"the {options.schedule} schedule ends at the new last step; the learning rate of step "
+            f"{parts.trainer.step_number + 1} is {rates[0]:.3g}, by the old plan it was {planned:.3g}"
+        )
+    terminal.say(f"train.steps was {before}, is {steps}: {what}")
+
+
+def rewind(opening: Opening, step: int, terminal: Terminal) -> tuple[int, int]:
+    """Take back what was written after the checkpoint; the last step that was logged, and the last that stays."""
+    folder, after = opening.folder, step if opening.checkpoint is not None else -1
+    sent = max(folder.recorded_steps(), default=0)
+    lost = folder.rewind(after)
+    if lost:
+        terminal.say(
+            f"{folder.metrics} does not tell of {len(lost)} steps before the checkpoint (first {lost[0]}, last "
+            f"{lost[-1]}): they were trained, but their numbers are lost"
+        )
+    return sent, after
+
+
+def abandon(run: Run) -> None:
+    """End this process where a step takes longer than the grace time and other processes may be waited for."""
+    if run.is_main:
+        newest = run.folder.latest_checkpoint()
+        where = f"go on from {newest} with --resume" if newest else "there is no checkpoint yet"
+        run.terminal.say(f"the step did not end within {run.config.train.grace_seconds:g} s and is given up: {where}")
+    os._exit(INTERRUPTED)

@@ -1,0 +1,83 @@
+"""The policy as one module: micro-batch in, log-prob and entropy of every response token out.
+
+One `forward` is all that data-parallel wrappers need to see; the engine uses `model` directly.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmhicra.train.update.attention import registered
+from mmhicra.train.update.logprob import TokenStats, token_stats
+from mmhicra.train.update.packing import MicroBatch
+from mmhicra.vlm.families import Family
+
+
+class Policy(nn.Module):
+    """A vision-language model that scores response tokens under the distribution they are sampled from.
+
+    Args:
+        model: the whole model, peft's wrapper included.
+        family: its family.
+        temperature: of sampling.
+        banned_ids: never sampled.
+        chunk: response positions whose logits are held at a time.
+        precision: `bf16` computes under autocast.
+        attention: a name in `attention.ATTENTIONS` that this machine can run.
+        nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
+        looks_always: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it: one
+            that skipped the tower would leave the others waiting for its part.
+    """
+
+    banned: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        *,
+        temperature: float,
+        banned_ids: list[int],
+        chunk: int,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        attention: str = "segments",
+        nucleus: float | None = None,
+        looks_always: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.temperature = temperature
+        self.chunk = chunk
+        self.precision = precision
+        self.attention = attention
+        self.nucleus = nucleus
+        self.looks_always = looks_always
+        # For good: gradient checkpointing asks for it again in the backward pass.
+        family.language_model(model).config._attn_implementation = registered(attention)
+        self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
+
+    def forward(self, batch: MicroBatch) -> TokenStats:
+        """Log-probs and entropies of the T response tokens of `batch`."""
+        with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            embedded = self.family.embed(
+                self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
+            )
+            hidden, _ = self.family.hidden_states(
+                self.model, embedded, batch.positions.unsqueeze(1), None, layout=batch.layout
+            )
+            if self.looks_always and batch.images is None:
+                hidden = hidden + 0.0 * self.family.look_at_nothing(self.model)
+            states = hidden[0].index_select(0, batch.predictors)
+            return token_stats(
+                states,
+                self.family.lm_head(self.model).weight,
+                batch.targets,
+                temperature=self.temperature,
+                banned=self.banned,
+                chunk=self.chunk,
+                nucleus=self.nucleus,
+            )
