@@ -9,7 +9,7 @@ import pytest
 from hicra.judge_server import JudgeServer, Scripted
 
 from mmhicra.cli import main
-from mmhicra.evaluate.benchmarks.registry import official_prompts
+from mmhicra.evaluate.benchmarks import official_prompts
 from mmhicra.evaluate.scoring.judging import REMINDER
 
 RIGHT, WRONG = Scripted(r"It commits itself. \boxed{right}"), Scripted(r"\boxed{\text{wrong}}")

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.train.loop import lock
 from mmhicra.train.loop.lock import RunLock
-from mmhicra.train.loop.loop import lock
 
 HOLD = (
     "import sys, time; from pathlib import Path; from mmhicra.train.loop.lock import RunLock;"

@@ -9,8 +9,9 @@ from short_runs import short_config
 
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.rewards.custom import CustomFailure
+from mmhicra.train.loop import loop
 from mmhicra.train.loop.evaluation import Accuracy, Evaluation
-from mmhicra.train.loop.loop import Run, evaluation_facts, loop
+from mmhicra.train.loop.loop import Run, evaluation_facts
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.update.updates import UpdateCount

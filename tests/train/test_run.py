@@ -10,8 +10,8 @@ from short_runs import short_config
 from mmhicra.config import LogConfig
 from mmhicra.core.errors import RunFolderRefusal
 from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.loop import run
 from mmhicra.train.loop.disk import DiskNeed
-from mmhicra.train.loop.loop import run
 from mmhicra.train.loop.metrics import open_sinks
 from mmhicra.train.loop.terminal import Terminal
 
