@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmhicra.cli import MENDABLE
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import find_config
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
     """Run one benchmark; returns the exit status.
 
     Raises:
-        Refusal: what is asked for cannot be measured here.
+        UserError: what is asked for cannot be measured here.
     """
     options = make_parser(prog).parse_args(arguments)
     return options.run(options)
@@ -44,7 +44,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
     _add_shape(step, model="tiny", pairs=5)
     step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
-    step.add_argument("--update-only", action="store_true", help="no rollout, no optimiser; both sides share one model")
+    step.add_argument("--update-only", action="store_true", help="no rollout, no optimizer; both sides share one model")
     step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
     step.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     step.set_defaults(run=run_train)
@@ -190,6 +190,6 @@ def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except Refusal as refusal:
+    except UserError as refusal:
         print(f"benchmarks: {refusal}", file=sys.stderr)
         sys.exit(MENDABLE)

@@ -18,7 +18,7 @@ from benchmarks.progress import Progress, passes, silent
 from benchmarks.shapes import PRESETS, REGIMES, Regime
 from benchmarks.spread import refuse_none, shown_range, times_faster
 from benchmarks.train import DTYPES
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.train.update.attention import ATTENTIONS, choose
 from mmhicra.train.update.layout import Layout
 
@@ -50,7 +50,7 @@ def run_attention(
         range; `left_out`: why this machine cannot run the others.
 
     Raises:
-        Refusal: fewer than one pass.
+        UserError: fewer than one pass.
     """
     refuse_none("attention", pairs)
     lengths = REGIMES[regime].with_group(group) if group else REGIMES[regime]
@@ -86,7 +86,7 @@ def sides(model: str, lengths: Regime, precision: str) -> tuple[dict[str, Side],
     for name, attention in ATTENTIONS.items():
         try:
             choose(name, device, precision)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             left_out[name] = str(refusal)
         else:
             found[name] = (partial(attention, *flat, layout, size**-0.5), flat)

@@ -62,7 +62,7 @@ def run_logprob(
         peak, gradients included.
 
     Raises:
-        Refusal: fewer than one pair.
+        UserError: fewer than one pair.
     """
     refuse_none("logprob", pairs)
     settings = {

@@ -17,7 +17,7 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.spread import spread
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import asset_path
 from mmhicra.hicra.grams import Gram, GramLibrary, normalise
 from mmhicra.hicra.planning import PlanningMatcher
@@ -58,10 +58,10 @@ def run_mask(
         `tokenizers`: by name the median tokens a second, the ratio and the spread; what was measured, with what.
 
     Raises:
-        Refusal: an option is out of range, or `responses` cannot be used.
+        UserError: an option is out of range, or `responses` cannot be used.
     """
     if pairs < 1 or grams < 1000:
-        raise Refusal(f"mask benchmark: pairs is {pairs} and grams {grams}: use at least 1 and 1000")
+        raise UserError(f"mask benchmark: pairs is {pairs} and grams {grams}: use at least 1 and 1000")
     words = _Words(seed)
     texts = _read(Path(responses), field) if responses else [words.response() for _ in range(1000)]
     published = GramLibrary.load("published_249")
@@ -192,9 +192,9 @@ def _read(path: Path, field: str) -> list[str]:
     try:
         texts = list(_responses(path, field))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Refusal(f"responses {path}: cannot be read ({error}): give JSON Lines") from None
+        raise UserError(f"responses {path}: cannot be read ({error}): give JSON Lines") from None
     if not any(texts):
-        raise Refusal(f"responses {path}: it holds no text: give at least one response")
+        raise UserError(f"responses {path}: it holds no text: give at least one response")
     return texts
 
 
@@ -203,5 +203,5 @@ def _responses(path: Path, field: str) -> Iterator[str]:
         row = json.loads(line)
         text = row.get(field) if isinstance(row, dict) else row
         if not isinstance(text, str):
-            raise Refusal(f"responses {path}: line {number} has no text in {field!r}: name the field that has it")
+            raise UserError(f"responses {path}: line {number} has no text in {field!r}: name the field that has it")
         yield text

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 """For the environment of a process that is measured: glibc then gives freed tensors back at once."""
@@ -23,7 +23,7 @@ def peak_above(work: Callable[[], Any]) -> int:
     """Bytes: on CUDA what torch allocated, else resident memory of the process (Linux; run it under `ALLOCATOR`).
 
     Raises:
-        Refusal: the system does not tell.
+        UserError: the system does not tell.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -33,7 +33,7 @@ def peak_above(work: Callable[[], Any]) -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     except OSError as error:
-        raise Refusal(f"bench: peak memory cannot be measured on this system ({error}): add --no-memory") from None
+        raise UserError(f"bench: peak memory cannot be measured on this system ({error}): add --no-memory") from None
     before = _status("VmRSS")
     work()
     return _status("VmHWM") - before
@@ -48,12 +48,12 @@ def peak_in_a_process(module: str, function: str, arguments: Sequence[Any]) -> i
         arguments: JSON-able.
 
     Raises:
-        Refusal: the process failed.
+        UserError: the process failed.
     """
     command = [sys.executable, "-m", "benchmarks.memory", module, function, json.dumps(arguments)]
     done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, capture_output=True, text=True)
     if done.returncode:
-        raise Refusal(f"bench: peak memory was not measured: {done.stderr.strip()[-500:]}")
+        raise UserError(f"bench: peak memory was not measured: {done.stderr.strip()[-500:]}")
     return int(done.stdout.split()[-1])
 
 

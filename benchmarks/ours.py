@@ -157,7 +157,7 @@ class Ours:
             "rollout": seconds["prompts"] + seconds["vision"] + seconds["rollout"],
             "forward": seconds["forward"],
             "backward": seconds["backward"],
-            "optimiser": seconds["optimiser"],
+            "optimizer": seconds["optimizer"],
             "step": sum(seconds.values()),
         }
         return phases, rollouts.all[0]

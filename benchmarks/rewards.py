@@ -57,7 +57,7 @@ def run_rewards(pairs: int = 5, algebra: int = 200, batch: int = 512, hostile: i
         seconds of the batch without them, starts of workers in both taken off.
 
     Raises:
-        Refusal: nothing would be measured.
+        UserError: nothing would be measured.
     """
     refuse_none("rewards", min(pairs, algebra, batch - hostile))
     for query in algebra_queries(random.Random(0), 4):

@@ -33,7 +33,7 @@ def run_rollout(
         it does not. `ratio`: theirs to ours, with its range. `memory`: on CUDA, bytes at the peak above the model.
 
     Raises:
-        Refusal: fewer than one pair.
+        UserError: fewer than one pair.
     """
     refuse_none("rollout", pairs)
     lengths = REGIMES[regime].with_group(group) if group else REGIMES[regime]

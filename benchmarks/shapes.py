@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from tools.tiny_vlm.factory import END, MERGES, SPECIAL_TOKENS, TURN_END, make_processor, make_tokenizer
 from tools.tiny_vlm.tiny import chat_text
 
@@ -182,7 +182,7 @@ def write_problems(regime: Regime, processor: Any, folder: Path, count: int) -> 
     question = "<image>" + " the" * (regime.text - fixed)
     tokens = _text_tokens(processor, question)
     if tokens != regime.text:
-        raise Refusal(f"bench train: {tokens} text tokens where regime {regime.name} has {regime.text}")
+        raise UserError(f"bench train: {tokens} text tokens where regime {regime.name} has {regime.text}")
     rng = np.random.default_rng(0)
     rows, columns = regime.image
     file = folder / "problems.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 Spread = dict[str, float]
 """`median`, `low` and `high`."""
@@ -27,6 +27,6 @@ def shown_range(found: Spread) -> str:
 
 
 def refuse_none(bench: str, pairs: int) -> None:
-    """Raise Refusal if nothing would be measured."""
+    """Raise UserError if nothing would be measured."""
     if pairs < 1:
-        raise Refusal(f"bench {bench}: --pairs is {pairs}: measure at least one")
+        raise UserError(f"bench {bench}: --pairs is {pairs}: measure at least one")

@@ -27,10 +27,10 @@ from benchmarks.progress import Progress, passes, silent
 from benchmarks.shapes import REGIMES, Regime, write_model, write_problems
 from benchmarks.spread import refuse_none, shown_range, times_faster
 from benchmarks.trl import Trl, refuse_missing
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.train.update.speed import update_speed
 
-PHASES = ("rollout", "forward", "backward", "update", "optimiser", "step")
+PHASES = ("rollout", "forward", "backward", "update", "optimizer", "step")
 """`update` is forward and backward; `step` is everything, rewards and credit included."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -53,7 +53,7 @@ class Settings:
         checkpointing: gradient checkpointing, on both sides.
         memory: whether peak memory is measured; on CPU in a process of its own for each side.
         update_only: forward and backward alone, on random responses: both sides share one model, nothing is generated,
-            and the optimiser, whose state may be larger than the machine, is never called.
+            and the optimizer, whose state may be larger than the machine, is never called.
         rows: TRL's responses of a micro-batch; 0 is the whole group.
     """
 
@@ -89,12 +89,12 @@ def run_train(settings: Settings, progress: Progress = silent) -> dict[str, Any]
         between the pairs; `utilisation`: ours; `mfu`: ours, None but on a known GPU in bf16.
 
     Raises:
-        Refusal: TRL is asked for and missing, fewer than one pair, or micro-batches that do not come out even.
+        UserError: TRL is asked for and missing, fewer than one pair, or micro-batches that do not come out even.
     """
     refuse_none("train", settings.pairs)
     count = len(settings.lengths.responses)
     if settings.rows and count % settings.rows:
-        raise Refusal(
+        raise UserError(
             f"bench train: --rows {settings.rows} does not divide the {count} responses: micro-batches are even"
         )
     if settings.against == "trl":
@@ -193,7 +193,7 @@ def with_update(phases: dict[str, float]) -> dict[str, float]:
 
 
 def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
-    """The update of one side, whose peak memory above weights and optimiser state is measured, after it ran once."""
+    """The update of one side, whose peak memory above weights and optimizer state is measured, after it ran once."""
     given = replace(Settings(**settings), against="trl" if side == "trl" else "none")
     files = (Path(folder, "model"), Path(folder, "data", "problems.jsonl"))
     ours, theirs = (stack := ExitStack()).enter_context(sides(given, files, Path(folder, f"memory_{side}")))

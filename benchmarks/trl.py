@@ -20,14 +20,14 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Stop
 from benchmarks.machine import now
 from benchmarks.ours import LEARNING_RATE
 from benchmarks.shapes import Regime
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Group
 
 
 def refuse_missing() -> None:
-    """Raise Refusal if TRL is not installed."""
+    """Raise UserError if TRL is not installed."""
     if importlib.util.find_spec("trl") is None:
-        raise Refusal("bench train --against trl needs the package trl: install mmhicra[bench]")
+        raise UserError("bench train --against trl needs the package trl: install mmhicra[bench]")
 
 
 class RowLengths(StoppingCriteria):
@@ -130,7 +130,7 @@ class Trl:
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
-        phases["optimiser"] = now() - start
+        phases["optimizer"] = now() - start
         return phases | {"step": sum(phases.values())}
 
     def update(self, inputs: dict[str, Any]) -> dict[str, float]:
@@ -203,7 +203,7 @@ class Trl:
         )
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in responses], batch_first=True)
         if inputs["prompt_ids"].shape[1] != self.regime.prompt:
-            raise Refusal(f"TRL's prompt has {inputs['prompt_ids'].shape[1]} tokens, ours {self.regime.prompt}")
+            raise UserError(f"TRL's prompt has {inputs['prompt_ids'].shape[1]} tokens, ours {self.regime.prompt}")
         advantages = torch.tensor([c.base_advantage for c in group.completions])
         kinds = torch.nn.functional.pad(inputs["mm_token_type_ids"][:, : self.regime.prompt], (0, ids.shape[1]))
         device = inputs["prompt_ids"].device

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import mmhicra
 from mmhicra.commands import bench, config, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
-from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.train.loop.stopping import INTERRUPTED
 
 COMMANDS = (train, config, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:  # it is where the shell has closed it
             sys.stdout.flush()
         return status
-    except Refusal as refusal:
+    except UserError as refusal:
         if not refusal.told:
             print(f"mmhicra: {refusal}", file=sys.stderr)
         return MENDABLE
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def refuse_without_folder() -> None:
-    """Raise Refusal if the working directory has been removed: every relative path starts there."""
+    """Raise UserError if the working directory has been removed: every relative path starts there."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise Refusal("the working directory has been removed: change into another one") from None
+        raise UserError("the working directory has been removed: change into another one") from None
 
 
 def _write_to_nowhere() -> None:
@@ -74,7 +74,7 @@ def expand_flags(arguments: Sequence[str]) -> list[str]:
     """`--train.steps 20` and `--train.steps=20` as `--set train.steps=20`, whose error lines name field and value.
 
     Raises:
-        ConfigRefusal: a flag has no value.
+        ConfigError: a flag has no value.
     """
     expanded, rest = [], iter(arguments)
     for argument in rest:
@@ -85,7 +85,7 @@ def expand_flags(arguments: Sequence[str]) -> list[str]:
         name, value = flag.groups()
         value = value[1:] if value else next(rest, None)
         if value is None or value.startswith("--"):
-            raise ConfigRefusal(f"configuration: --{name} has no value: write --{name} VALUE or --{name}=VALUE")
+            raise ConfigError(f"configuration: --{name} has no value: write --{name} VALUE or --{name}=VALUE")
         expanded += ["--set", f"{name}={value}"]
     return expanded
 

@@ -179,7 +179,7 @@ class PlainAdamW:
 
 
 def learning_rate(options, update, updates):
-    """Of optimiser step `update` of `updates`, from 0: linear warm-up, then constant, linear to 0 or cosine to 0."""
+    """Of optimizer step `update` of `updates`, from 0: linear warm-up, then constant, linear to 0 or cosine to 0."""
     if update < options.warmup_steps:
         return options.learning_rate * (update + 1) / options.warmup_steps
     done = (update - options.warmup_steps) / (updates - options.warmup_steps)

@@ -54,7 +54,7 @@ def metrics(folder):
 
 
 def state_files(folder, step):
-    """The weights and optimiser state of a checkpoint, as tensors by name."""
+    """The weights and optimizer state of a checkpoint, as tensors by name."""
     state = Path(folder) / "checkpoints" / f"step_{step:06d}" / "trainer_state"
     optimizer = torch.load(state / "optimizer.pt", weights_only=True).get("state", {})
     moments = {f"{parameter} {name}": value for parameter, parts in optimizer.items() for name, value in parts.items()}

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 import mmhicra.train.trainer as module
 from mmhicra.cli import main
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.evaluate.runner import Asking
 
 SPOILT = "SPOILT"
@@ -28,7 +28,7 @@ def first_trained(trainer):
 @contextmanager
 def spoilt_gradients(*steps):
     """In these steps one element of one gradient is NaN from the step's first micro-batch on."""
-    optimise = module.Trainer.optimise
+    optimize = module.Trainer.optimize
 
     def spoiling(self, groups):
         calls = []
@@ -38,16 +38,16 @@ def spoilt_gradients(*steps):
             return gradient.index_fill(0, torch.tensor([0]), torch.nan) if len(calls) == 1 else gradient
 
         hook = first_trained(self).register_hook(spoil) if self.step_number in steps else None
-        optimise(self, groups)
+        optimize(self, groups)
         if hook:
             hook.remove()
             assert calls, "nothing was spoilt"
 
-    module.Trainer.optimise = spoiling
+    module.Trainer.optimize = spoiling
     try:
         yield
     finally:
-        module.Trainer.optimise = optimise
+        module.Trainer.optimize = optimize
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def refusing_answers(rank):
     """This rank refuses as soon as it answers a benchmark."""
 
     def refuse(*about):
-        raise Refusal(f"refused by rank {rank}")
+        raise UserError(f"refused by rank {rank}")
 
     if int(os.environ["RANK"]) == rank:
         Asking.answer = refuse

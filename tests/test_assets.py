@@ -11,7 +11,7 @@ import pytest
 import mmhicra
 from mmhicra.cli import main
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import asset_path, find_config, shipped_configs
 
 
@@ -22,7 +22,7 @@ def test_a_checkout_has_its_assets_beside_the_package():
 
 
 def test_a_missing_asset_is_refused_by_name():
-    with pytest.raises(Refusal, match=r"'no/such\.json'"):
+    with pytest.raises(UserError, match=r"'no/such\.json'"):
         asset_path("no/such.json")
 
 

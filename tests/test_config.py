@@ -6,7 +6,7 @@ import pytest
 
 from mmhicra.cli import main
 from mmhicra.config.loading import dump_config, load_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -185,7 +185,7 @@ def test_overrides_come_after_the_file_and_in_order():
     ],
 )
 def test_mistakes_are_named(override, said):
-    with pytest.raises(ConfigRefusal) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         load_config(None, override.split("\n"))
     assert said in str(refusal.value)
     assert "SECRET" not in str(refusal.value)
@@ -242,7 +242,7 @@ def test_the_ends_of_what_is_allowed_are_allowed(least, most):
 def test_fields_may_go_as_far_as_they_contradict_each_other(allowed, refused):
     overrides = allowed.split("; ")
     load_config(None, overrides)
-    with pytest.raises(ConfigRefusal):
+    with pytest.raises(ConfigError):
         load_config(None, [*overrides, refused])
 
 
@@ -259,7 +259,7 @@ def test_what_the_parts_of_a_configuration_say_together():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigRefusal, match="nowhere.yaml: No such file"):
+    with pytest.raises(ConfigError, match="nowhere.yaml: No such file"):
         load_config(tmp_path / "nowhere.yaml")
 
 

@@ -12,7 +12,7 @@ from mmhicra.cli import expand_flags, main
 from mmhicra.config import RunConfig
 from mmhicra.config.explain import as_markdown, explain, explain_all, list_fields, schema
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 ROOT = Path(mmhicra.__file__).resolve().parents[1]
 
@@ -79,7 +79,7 @@ def test_dotted_flags_are_set_in_their_place():
 
 @pytest.mark.parametrize("rest", [["--train.steps"], ["--train.steps", "--resume"]])
 def test_a_flag_without_a_value_is_refused(rest):
-    with pytest.raises(ConfigRefusal, match="--train.steps has no value"):
+    with pytest.raises(ConfigError, match="--train.steps has no value"):
         expand_flags(["train", "--config", "tiny", *rest])
 
 

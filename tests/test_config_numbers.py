@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import build_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 ABSURD = {
     int: [10**30, -(10**30), 10**5000, True, 1.5, math.nan],
@@ -59,7 +59,7 @@ def test_absurd_values_are_refused_by_name(path, kind):
         tree: Any = value
         for part in reversed(path):
             tree = [tree] if part == 0 else {part: tree}
-        with pytest.raises(ConfigRefusal) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             build_config(tree)
         # Pydantic names an item of a list of texts by its list where the whole list is looked through.
         name = ".".join(str(part) for part in path)

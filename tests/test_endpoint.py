@@ -8,7 +8,7 @@ from report.made_runs import record, write_run
 
 from mmhicra.cli import main
 from mmhicra.core.endpoint import Endpoint
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 KEY = "sk-proj-1234567890abcdef"
 PASSWORD, TOKEN = "p%40ss-word-7", "QTOKEN/77"
@@ -111,9 +111,9 @@ def test_a_key_that_cannot_be_sent_and_numbers_that_cannot_be_used(monkeypatch):
     assert Endpoint("http://host/v1", "m", "MY_KEY").key == KEY  # as `export MY_KEY=$(cat file)` leaves it
     for key in ("schlüssel", "two words", "a\nb"):
         monkeypatch.setenv("MY_KEY", key)
-        with pytest.raises(ConfigRefusal, match="the key in MY_KEY holds a character that no key has") as refusal:
+        with pytest.raises(ConfigError, match="the key in MY_KEY holds a character that no key has") as refusal:
             Endpoint("http://host/v1", "m", "MY_KEY")
         assert key not in str(refusal.value)
     for wrong in ({"concurrency": 0}, {"retries": -1}, {"timeout": 0.0}, {"timeout": float("nan")}):
-        with pytest.raises(ConfigRefusal, match="must be at least 1"):
+        with pytest.raises(ConfigError, match="must be at least 1"):
             Endpoint("http://host/v1", "m", **wrong)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import append_line, free_name, json_text, sync_tree, write_whole, writing
 
 
@@ -22,7 +22,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, broken):
     write_whole(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr(broken, full)
-        with pytest.raises(RunFolderRefusal, match=r"cannot write .*summary\.json: No space left on device"):
+        with pytest.raises(RunFolderError, match=r"cannot write .*summary\.json: No space left on device"):
             write_whole(path, "new")
     assert path.read_text() == "old"
     write_whole(path, "new")
@@ -31,7 +31,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, broken):
 
 
 def test_the_way_out_is_the_callers(tmp_path):
-    with pytest.raises(RunFolderRefusal, match="No such file or directory; name another file with --out"):
+    with pytest.raises(RunFolderError, match="No such file or directory; name another file with --out"):
         write_whole(tmp_path / "gone" / "x.json", "{}", way_out="name another file with --out")
 
 
@@ -49,12 +49,12 @@ def test_a_lone_surrogate_becomes_the_escape_that_json_has(tmp_path):
     ],
 )
 def test_what_torch_and_safetensors_make_of_a_full_disk(tmp_path, message):
-    with pytest.raises(RunFolderRefusal, match="No space left on device"), writing(tmp_path):
+    with pytest.raises(RunFolderError, match="No space left on device"), writing(tmp_path):
         raise RuntimeError(message)
 
 
 def test_another_error_of_the_system_keeps_its_words(tmp_path):
-    with pytest.raises(RunFolderRefusal, match=r"Read-only file system \(os error 30\)"), writing(tmp_path):
+    with pytest.raises(RunFolderError, match=r"Read-only file system \(os error 30\)"), writing(tmp_path):
         raise RuntimeError("I/O error: Read-only file system (os error 30)")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmhicra.cli import main
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import ConfigRefusal, brief, one_line
+from mmhicra.core.errors import ConfigError, brief, one_line
 from mmhicra.core.yaml_text import read_yaml_text, write_yaml
 
 
@@ -85,7 +85,7 @@ def test_nonsense_is_one_short_line(tmp_path, capsys, kind):
 
 def test_many_mistakes_are_counted(tmp_path):
     (tmp_path / "many.yaml").write_text("\n".join(f"k{n}: 1" for n in range(2000)))
-    with pytest.raises(ConfigRefusal) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         load_config(tmp_path / "many.yaml")
     lines = str(refusal.value).splitlines()
     assert len(lines) == 11
@@ -100,13 +100,13 @@ def test_many_mistakes_are_counted(tmp_path):
 def test_what_is_no_text_is_named(tmp_path, content, said):
     path = tmp_path / "config.yaml"
     path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(ConfigRefusal, match=said) as refusal:
+    with pytest.raises(ConfigError, match=said) as refusal:
         load_config(path)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    with pytest.raises(ConfigRefusal, match="256 KiB"):
+    with pytest.raises(ConfigError, match="256 KiB"):
         load_config("/dev/zero")
-    with pytest.raises(ConfigRefusal, match="cannot read the configuration"):
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
         load_config("a\0b")
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_text_is_named(tmp_path, content, said):
     ],
 )
 def test_nonsense_on_the_command_line(override, said):
-    with pytest.raises(ConfigRefusal) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         load_config(None, [override])
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)

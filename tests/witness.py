@@ -127,7 +127,7 @@ class Witness:
         return known
 
     def before_update(self):
-        """The sum of the losses and every gradient that an optimiser step is about to use."""
+        """The sum of the losses and every gradient that an optimizer step is about to use."""
         if self.step != self.trainer.step_number:
             self.begin_step()
         leaves = {name: p.detach().clone().requires_grad_() for name, p in self.trained().items()}
@@ -143,7 +143,7 @@ class Witness:
             error = float((own - gradient * scale).norm()) / max(float(gradient.norm()) * scale, 1e-2 * largest, 1e-30)
             assert error < 10 * RELATIVE, f"step {self.step}, update {len(self.updates)}, {name}: {error:.1e}"
         assert abs(sum(self.losses) - value) < RELATIVE * self.terms, f"loss {sum(self.losses)}, not {value}"
-        self.numbers["optimiser/grad_norm"].append(torch.tensor([norm]))
+        self.numbers["optimizer/grad_norm"].append(torch.tensor([norm]))
         self.updates.append(self.seen)
         self.losses, self.seen = [], []
         self.gradients = {name: p.grad.clone() for name, p in self.trained().items() if p.grad is not None}
@@ -212,7 +212,7 @@ class Witness:
             self.numbers["loss/kl"].append(away.exp() - 1 - away)
 
     def after_update(self):
-        """The weights that an optimiser step left behind."""
+        """The weights that an optimizer step left behind."""
         train = self.config.train
         per_step = train.minibatches * train.epochs
         rate = learning_rate(train.optimizer, self.adam.steps, train.steps * per_step)
@@ -222,14 +222,14 @@ class Witness:
                 moved = (wanted[name] - self.weights[name]).abs().max()
                 error = (parameter.detach() - wanted[name]).abs().max()
                 assert error <= 1e-4 * moved + 1e-7, f"update {self.adam.steps}, {name}: {error:.1e} of {moved:.1e}"
-        self.numbers["optimiser/learning_rate"].append(torch.tensor([rate]))
+        self.numbers["optimizer/learning_rate"].append(torch.tensor([rate]))
 
     def end_step(self, metrics):
         """The metrics of the step, and the order in which the kept responses were trained on."""
         for name, values in self.numbers.items():
             wanted = float(torch.cat(values).double().mean())
             assert abs(metrics[name] - wanted) < 2e-4 * max(1.0, abs(wanted)), f"{name}: {metrics[name]}, not {wanted}"
-        assert metrics["optimiser/learning_rate"] == torch.cat(self.numbers["optimiser/learning_rate"]).mean()
+        assert metrics["optimizer/learning_rate"] == torch.cat(self.numbers["optimizer/learning_rate"]).mean()
         largest = {name: float(torch.cat(self.numbers[name]).max()) for name in ("loss/ratio", "engine/logprob_gap")}
         for name, value in largest.items():
             assert abs(metrics[f"{name}_max"] - value) < 1e-4 * max(1.0, value)

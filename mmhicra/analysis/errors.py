@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from mmhicra.core.errors import DataRefusal, RunFolderRefusal
+from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.intervals import wilson_interval
 from mmhicra.core.records import Problem
 from mmhicra.core.run_lines import JsonLines, failed_fault
@@ -167,7 +167,7 @@ class ExactJudge:
         """Judge one failure.
 
         Raises:
-            DataRefusal: the problem was not generated, or this version generates another one under its id.
+            DataError: the problem was not generated, or this version generates another one under its id.
         """
         generator, problem = _generator_of(failure), generated_problem(failure)
         wrong = generator.check_steps(failure.response, problem)
@@ -188,11 +188,11 @@ def generated_problem(failure: Failure) -> Problem:
     """Draw the problem of a failure again.
 
     Raises:
-        DataRefusal: it was not generated, or this version generates another one under its id.
+        DataError: it was not generated, or this version generates another one under its id.
     """
     problem = _drawn(_generator_of(failure), failure.prompt, failure.task)
     if (problem.question, problem.answer) != (failure.question, failure.gold):
-        raise DataRefusal(
+        raise DataError(
             f"{failure}: this version of mmhicra draws another problem under that id; "
             "use the version that the run was trained with"
         )
@@ -206,7 +206,7 @@ def is_generated(failure: Failure) -> bool:
 
 def _generator_of(failure: Failure) -> _Generator:
     if not is_generated(failure):
-        raise DataRefusal(
+        raise DataError(
             f"{failure}: the exact judge knows generated tasks only ({', '.join(GENERATORS)}); "
             "use --judge URL --model NAME"
         )
@@ -237,15 +237,15 @@ def read_failures(
         seed: see `sample`.
 
     Raises:
-        RunFolderRefusal: the folder has no rollouts of these steps, or one of its lines is no rollout record.
+        RunFolderError: the folder has no rollouts of these steps, or one of its lines is no rollout record.
     """
     files = dict(steps_in(folder / "rollouts", ".jsonl"))
     if not files:
-        raise RunFolderRefusal(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
+        raise RunFolderError(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
     steps = [step for step in sorted(files) if first <= step and (last is None or step <= last)][::every]
     if not steps:
         span = f"{min(files)} to {max(files)}"
-        raise RunFolderRefusal(f"{folder} has rollouts of steps {span}: choose --steps among them")
+        raise RunFolderError(f"{folder} has rollouts of steps {span}: choose --steps among them")
     found = []
     for step in steps:
         failures = list(_failures_in(files[step]))
@@ -274,9 +274,9 @@ def _failures_in(path: Path) -> Iterator[Failure]:
                     truncated=record["finish_reason"] == "length",
                 )
     except OSError as error:
-        raise RunFolderRefusal(f"{path} cannot be read ({error.strerror})") from None
+        raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
     if damage := lines.damage:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{path}, line {damage.line} is no rollout record ({damage.reason}); "
             "mend it, or leave its step out with --steps"
         )

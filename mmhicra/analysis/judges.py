@@ -15,7 +15,7 @@ from typing import Any
 
 from mmhicra.analysis.errors import ErrorKind, Failure, Judgement, generated_problem, is_generated
 from mmhicra.core.endpoint import ChatEndpoint, Endpoint, QuestionNotTakenError, ReplyCache, Usage
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import ProblemImage
 from mmhicra.rewards.answers import final_text, last_box
 
@@ -70,7 +70,7 @@ class EndpointJudge:
             find_images: finds the images to send along; None sends text alone.
 
         Raises:
-            Refusal: the `openai` package is not installed.
+            UserError: the `openai` package is not installed.
         """
         self.chat = ChatEndpoint(endpoint, cache)
         self.endpoint = endpoint
@@ -90,7 +90,7 @@ class EndpointJudge:
         endpoint's reason.
 
         Raises:
-            Refusal: the endpoint cannot be reached or turns all questions away, or an image cannot be read.
+            UserError: the endpoint cannot be reached or turns all questions away, or an image cannot be read.
         """
         messages = [{"role": "user", "content": self._question(failure)}]
         try:
@@ -149,5 +149,5 @@ def _data_url(image: ProblemImage, failure: Failure) -> str:
     try:
         image.open().save(buffer, "PNG")
     except OSError as error:
-        raise DataRefusal(f"{failure}: image {image.reference} cannot be read ({error}); mend the file") from error
+        raise DataError(f"{failure}: image {image.reference} cannot be read ({error}); mend the file") from error
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import checkout
 
 
@@ -23,11 +23,11 @@ def run(options: argparse.Namespace) -> int:
     """Hand everything on to `python -m benchmarks`.
 
     Raises:
-        Refusal: the benchmarks are not part of an installed wheel.
+        UserError: the benchmarks are not part of an installed wheel.
     """
     root = checkout()
     if root is None or not (root / "benchmarks").is_dir():
-        raise Refusal(
+        raise UserError(
             "bench: the benchmarks are not part of the installed package: "
             "clone the repository, and run `python -m benchmarks` in it"
         )

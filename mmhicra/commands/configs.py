@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import shipped_configs
 
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{name:{width}}  {about(path)}")
         return 0
     if options.name not in shipped:
-        raise Refusal(f"no configuration is called {options.name!r}: choose one of {', '.join(shipped)}")
+        raise UserError(f"no configuration is called {options.name!r}: choose one of {', '.join(shipped)}")
     print(shipped[options.name].read_text(encoding="utf-8"), end="")
     return 0
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from mmhicra.commands.options import add_config
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 FAULTY = 1
 """Exit status when the verdict is not clean."""
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Examine, and print the report."""
     if options.processes is not None and options.processes < 1:
-        raise Refusal(f"--processes is {options.processes}: training takes at least one")
+        raise UserError(f"--processes is {options.processes}: training takes at least one")
     from rich.console import Console
 
     from mmhicra.doctor.examination import Examination

@@ -75,20 +75,20 @@ def _judge(options: argparse.Namespace) -> Judge:
     from mmhicra.analysis.errors import ExactJudge
     from mmhicra.analysis.judges import EndpointJudge, image_finder
     from mmhicra.core.endpoint import Endpoint, ReplyCache
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
 
     if options.judge == "exact":
         return ExactJudge()
     if "://" not in options.judge:
-        raise ConfigRefusal("--judge is no URL: give exact, or a URL such as http://127.0.0.1:8000/v1")
+        raise ConfigError("--judge is no URL: give exact, or a URL such as http://127.0.0.1:8000/v1")
     if (options.price_in is None) != (options.price_out is None):
-        raise ConfigRefusal("--price-in and --price-out go together: give both or neither")
+        raise ConfigError("--price-in and --price-out go together: give both or neither")
     endpoint = Endpoint(
         options.judge, options.model or "", options.api_key_env, options.temperature,
         options.timeout, options.retries, options.concurrency,
     )  # fmt: skip
     if not options.model:
-        raise ConfigRefusal(f"--judge {endpoint.shown} needs --model NAME: the model to ask there")
+        raise ConfigError(f"--judge {endpoint.shown} needs --model NAME: the model to ask there")
     cache = ReplyCache(options.folder / "judge_cache.jsonl")
     return EndpointJudge(endpoint, cache, image_finder(options.image_folder) if options.with_images else None)
 

@@ -111,7 +111,7 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
 
 def _judge(options: argparse.Namespace) -> AnswerJudge | None:
     from mmhicra.core.endpoint import ChatEndpoint, Endpoint, ReplyCache
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
     from mmhicra.evaluate.scoring.judging import AnswerJudge
 
     if options.judge is None:
@@ -125,11 +125,11 @@ def _judge(options: argparse.Namespace) -> AnswerJudge | None:
         concurrency=options.judge_concurrency,
     )
     if not options.judge_model:
-        raise ConfigRefusal(f"--judge {endpoint.shown} needs --judge-model NAME: the model to ask there")
+        raise ConfigError(f"--judge {endpoint.shown} needs --judge-model NAME: the model to ask there")
     try:
         options.judge_cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigRefusal(f"--judge-cache {options.judge_cache} cannot be written ({error.strerror})") from None
+        raise ConfigError(f"--judge-cache {options.judge_cache} cannot be written ({error.strerror})") from None
     chat = ChatEndpoint(endpoint, ReplyCache(options.judge_cache))
     return AnswerJudge(chat, options.judge_mode, tuple(options.judge_prices) if options.judge_prices else None)
 
@@ -175,23 +175,23 @@ def chosen_checkpoint(options: argparse.Namespace) -> Path | None:
     """The checkpoint of `--run-folder` to evaluate: of `--step`, else the best, else the newest; None without a run.
 
     Raises:
-        ConfigRefusal: there is a model as well, or no such checkpoint, or `best.json` does not say which one it is.
-        RunFolderRefusal: the checkpoint is damaged.
+        ConfigError: there is a model as well, or no such checkpoint, or `best.json` does not say which one it is.
+        RunFolderError: the checkpoint is damaged.
     """
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
     from mmhicra.core.step_names import step_name, steps_in
 
     if options.run_folder is None:
         return None
     if options.model or options.config:
-        raise ConfigRefusal("--run-folder brings its model and configuration: drop --model and --config")
+        raise ConfigError("--run-folder brings its model and configuration: drop --model and --config")
     checkpoints = options.run_folder / "checkpoints"
     best = checkpoints / "best.json"
     newest = max(steps_in(checkpoints), default=(0, Path("step_*")))[1].name
     best_or_newest = noted_best(best) if options.step is None and best.exists() else newest
     chosen = checkpoints / (best_or_newest if options.step is None else step_name(options.step))
     if not chosen.is_dir():
-        raise ConfigRefusal(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
+        raise ConfigError(f"{chosen} does not exist: name a run folder and the step of one of its checkpoints")
     return chosen
 
 
@@ -199,11 +199,11 @@ def noted_best(file: Path) -> str:
     """The name of the checkpoint that `best.json` notes.
 
     Raises:
-        ConfigRefusal: the file is damaged.
+        ConfigError: the file is damaged.
     """
     import json
 
-    from mmhicra.core.errors import ConfigRefusal, brief, one_line
+    from mmhicra.core.errors import ConfigError, brief, one_line
     from mmhicra.core.step_names import step_of
 
     try:
@@ -214,7 +214,7 @@ def noted_best(file: Path) -> str:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         noted, reason = "", "it has no checkpoint" if isinstance(error, KeyError) else one_line(str(error))
     if reason is not None:
-        raise ConfigRefusal(f"{file} is damaged ({reason}): say which checkpoint is meant with --step N")
+        raise ConfigError(f"{file} is damaged ({reason}): say which checkpoint is meant with --step N")
     return noted
 
 
@@ -222,14 +222,14 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     """The configuration that the options describe.
 
     Raises:
-        ConfigRefusal: no model is named, or an option or field is wrong.
+        ConfigError: no model is named, or an option or field is wrong.
     """
     from mmhicra.config.base import MOST
     from mmhicra.config.loading import apply_override, build_config, read_yaml, set_field
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
 
     if not options.model and not checkpoint:
-        raise ConfigRefusal("eval needs --model, --run-folder, or `eval score` for stored responses")
+        raise ConfigError("eval needs --model, --run-folder, or `eval score` for stored responses")
     path = options.run_folder / "config.yaml" if checkpoint else options.config
     tree: dict[str, Any] = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
     # The last is of training alone: a limit that evaluation has no use for.
@@ -252,7 +252,7 @@ def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The entries of `eval.benchmarks` that the options describe.
 
     Raises:
-        ConfigRefusal: an option names a benchmark that is not evaluated on.
+        ConfigError: an option names a benchmark that is not evaluated on.
     """
     names = [name.partition(":") for name in options.benchmarks.split(",") if name]
     entries: dict[str, dict[str, Any]] = {name.strip(): {"name": name.strip()} for name, _, _ in names}
@@ -268,7 +268,7 @@ def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _by_benchmark(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
 
     found: list[tuple[str, str]] = []
     for text in texts:
@@ -279,7 +279,7 @@ def _by_benchmark(texts: Sequence[str], option: str, names: Sequence[str]) -> li
             found.append((name, value))
         else:
             example = f"--{option} {names[0]}=..."
-            raise ConfigRefusal(f"--{option} {text}: write it as {example}, one of {', '.join(names)}")
+            raise ConfigError(f"--{option} {text}: write it as {example}, one of {', '.join(names)}")
     return found
 
 
@@ -289,7 +289,7 @@ def run_score(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
     from mmhicra.evaluate.benchmarks.cards import read_card
     from mmhicra.evaluate.benchmarks.registry import make_benchmark
     from mmhicra.evaluate.results import sample_path, write_result
@@ -299,7 +299,7 @@ def run_score(options: argparse.Namespace) -> int:
     if options.compare:
         return _compare(options)
     if not options.benchmark or not options.responses:
-        raise ConfigRefusal("eval score needs --benchmark and --responses, or --compare with two results")
+        raise ConfigError("eval score needs --benchmark and --responses, or --compare with two results")
     benchmark = make_benchmark(options.benchmark, options.integer_rule)
     mode = options.mode or read_card(benchmark.name).modes[0]
     source = (options.responses, options.questions)

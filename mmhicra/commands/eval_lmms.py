@@ -60,14 +60,14 @@ def run_parity(options: argparse.Namespace) -> int:
     import datasets
     from rich.console import Console
 
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
     from tools.lmms_parity.parity import Setup, compare
 
     require_lmms_eval(exactly=True)
     if bool(options.responses) == bool(options.model):
-        raise ConfigRefusal("eval parity needs either --responses or --model")
+        raise ConfigError("eval parity needs either --responses or --model")
     if options.extractor == "judge" and not (options.judge_url or os.environ.get("OPENAI_API_KEY")):
-        raise ConfigRefusal("--extractor judge needs --judge-url, or OPENAI_API_KEY in the environment")
+        raise ConfigError("--extractor judge needs --judge-url, or OPENAI_API_KEY in the environment")
     datasets.disable_progress_bars()
     model = {"path": options.model} | ({"max_new_tokens": options.max_new_tokens} if options.max_new_tokens else {})
     setup = Setup(
@@ -115,15 +115,13 @@ def evaluate(
         choices: `name`, `overwrite` and `checkpoint` of `evaluate_through_lmms`.
 
     Raises:
-        Refusal: lmms-eval is not there, or cannot do what is asked.
+        UserError: lmms-eval is not there, or cannot do what is asked.
     """
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
 
     require_lmms_eval()
     if options.judge is not None:
-        raise ConfigRefusal(
-            "--backend lmms-eval scores by rules alone: drop --judge, or judge its responses afterwards"
-        )
+        raise ConfigError("--backend lmms-eval scores by rules alone: drop --judge, or judge its responses afterwards")
     _quieten()
     from mmhicra.evaluate.lmms.driver import evaluate_through_lmms
 
@@ -137,19 +135,19 @@ def require_lmms_eval(exactly: bool = False) -> None:
         exactly: the version whose defects are known is needed.
 
     Raises:
-        Refusal: it is not installed, is another version, or lacks packages it imports.
+        UserError: it is not installed, is another version, or lacks packages it imports.
     """
-    from mmhicra.core.errors import Refusal
+    from mmhicra.core.errors import UserError
 
     try:
         installed = version("lmms-eval")
     except PackageNotFoundError:
-        raise Refusal(f"lmms-eval is not installed: {INSTALL}") from None
+        raise UserError(f"lmms-eval is not installed: {INSTALL}") from None
     missing = [name for name in ("evaluate", "loguru", "sacrebleu", "pytablewriter") if find_spec(name) is None]
     if missing:
-        raise Refusal(f"lmms-eval lacks {', '.join(missing)}: {INSTALL}")
+        raise UserError(f"lmms-eval lacks {', '.join(missing)}: {INSTALL}")
     if exactly and installed != KNOWN_VERSION:
-        raise Refusal(f"lmms-eval {installed} has other defects than those known of {KNOWN_VERSION}: {INSTALL}")
+        raise UserError(f"lmms-eval {installed} has other defects than those known of {KNOWN_VERSION}: {INSTALL}")
 
 
 def _quieten() -> None:

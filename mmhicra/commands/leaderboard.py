@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _named(text: str) -> tuple[Path, str | None, float | None]:
-    from mmhicra.core.errors import ConfigRefusal
+    from mmhicra.core.errors import ConfigError
 
     name, equals, path = text.rpartition("=")
     if not equals or Path(text).exists():
@@ -42,6 +42,4 @@ def _named(text: str) -> tuple[Path, str | None, float | None]:
     try:
         return (Path(path), model, float(size)) if colon else (Path(path), name, None)
     except ValueError:
-        raise ConfigRefusal(
-            f"{text}: the size {size!r} must be a number of billions, as in mine:7=result.json"
-        ) from None
+        raise ConfigError(f"{text}: the size {size!r} must be a number of billions, as in mine:7=result.json") from None

@@ -60,14 +60,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Mine or inspect, and print what came of it."""
-    from mmhicra.core.errors import Refusal
+    from mmhicra.core.errors import UserError
     from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal()
     if bool(options.sources) == bool(options.inspect):
-        raise Refusal("mine: give run folders or files to mine, or --inspect LIBRARY, and not both")
+        raise UserError("mine: give run folders or files to mine, or --inspect LIBRARY, and not both")
     if options.responses and not options.inspect:
-        raise Refusal("mine: --responses goes with --inspect LIBRARY")
+        raise UserError("mine: --responses goes with --inspect LIBRARY")
     return _inspect(options, terminal) if options.inspect else _mine(options, terminal)
 
 
@@ -134,7 +134,7 @@ def _show_mined(mined: Mined, terminal: Terminal) -> None:
 
 
 def _inspect(options: argparse.Namespace, terminal: Terminal) -> int:
-    from mmhicra.core.errors import Refusal
+    from mmhicra.core.errors import UserError
     from mmhicra.core.resources import asset_path
     from mmhicra.hicra.grams import GramLibrary
     from mmhicra.mining.inspection import inspect_library, load_tokenizer, model_of, read_responses
@@ -145,7 +145,7 @@ def _inspect(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.responses:
         model = options.tokenizer or model_of(options.responses)
         if model is None:
-            raise Refusal("mine: --responses have no model of their own: name its folder by --tokenizer")
+            raise UserError("mine: --responses have no model of their own: name its folder by --tokenizer")
         tokenizer = load_tokenizer(asset_path(model) if model in SHIPPED else model)
         responses = read_responses(options.responses, options.text_field)
         with _follow(terminal) as progress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmhicra
 from mmhicra.commands.options import add_config
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.train.distributed.launch import speaks
 from mmhicra.train.loop.stopping import INTERRUPTED
 
@@ -59,7 +59,7 @@ def run_training(options: argparse.Namespace) -> int:
     named = any(override.partition("=")[0].strip() == "run_folder" for override in options.overrides)
     own = None if named else folder_of_run(Path(options.config), config)
     if own is not None and options.overwrite:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{options.config} lies in the run folder {own}, but names {config.run_folder}: "
             "say which one is meant with --set run_folder=..."
         )

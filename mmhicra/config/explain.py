@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.yaml_text import write_yaml
 
 _HEAD = """\
@@ -57,7 +57,7 @@ def explain(name: str) -> str:
     """A field, or a section with all its fields, for a terminal.
 
     Raises:
-        ConfigRefusal: there is no such field.
+        ConfigError: there is no such field.
     """
     everything = explain_all()
     name = name.strip().rstrip(".")
@@ -67,7 +67,7 @@ def explain(name: str) -> str:
         last = [each.name for each in everything if each.name.rpartition(".")[2] == name.rpartition(".")[2]]
         meant = list(dict.fromkeys([*last, *near]))[:4]
         hint = f": did you mean {', '.join(meant)}?" if meant else ": `mmhicra config` lists all fields"
-        raise ConfigRefusal(f"configuration: there is no field {name}{hint}")
+        raise ConfigError(f"configuration: there is no field {name}{hint}")
     return "\n\n".join(_as_text(each) for each in found) + "\n"
 
 

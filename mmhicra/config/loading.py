@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal, brief, one_line
+from mmhicra.core.errors import ConfigError, brief, one_line
 from mmhicra.core.yaml_text import MOST_BYTES, YamlError, read_yaml_text, write_yaml
 
 MOST_NAMED = 10
@@ -26,7 +26,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     """The configuration of `path` (None: all defaults) with `a.b=value` overrides applied in order.
 
     Raises:
-        ConfigRefusal: the file cannot be read, or a field is unknown, mistyped or contradicts another; one
+        ConfigError: the file cannot be read, or a field is unknown, mistyped or contradicts another; one
             line for each, with the dotted name, the value seen and what is allowed.
     """
     tree = read_yaml(Path(path)) if path is not None else {}
@@ -36,14 +36,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
 
 def build_config(tree: dict[str, Any]) -> RunConfig:
-    """Check a plain tree and make the typed one. Raises ConfigRefusal like `load_config`."""
+    """Check a plain tree and make the typed one. Raises ConfigError like `load_config`."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         lines = [one_line(_describe(detail)) for detail in error.errors(include_url=False)[:MOST_NAMED]]
         if error.error_count() > MOST_NAMED:
             lines.append(f"{error.error_count() - MOST_NAMED} more fields are wrong")
-        raise ConfigRefusal("\n".join(f"configuration: {line}" for line in lines)) from None
+        raise ConfigError("\n".join(f"configuration: {line}" for line in lines)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        ConfigRefusal: the file is missing, empty, broken, beyond the limits of `yaml_text`, or holds no mapping.
+        ConfigError: the file is missing, empty, broken, beyond the limits of `yaml_text`, or holds no mapping.
     """
     try:
         with path.open("rb") as file:
@@ -63,17 +63,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         ships = "; `mmhicra configs` lists those that ship" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigRefusal(f"cannot read the configuration {path}: {reason}{ships}") from None
+        raise ConfigError(f"cannot read the configuration {path}: {reason}{ships}") from None
     try:
         tree = read_yaml_text(content.decode())
     except UnicodeDecodeError as error:
-        raise ConfigRefusal(f"configuration {path} is not UTF-8 ({error}): save it as UTF-8") from None
+        raise ConfigError(f"configuration {path} is not UTF-8 ({error}): save it as UTF-8") from None
     except YamlError as error:
-        raise ConfigRefusal(f"configuration {path} {error}") from None
+        raise ConfigError(f"configuration {path} {error}") from None
     if tree is None:
-        raise ConfigRefusal(f"configuration {path} is empty: write fields into it, or {{}} for all defaults")
+        raise ConfigError(f"configuration {path} is empty: write fields into it, or {{}} for all defaults")
     if not isinstance(tree, dict):
-        raise ConfigRefusal(f"configuration {path} must be a mapping of sections, got a {type(tree).__name__}")
+        raise ConfigError(f"configuration {path} must be a mapping of sections, got a {type(tree).__name__}")
     return tree
 
 
@@ -81,17 +81,17 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in `tree` (changed in place); the value is read as YAML.
 
     Raises:
-        ConfigRefusal: there is no `=`, or a part of the name is not a section.
+        ConfigError: there is no `=`, or a part of the name is not a section.
     """
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     shown = one_line(override[:100]) + ("..." if len(override) > 100 else "")
     if not equals or not all(keys) or len(keys) > _DEEPEST_NAME:
-        raise ConfigRefusal(f"--set {shown}: write it as section.field=value, e.g. --set train.steps=20")
+        raise ConfigError(f"--set {shown}: write it as section.field=value, e.g. --set train.steps=20")
     try:
         value = read_yaml_text(text)
     except YamlError as error:
-        raise ConfigRefusal(f"--set {shown}: the value {error}") from None
+        raise ConfigError(f"--set {shown}: the value {error}") from None
     set_field(tree, ".".join(keys), value, said=f"--set {shown}")
 
 
@@ -105,7 +105,7 @@ def set_field(tree: dict[str, Any], name: str, value: Any, said: str = "configur
         said: what begins the message of a refusal.
 
     Raises:
-        ConfigRefusal: a part of the name is not a section.
+        ConfigError: a part of the name is not a section.
     """
     *sections, field = name.split(".")
     place = tree
@@ -114,7 +114,7 @@ def set_field(tree: dict[str, Any], name: str, value: Any, said: str = "configur
             place[key] = {}
         place = place[key]
         if not isinstance(place, dict):
-            raise ConfigRefusal(f"{said}: {'.'.join(sections[:depth])} is a value, not a section")
+            raise ConfigError(f"{said}: {'.'.join(sections[:depth])} is a value, not a section")
     place[field] = value
 
 

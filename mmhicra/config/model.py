@@ -50,7 +50,7 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     shard: bool = False
-    """With several processes, split parameters, gradients and optimiser state over them (FSDP2) instead of copying."""
+    """With several processes, split parameters, gradients and optimizer state over them (FSDP2) instead of copying."""
     freeze: FreezeConfig = FreezeConfig()
     """What is not trained."""
     lora: LoraConfig | None = None

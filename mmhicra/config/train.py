@@ -50,7 +50,7 @@ class LossConfig(Section):
     correction: CorrectionConfig | None = None
     """Takes no forward pass of its own."""
     siren: SirenConfig | None = None
-    """Takes one more forward pass per optimiser step."""
+    """Takes one more forward pass per optimizer step."""
 
     @model_validator(mode="after")
     def _check(self) -> LossConfig:
@@ -91,7 +91,7 @@ class TrainConfig(Section):
     prompts_per_step: Annotated[int, Field(gt=0, le=10**6)] = 64
     """Groups per step, over all ranks."""
     minibatches: Positive = 1
-    """Optimiser steps per pass over a rollout batch."""
+    """Optimizer steps per pass over a rollout batch."""
     epochs: Annotated[int, Field(gt=0, le=1000)] = 1
     """Passes over a rollout batch."""
     tokens_per_micro_batch: Positive = 16384
@@ -100,7 +100,7 @@ class TrainConfig(Section):
     """Response positions whose logits are held at a time."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = 25.0
     """After SIGTERM, SIGHUP or SIGUSR1 the step under way may take so long; then the state before it is saved, if there
-    is one process and its optimiser has not stepped, and the run ends. Slurm kills 30 s after SIGTERM. 0: no limit."""
+    is one process and its optimizer has not stepped, and the run ends. Slurm kills 30 s after SIGTERM. 0: no limit."""
     rank_timeout: Annotated[int, Field(ge=60, le=7 * 86400)] = 7200
     """Seconds that a process waits for another one, e.g. while the first one writes a checkpoint of 100 GB."""
     loss: LossConfig = LossConfig()
@@ -129,5 +129,5 @@ class TrainConfig(Section):
 
     @property
     def updates_per_step(self) -> int:
-        """Optimiser steps per rollout batch; 1 is on-policy, and needs no second forward pass."""
+        """Optimizer steps per rollout batch; 1 is on-policy, and needs no second forward pass."""
         return self.minibatches * self.epochs

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
-from mmhicra.core.errors import ConfigRefusal, Refusal, RunFolderRefusal, brief, one_line
+from mmhicra.core.errors import ConfigError, RunFolderError, UserError, brief, one_line
 
 if TYPE_CHECKING:
     import openai
@@ -62,7 +62,7 @@ class Endpoint:
         """Refuse what cannot be asked.
 
         Raises:
-            ConfigRefusal: the URL, a number or the key is none; names it, without what is secret of it.
+            ConfigError: the URL, a number or the key is none; names it, without what is secret of it.
         """
         try:
             parts = urlsplit(self.url)
@@ -70,14 +70,14 @@ class Endpoint:
         except ValueError:  # a port or an address that is none
             whole = False
         if not whole or not self.url.isprintable() or " " in self.url or not self.url.isascii():
-            raise ConfigRefusal(f"judge {one_line(self.shown, 120)}: give a URL such as http://127.0.0.1:8000/v1")
+            raise ConfigError(f"judge {one_line(self.shown, 120)}: give a URL such as http://127.0.0.1:8000/v1")
         if self.concurrency < 1 or self.retries < 0 or not 0 < self.timeout < 1e6:
-            raise ConfigRefusal(
+            raise ConfigError(
                 f"judge {self.shown}: concurrency ({self.concurrency}) must be at least 1, retries ({self.retries}) "
                 f"at least 0, and timeout ({self.timeout}) seconds above 0"
             )
         if not self.key.isascii() or not self.key.isprintable() or " " in self.key:
-            raise ConfigRefusal(f"the key in {self.api_key_env} holds a character that no key has: set it anew")
+            raise ConfigError(f"the key in {self.api_key_env} holds a character that no key has: set it anew")
 
     @property
     def key(self) -> str:
@@ -155,7 +155,7 @@ class ReplyCache:
         """Read what is there; a last line that a kill cut short is taken off.
 
         Raises:
-            RunFolderRefusal: another line is no reply, or the file cannot be read.
+            RunFolderError: another line is no reply, or the file cannot be read.
         """
         self.path = path
         self._replies: dict[str, Reply] = {}
@@ -164,7 +164,7 @@ class ReplyCache:
             if path.exists():
                 self._read()
         except OSError as error:
-            raise RunFolderRefusal(f"{path} cannot be read ({error.strerror}): name another file for replies") from None
+            raise RunFolderError(f"{path} cannot be read ({error.strerror}): name another file for replies") from None
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -177,7 +177,7 @@ class ReplyCache:
         """Keep a reply, on disk before anything else is done with it.
 
         Raises:
-            RunFolderRefusal: it cannot be written.
+            RunFolderError: it cannot be written.
         """
         line = json.dumps({"key": key, "model": model, **asdict(reply)}, ensure_ascii=False)
         try:
@@ -185,7 +185,7 @@ class ReplyCache:
                 file.write(line + "\n")
                 self._replies[key] = reply
         except OSError as error:
-            raise RunFolderRefusal(f"{self.path} cannot be written ({error.strerror}): free or name another") from None
+            raise RunFolderError(f"{self.path} cannot be written ({error.strerror}): free or name another") from None
 
     def _read(self) -> None:
         data = self.path.read_bytes()
@@ -200,7 +200,7 @@ class ReplyCache:
                     raise TypeError(f"text is {brief(reply.text)}")
                 self._replies[kept["key"]] = reply
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise RunFolderRefusal(f"{self.path}, line {number} is no kept reply: delete that line") from error
+                raise RunFolderError(f"{self.path}, line {number} is no kept reply: delete that line") from error
 
 
 class ChatEndpoint:
@@ -214,12 +214,12 @@ class ChatEndpoint:
             cache: replies of earlier runs, and where to keep those of this one.
 
         Raises:
-            Refusal: the `openai` package is not installed.
+            UserError: the `openai` package is not installed.
         """
         try:
             import openai
         except ImportError as error:
-            raise Refusal("a judge behind an endpoint needs the openai package: install mmhicra[judge]") from error
+            raise UserError("a judge behind an endpoint needs the openai package: install mmhicra[judge]") from error
         self.endpoint = endpoint
         self.usage = Usage()
         self._cache = cache
@@ -244,7 +244,7 @@ class ChatEndpoint:
 
         Raises:
             QuestionNotTakenError: the endpoint does not take this one (HTTP 400, 413, 422: too long, filtered).
-            Refusal: it cannot be reached, or turns all questions away.
+            UserError: it cannot be reached, or turns all questions away.
         """
         request: dict[str, Any] = {"model": self.endpoint.model, "messages": messages}
         if self.endpoint.temperature is not None:
@@ -268,7 +268,7 @@ class ChatEndpoint:
         """One request with the client's own retries.
 
         Raises:
-            Refusal: there is no use in asking further questions.
+            UserError: there is no use in asking further questions.
             QuestionNotTakenError: this question was not taken; another one may be.
         """
         from openai.types.chat import ChatCompletion
@@ -278,20 +278,20 @@ class ChatEndpoint:
             response = self._client.chat.completions.create(**request)
         except (self._errors.AuthenticationError, self._errors.PermissionDeniedError) as error:
             variable = self.endpoint.redact(self.endpoint.api_key_env)
-            raise Refusal(f"{url} refused the key: {self._message(error)}; set {variable}") from None
+            raise UserError(f"{url} refused the key: {self._message(error)}; set {variable}") from None
         except self._errors.NotFoundError as error:
-            raise Refusal(f"{url} has no model {self.endpoint.model!r}: {self._message(error)}; mend both") from None
+            raise UserError(f"{url} has no model {self.endpoint.model!r}: {self._message(error)}; mend both") from None
         except self._errors.APIStatusError as error:
             if error.status_code in (400, 413, 422):
                 raise self._not_taken(self._message(error)) from None
-            raise Refusal(self._gave_up(self._message(error))) from None
+            raise UserError(self._gave_up(self._message(error))) from None
         except self._errors.APIConnectionError as error:
             said = self.endpoint.redact(f"{error} {error.__cause__ or ''}")
-            raise Refusal(self._gave_up(one_line(said))) from None
+            raise UserError(self._gave_up(one_line(said))) from None
         except json.JSONDecodeError:
             response = None
         if not isinstance(response, ChatCompletion) or not response.choices:
-            raise Refusal(f"{url} did not answer as an OpenAI-compatible endpoint: should it end in /v1? {kept}")
+            raise UserError(f"{url} did not answer as an OpenAI-compatible endpoint: should it end in /v1? {kept}")
         usage = response.usage
         return Reply(
             response.choices[0].message.content or "",
@@ -309,7 +309,7 @@ class ChatEndpoint:
         with self._lock:
             self.usage.not_taken += 1
         if self.usage.not_taken >= GIVE_UP_AFTER and not len(self._cache):
-            raise Refusal(f"{self.endpoint.shown} takes no question for {self.endpoint.model!r}: {reason}")
+            raise UserError(f"{self.endpoint.shown} takes no question for {self.endpoint.model!r}: {reason}")
         return QuestionNotTakenError(reason)
 
     def _message(self, error: openai.APIStatusError) -> str:

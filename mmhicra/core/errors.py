@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import warnings
 
 
 class _Brief(reprlib.Repr):
@@ -22,7 +23,7 @@ class _Brief(reprlib.Repr):
 _BRIEF = _Brief()
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """Something the user can mend. The message names the file, field or sample and the way to mend it.
 
     Only `cli.main` catches it; everything else that escapes is a bug and keeps its traceback.
@@ -38,11 +39,11 @@ class Refusal(Exception):
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
 
 
-class ConfigRefusal(Refusal):
+class ConfigError(UserError):
     """A configuration that cannot be run: unknown key, wrong type, contradiction."""
 
 
-class DataRefusal(Refusal):
+class DataError(UserError):
     """Data that cannot be used: a missing source, a column that is not there, too many refused rows."""
 
     def __str__(self) -> str:
@@ -50,7 +51,7 @@ class DataRefusal(Refusal):
         return super().__str__().replace("\n", " ")
 
 
-class RunFolderRefusal(Refusal):
+class RunFolderError(UserError):
     """A run folder that cannot be written, or is not what `--resume` expects."""
 
 
@@ -66,3 +67,19 @@ def one_line(text: str, limit: int = 400) -> str:
         text = text[: 2 * limit] + text[-2 * limit :]
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= limit else f"{text[: limit - 100]} ... {text[-95:]}"
+
+
+_OLD = {
+    "Refusal": UserError,
+    "ConfigRefusal": ConfigError,
+    "DataRefusal": DataError,
+    "RunFolderRefusal": RunFolderError,
+}
+
+
+def __getattr__(name: str) -> type[UserError]:
+    """The classes by their names in the first release candidate."""
+    if name not in _OLD:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is called {_OLD[name].__name__} now", DeprecationWarning, stacklevel=2)
+    return _OLD[name]

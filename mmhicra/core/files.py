@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 
 PARTIAL = ".partial"
 """Suffix of what is being written; one left behind by a kill is written anew or thrown away."""
@@ -25,19 +25,19 @@ def writing(path: Path, way_out: str = WAY_OUT) -> Iterator[None]:
     torch and safetensors wrap the system's error in their own classes, so those are looked through.
 
     Raises:
-        RunFolderRefusal: the write failed for a reason that lies outside the program; it says `way_out`.
+        RunFolderError: the write failed for a reason that lies outside the program; it says `way_out`.
     """
     try:
         yield
     except OSError as error:
-        raise RunFolderRefusal(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}; {way_out}") from error
     except Exception as error:
         wrapped = ("os error", "PytorchStreamWriter", "inline_container", "No space left")
         if not any(sign in str(error) for sign in wrapped):
             raise
         outside = "os error" in str(error) and "No space" not in str(error)
         reason = " ".join(str(error).split()) if outside else "No space left on device"
-        raise RunFolderRefusal(f"cannot write {path}: {reason}; {way_out}") from error
+        raise RunFolderError(f"cannot write {path}: {reason}; {way_out}") from error
 
 
 def write_whole(path: Path, content: str | bytes, way_out: str = WAY_OUT) -> None:
@@ -46,7 +46,7 @@ def write_whole(path: Path, content: str | bytes, way_out: str = WAY_OUT) -> Non
     A lone surrogate, which no encoding has, becomes the escape that JSON writes it with.
 
     Raises:
-        RunFolderRefusal: it cannot be written; it says `way_out`.
+        RunFolderError: it cannot be written; it says `way_out`.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     partial = path.with_name(path.name + PARTIAL)
@@ -63,7 +63,7 @@ def append_line(path: Path, line: str) -> None:
     """Add a line, on disk when this returns.
 
     Raises:
-        RunFolderRefusal: it cannot be written.
+        RunFolderError: it cannot be written.
     """
     with writing(path), path.open("ab") as file:
         file.write((line + "\n").encode("utf-8", "backslashreplace"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import json_text
 
 MANIFEST = "manifest.json"
@@ -101,7 +101,7 @@ def refuse_damaged_model(folder: Path) -> None:
     A folder without a manifest is somebody else's, and nothing says what was in it.
 
     Raises:
-        RunFolderRefusal: names the file.
+        RunFolderError: names the file.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -116,7 +116,7 @@ def refuse_damaged_model(folder: Path) -> None:
             return
         reason = f"{MANIFEST} cannot be read"
     if reason is not None:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"the checkpoint {folder} is damaged: {reason}; take another one, or remove its {MANIFEST} if it was "
             "changed on purpose"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SHARE = Path("share", "mmhicra")
@@ -20,7 +20,7 @@ def asset_path(name: str) -> Path:
         name: relative to `assets/`, e.g. `tiny_vlm` or `strategic_grams/published_249.json`.
 
     Raises:
-        Refusal: this installation does not have it.
+        UserError: this installation does not have it.
     """
     return _shipped("assets", name)
 
@@ -32,7 +32,7 @@ def evaluation_path(name: str) -> Path:
         name: relative to `eval/`, e.g. `cards/mathvista.yaml`.
 
     Raises:
-        Refusal: this installation does not have it.
+        UserError: this installation does not have it.
     """
     return _shipped("eval", name)
 
@@ -60,7 +60,7 @@ def _shipped(room: str, name: str) -> Path:
     for folder in _folders(room):
         if (folder / name).exists():
             return folder / name
-    raise Refusal(f"asset {name!r} is missing from this installation of mmhicra ({_PACKAGE}): reinstall mmhicra")
+    raise UserError(f"asset {name!r} is missing from this installation of mmhicra ({_PACKAGE}): reinstall mmhicra")
 
 
 def checkout() -> Path | None:

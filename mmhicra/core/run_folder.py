@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import PARTIAL, append_line, free_name, json_text, jsonable, sync_folder, write_whole, writing
 from mmhicra.core.manifest import remove_listed
 from mmhicra.core.step_names import step_name, step_of, steps_in
@@ -56,7 +56,7 @@ class RunFolder:
         """Make the folder itself.
 
         Raises:
-            RunFolderRefusal: it cannot be made.
+            RunFolderError: it cannot be made.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class RunFolder:
         It is gathered under another name first, so a kill never leaves a run in two places: the next call goes on.
 
         Raises:
-            RunFolderRefusal: it cannot be moved.
+            RunFolderError: it cannot be moved.
         """
         with writing(self.path):
             for entry in self.own_entries():
@@ -167,7 +167,7 @@ class RunFolder:
         """The line of `metrics.jsonl` of each step; one that a kill cut off at the end is left out.
 
         Raises:
-            RunFolderRefusal: another line is damaged.
+            RunFolderError: another line is damaged.
         """
         lines = [line for line in enumerate(self._metrics_bytes().split(b"\n"), start=1) if line[1].strip()]
         found: dict[int, bytes] = {}
@@ -176,7 +176,7 @@ class RunFolder:
             if step is not None:
                 found[step] = line
             elif (number, line) != lines[-1]:
-                raise RunFolderRefusal(
+                raise RunFolderError(
                     f"{self.metrics}, line {number} is damaged: restore the file, or take the line out and resume again"
                 )
         return found
@@ -185,7 +185,7 @@ class RunFolder:
         try:
             return self.metrics.read_bytes() if self.metrics.exists() else b""
         except OSError as error:
-            raise RunFolderRefusal(f"cannot read {self.metrics}: {error.strerror}; mend or remove it") from None
+            raise RunFolderError(f"cannot read {self.metrics}: {error.strerror}; mend or remove it") from None
 
     def rewind(self, step: int) -> list[int]:
         """Drop what was written after `step`: a resumed run writes it again, to the same values.
@@ -194,7 +194,7 @@ class RunFolder:
             The steps up to there that `metrics.jsonl` does not tell of.
 
         Raises:
-            RunFolderRefusal: `metrics.jsonl` is damaged, or something cannot be written.
+            RunFolderError: `metrics.jsonl` is damaged, or something cannot be written.
         """
         recorded = self.recorded_steps()
         kept = b"".join(line + b"\n" for number, line in recorded.items() if number <= step)

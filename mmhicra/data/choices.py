@@ -12,7 +12,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data.encoded import read_list
 from mmhicra.data.text import shorten
 
@@ -32,7 +32,7 @@ def read_choices(cell: Any) -> tuple[str, ...]:
             text of labelled choices, `A. 1\\nB. 3`. None and empty texts at its end fill up a table and are left out.
 
     Raises:
-        DataRefusal: the cell is nothing of that kind, an entry before the last is empty, or there is just one.
+        DataError: the cell is nothing of that kind, an entry before the last is empty, or there is just one.
     """
     if isinstance(cell, str):
         cell = _of_text(cell.strip())
@@ -41,16 +41,16 @@ def read_choices(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, Mapping):
         cell = _of_object(cell)
     if not isinstance(cell, list | tuple):
-        raise DataRefusal(f"choices unreadable: a {type(cell).__name__}, not a list")
+        raise DataError(f"choices unreadable: a {type(cell).__name__}, not a list")
     choices = [_choice(entry) for entry in cell]
     while choices and not choices[-1]:
         choices.pop()
     if len(choices) > len(string.ascii_uppercase):
-        raise DataRefusal(f"choices unreadable: {len(choices)} of them, more than there are letters")
+        raise DataError(f"choices unreadable: {len(choices)} of them, more than there are letters")
     if "" in choices:
-        raise DataRefusal(f"choices unreadable: choice {string.ascii_uppercase[choices.index('')]} is empty")
+        raise DataError(f"choices unreadable: choice {string.ascii_uppercase[choices.index('')]} is empty")
     if len(choices) == 1:
-        raise DataRefusal(f"choices unreadable: {shorten(choices[0], 40)!r} is the only one")
+        raise DataError(f"choices unreadable: {shorten(choices[0], 40)!r} is the only one")
     return _without_labels(choices)
 
 
@@ -63,7 +63,7 @@ def _of_text(text: str) -> Any:
     labels = list(_LABELS_IN_TEXT.finditer(text))
     letters = [(match[1] or match[2]).upper() for match in labels]
     if len(labels) < 2 or labels[0].start() or letters != list(string.ascii_uppercase[: len(letters)]):
-        raise DataRefusal(
+        raise DataError(
             f"choices unreadable: {shorten(text, 60)!r} is one text; write a list, or label them A. B. C."
             " from its start"
         )
@@ -84,7 +84,7 @@ def _of_object(cell: Mapping[str, Any]) -> Any:
     upper = [key.upper() for key in keys]
     counted = [list(map(str, range(first, first + len(keys)))) for first in (0, 1)]
     if upper != list(string.ascii_uppercase[: len(keys)]) and keys not in counted:
-        raise DataRefusal(f"choices unreadable: keys {shorten(', '.join(keys), 60)}, not A, B, C")
+        raise DataError(f"choices unreadable: keys {shorten(', '.join(keys), 60)}, not A, B, C")
     return [held[key] for key in keys]
 
 
@@ -95,7 +95,7 @@ def _choice(entry: Any) -> str:
     if entry is None or (isinstance(entry, float) and math.isnan(entry)):
         return ""
     if isinstance(entry, list | tuple | Mapping | bytes | bytearray | memoryview):
-        raise DataRefusal(f"choices unreadable: one is a {type(entry).__name__}, not text")
+        raise DataError(f"choices unreadable: one is a {type(entry).__name__}, not text")
     return str(entry).strip()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from mmhicra.config.data import NOT_READ, ColumnsConfig
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data.choices import read_choices
 from mmhicra.data.encoded import looks_like_image, read_list
 from mmhicra.data.images import MOVING
@@ -122,7 +122,7 @@ def find_image_columns(columns: Sequence[str], sample: Sequence[Mapping[str, Any
     """The columns that hold images by their names, where no preset's name is there: one, or several numbered ones.
 
     Raises:
-        DataRefusal: several columns may be meant.
+        DataError: several columns may be meant.
     """
     numbered = sorted(
         (int(match[2]), column) for column in columns if (match := _NUMBERED_IMAGE.fullmatch(column)) is not None
@@ -135,7 +135,7 @@ def find_image_columns(columns: Sequence[str], sample: Sequence[Mapping[str, Any
     named = [column for column in columns if normal(column) in IMAGE_NAMES]
     filled = [column for column in named if any(_may_be_image(cells.get(column)) for cells in sample)]
     if len(filled) > 1:
-        raise DataRefusal(
+        raise DataError(
             f"columns {', '.join(filled)} all seem to hold images: name one of them in data.columns.images, or a list "
             "of those that hold different ones"
         )
@@ -176,7 +176,7 @@ def holds_choices(column: str, cell: Any) -> bool:
         return False
     try:
         return len(read_choices(cell)) > 1
-    except DataRefusal:
+    except DataError:
         return not isinstance(cell, str)
 
 
@@ -232,13 +232,13 @@ class Unread:
         """Stop if images or choices would be left out.
 
         Raises:
-            DataRefusal: names the column, a row and the settings that decide.
+            DataError: names the column, a row and the settings that decide.
         """
         for role, (column, where) in self.found.items():
             besides = ", ".join(self.used.get(role, ()))
             beside = f" beside {besides}" if besides else ""
             both = f"[{besides}, {column}]" if besides and role == "images" else column
-            raise DataRefusal(
+            raise DataError(
                 f"{table}: the column {column} seems to hold {role} ({where}){beside} and would not be read: set "
                 f"data.columns.{role} to {both} to use it, or list {column} in data.columns.unused to leave it out"
             )

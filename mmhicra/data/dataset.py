@@ -25,7 +25,7 @@ import numpy as np
 
 from mmhicra.config import GENERATED_SOURCES, DataConfig
 from mmhicra.config.data import NOT_READ
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.images import describe_images, refuse_broken_images
@@ -36,7 +36,7 @@ from mmhicra.data.sources import find_source
 from mmhicra.data.text import shorten
 
 Check = Callable[[Problem], str | None]
-"""Says why a problem cannot be used, None if it can. Raising DataRefusal says the same."""
+"""Says why a problem cannot be used, None if it can. Raising DataError says the same."""
 Progress = Callable[[int, int], None]
 """Called with how many problems are checked, of how many."""
 
@@ -95,7 +95,7 @@ def load_problems(
         progress: told after every checked problem.
 
     Raises:
-        DataRefusal: a source, split or column is missing, or too many rows of a source cannot be used.
+        DataError: a source, split or column is missing, or too many rows of a source cannot be used.
     """
     training = _training_pool(data, seed)
     testing = _held_out_pool(data, seed, held_out, training)
@@ -121,7 +121,7 @@ def load_problems(
     for name, rows, used in shares:
         refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
     if not train:
-        raise DataRefusal(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
+        raise DataError(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
     notes = [*dict.fromkeys([*training.notes, *testing.notes]), *describe_images(seen)]
     columns = training.table.columns if training.table else ()
     return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares, notes, columns)
@@ -131,12 +131,12 @@ def refuse_without_images(loaded: Loaded, data: DataConfig) -> None:
     """Stop if no training problem has an image, unless `data.columns.images: none` confirms that.
 
     Raises:
-        DataRefusal: names the setting and the columns there are.
+        DataError: names the setting and the columns there are.
     """
     if data.columns.images == NOT_READ or any(problem.images for problem in loaded.train):
         return
     columns = f"; its columns are: {shorten(', '.join(loaded.columns), 1000)}" if loaded.columns else ""
-    raise DataRefusal(
+    raise DataError(
         f"{data.source}: no row has an image: set data.columns.images to the column that holds them, or to {NOT_READ} "
         f"to train on text alone{columns}"
     )
@@ -183,7 +183,7 @@ def _objection(problem: Problem, checks: Sequence[Check]) -> str | None:
     for check in checks:
         try:
             reason = check(problem)
-        except DataRefusal as refusal:
+        except DataError as refusal:
             reason = str(refusal)
             if reason.startswith((f"problem {problem.id} ", f"problem {problem.id}:")):
                 reason = reason.split(": ", 1)[-1]
@@ -198,10 +198,10 @@ def split_off(pool: Pool, share: float) -> tuple[Pool, Pool]:
     Which side a problem is on depends on its id alone, not on the seed, the order or `eval.problems`.
 
     Raises:
-        DataRefusal: the share is 0.
+        DataError: the share is 0.
     """
     if share == 0:
-        raise DataRefusal(
+        raise DataError(
             f"{pool.name}: nothing to evaluate on: set data.eval_split, data.held_out_share above 0, "
             "or eval.problems to 0"
         )
@@ -234,18 +234,18 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
     held_out = data.eval_source or data.source
     if held_out in GENERATED_SOURCES:
         if data.eval_split:
-            raise DataRefusal(f"data.eval_split is {data.eval_split}, but {held_out} has no splits: drop it")
+            raise DataError(f"data.eval_split is {data.eval_split}, but {held_out} has no splits: drop it")
         return _generated_pool(held_out, "held_out", count, seed, data)
     if data.eval_source:
         source = find_source(data.eval_source, "data.eval_source")
         known = [split for split in (*OWN_VALIDATION, "test") if split in source.splits]
         split = data.eval_split or next(iter(known), None)
         if split is None and not source.single:
-            raise DataRefusal(f"{source.name}: set data.eval_split to one of its splits: {', '.join(source.splits)}")
+            raise DataError(f"{source.name}: set data.eval_split to one of its splits: {', '.join(source.splits)}")
     else:
         source = find_source(data.source)
         if source.single and data.eval_split:
-            raise DataRefusal(
+            raise DataError(
                 f"data.eval_split is {data.eval_split}, but {source.name} has no splits: "
                 "name another file in data.eval_source"
             )
@@ -256,7 +256,7 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
     table = source.table(split or "")
     trained = training.table
     if trained and (trained.folder, trained.name) == (table.folder, table.name):
-        raise DataRefusal(f"{table.name} is both trained and evaluated on: name another split or eval_source")
+        raise DataError(f"{table.name} is both trained and evaluated on: name another split or eval_source")
     same_label = trained is not None and trained.split == table.split
     return _read_pool(table, data, f"held_out/{table.split}" if same_label else table.split, None)
 
@@ -279,12 +279,12 @@ def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) ->
             unread.look(row.cells, row.where)
             problem = reader.read(row)
             if problem.id in problems:
-                raise DataRefusal(
+                raise DataError(
                     f"id twice: {problem.id}, first at {problems[problem.id].source}; data.columns.id: {NOT_READ} "
                     "numbers the rows"
                 )
             problems[problem.id] = problem
-        except DataRefusal as reason:
+        except DataError as reason:
             question = start_of(reader.question_of(row))
             refused.append(RefusedRow(row.source, row.number, reader.id_of(row), str(reason), question))
     unread.refuse(table.name)
@@ -317,7 +317,7 @@ class ProblemStream:
 
     def __init__(self, problems: Sequence[Problem], seed: int, shuffle: bool = True) -> None:
         if not problems:
-            raise DataRefusal("there is no problem to train on: look into data.source")
+            raise DataError("there is no problem to train on: look into data.source")
         self.problems = list(problems)
         self.seed = seed
         self.shuffle = shuffle
@@ -373,12 +373,12 @@ class ProblemStream:
         """Continue where `state` was taken, over the same problems.
 
         Raises:
-            DataRefusal: problems, seed or shuffling differ from those of the state.
+            DataError: problems, seed or shuffling differ from those of the state.
         """
         now = self.state()
         changed = [name for name in ("problems", "seed", "shuffle") if state[name] != now[name]]
         if changed:
-            raise DataRefusal(
+            raise DataError(
                 f"cannot resume: {' and '.join(changed)} of the training data changed since the checkpoint; "
                 "put the data back, or start a new run"
             )

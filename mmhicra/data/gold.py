@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from mmhicra.config.data import ChoiceAnswer
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import AnswerKind
 from mmhicra.data.text import shorten
 from mmhicra.rewards.answers import joined_boxes
@@ -67,30 +67,30 @@ def read_answer(
         by: how the answer names its choice, see `data.choice_answer`.
 
     Raises:
-        DataRefusal: the answer is empty, ambiguous, or names no choice.
+        DataError: the answer is empty, ambiguous, or names no choice.
     """
     if isinstance(cell, list | tuple) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, list | tuple | Mapping):
         if kind != "text":
-            raise DataRefusal(
+            raise DataError(
                 f"answer unusable: a {type(cell).__name__} of {len(cell)}, not one answer; data.columns.kind: text "
                 "keeps it as JSON"
             )
         cell = _as_json(cell)
     if isinstance(cell, bytes | bytearray | memoryview):
-        raise DataRefusal("answer unusable: bytes, not text; write it as text")
+        raise DataError("answer unusable: bytes, not text; write it as text")
     if isinstance(cell, float) and not math.isfinite(cell):
-        raise DataRefusal(f"answer unusable: {cell} is no finite number")
+        raise DataError(f"answer unusable: {cell} is no finite number")
     answer = unwrap_answer("" if cell is None else str(cell))
     if not answer:
-        raise DataRefusal("answer empty")
+        raise DataError("answer empty")
     if choices and kind in (None, "choice"):
         return _choose(cell, answer, choices, prefer_text, by), "choice"
     if kind == "choice":
         if letter := _LETTER.fullmatch(answer):
             return letter[1], "choice"
-        raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} is no letter, and the row has no choices")
+        raise DataError(f"answer unusable: {shorten(answer, 40)!r} is no letter, and the row has no choices")
     return (answer, kind) if kind else _by_form(answer)
 
 
@@ -98,7 +98,7 @@ def _as_json(cell: Any) -> str:
     try:
         return json.dumps(cell, ensure_ascii=False, default=str)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataRefusal(f"answer unusable: it cannot be written as JSON ({error})") from None
+        raise DataError(f"answer unusable: it cannot be written as JSON ({error})") from None
 
 
 def _by_form(answer: str) -> tuple[str, AnswerKind]:
@@ -124,7 +124,7 @@ def unwrap_answer(text: str) -> str:
     r"""Take off what a solution wraps around its answer: `<answer>`, `\boxed{}`, `$`, `\text{}`.
 
     Raises:
-        DataRefusal: a brace is not closed, there are different boxes, or JSON has eaten a backslash.
+        DataError: a brace is not closed, there are different boxes, or JSON has eaten a backslash.
     """
     text = text.replace("\r\n", "\n")
     answer = _last_tagged(text)
@@ -141,7 +141,7 @@ def unwrap_answer(text: str) -> str:
         if answer == before:
             break
     if _CONTROL.search(answer):
-        raise DataRefusal("answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes")
+        raise DataError("answer unusable: it has lost a backslash; write LaTeX in JSON with two backslashes")
     return answer
 
 
@@ -159,11 +159,11 @@ def _unbox(text: str) -> str:
     for match in re.finditer(r"\\boxed\s*(?=\{)", text):
         found = braced(text, match.end())
         if found is None:
-            raise DataRefusal(r"answer unusable: \boxed{ is never closed")
+            raise DataError(r"answer unusable: \boxed{ is never closed")
         if box is not None and found != box:
             if (joined := joined_boxes(text)) is not None:
                 return joined
-            raise DataRefusal(r"answer unusable: 2 different \boxed{}; keep one")
+            raise DataError(r"answer unusable: 2 different \boxed{}; keep one")
         box = found
     return text if box is None else box
 
@@ -182,7 +182,7 @@ def _choose(cell: Any, answer: str, choices: Sequence[str], prefer_text: bool, b
     """The letter of the choice that an answer names, by the rule that the configuration sets."""
     if by in ("index", "index_from_1"):
         if not _INTEGER.fullmatch(_integral(cell, answer)):
-            raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} is no index; data.choice_answer is {by}")
+            raise DataError(f"answer unusable: {shorten(answer, 40)!r} is no index; data.choice_answer is {by}")
         return _by_index(int(_integral(cell, answer)) - (by == "index_from_1"), choices, by)
     if by == "auto" and not prefer_text and not isinstance(cell, bool | str):
         whole = _integral(cell, answer)
@@ -200,27 +200,27 @@ def _by_index(index: int, choices: Sequence[str], by: ChoiceAnswer) -> str:
     if 0 <= index < len(choices):
         return string.ascii_uppercase[index]
     first = int(by == "index_from_1")
-    raise DataRefusal(f"answer unusable: index {index + first} of {len(choices)} choices counted from {first}")
+    raise DataError(f"answer unusable: index {index + first} of {len(choices)} choices counted from {first}")
 
 
 def _by_whole_number(number: int, choices: Sequence[str]) -> str:
     """The choice that a bare number names: its index from 0, unless a choice is, or holds, that number.
 
     Raises:
-        DataRefusal: both are possible and name different choices, or neither is.
+        DataError: both are possible and name different choices, or neither is.
     """
     named = [letter for letter, choice in zip(string.ascii_uppercase, choices, strict=False) if _says(choice, number)]
     by_index = string.ascii_uppercase[number] if 0 <= number < len(choices) else None
     if named and by_index and named != [by_index]:
-        raise DataRefusal(
+        raise DataError(
             f"answer unusable: {number} may be an index ({by_index}) or a choice's text ({' and '.join(named)}); set "
             "data.choice_answer to index, index_from_1 or text"
         )
     if len(named) > 1:
-        raise DataRefusal(f"answer unusable: choices {' and '.join(named)} both read {number}")
+        raise DataError(f"answer unusable: choices {' and '.join(named)} both read {number}")
     if found := named or ([by_index] if by_index else []):
         return found[0]
-    raise DataRefusal(
+    raise DataError(
         f"answer unusable: {number} is neither the text nor the index, from 0, of one of the {len(choices)} choices; "
         "data.choice_answer: index_from_1 counts from 1"
     )
@@ -236,7 +236,7 @@ def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = Fa
     """The letter of the choice that a gold answer names, by its letter or by its text.
 
     Raises:
-        DataRefusal: it names none of them, or two that read alike.
+        DataError: it names none of them, or two that read alike.
     """
     letters = string.ascii_uppercase[: len(choices)]
     match = _LETTER.fullmatch(answer)
@@ -259,12 +259,12 @@ def choose_letter(answer: str, choices: Sequence[str], *, prefer_text: bool = Fa
     if len({forms[letter] for letter in found}) == 1:
         found = found[:1]  # options of equal text are one option
     if len(found) > 1:
-        raise DataRefusal(f"answer unusable: choices {' and '.join(found)} both read {shorten(answer, 80)!r}")
+        raise DataError(f"answer unusable: choices {' and '.join(found)} both read {shorten(answer, 80)!r}")
     if not found:
         hint = ""
         if _INTEGER.fullmatch(answer):
             hint = "; if it counts them, set data.choice_answer to index or index_from_1"
-        raise DataRefusal(f"answer unusable: {shorten(answer, 40)!r} names none of the {len(choices)} choices{hint}")
+        raise DataError(f"answer unusable: {shorten(answer, 40)!r} names none of the {len(choices)} choices{hint}")
     return found[0]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mmhicra.core.deep_grey import is_deep
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.encoded import decode_bytes_cell, decode_text, read_list
 from mmhicra.data.text import fault_in, shorten
@@ -42,7 +42,7 @@ def read_images(cell: Any, folder: Path | None, where: str) -> tuple[ProblemImag
         where: `file:row`, for images without a name of their own.
 
     Raises:
-        DataRefusal: an image is of no known form, or is only a link.
+        DataError: an image is of no known form, or is only a link.
     """
     if isinstance(cell, str) and cell.lstrip()[:1] == "[" and (listed := read_list(cell)) is not None:
         cell = listed
@@ -63,7 +63,7 @@ def read_image(cell: Any, folder: Path | None, reference: str) -> ProblemImage:
             try:
                 data = decode_bytes_cell(cell["bytes"])
             except ValueError as error:
-                raise DataRefusal(f"image unreadable: the bytes of {reference} are {error}") from None
+                raise DataError(f"image unreadable: the bytes of {reference} are {error}") from None
             named = isinstance(name, str) and name and fault_in(name) is None
             return ProblemImage(data, f"{reference} ({Path(str(name)).name[:100]})" if named else reference)
         cell = next((cell[key] for key in _PATH_KEYS if cell.get(key)), None)
@@ -71,32 +71,32 @@ def read_image(cell: Any, folder: Path | None, reference: str) -> ProblemImage:
         cell = str(cell)
     if isinstance(cell, str):
         return _read_text(cell.strip(), folder, reference)
-    raise DataRefusal(f"image unreadable: {reference} is a {type(cell).__name__}, not a path, bytes or base64")
+    raise DataError(f"image unreadable: {reference} is a {type(cell).__name__}, not a path, bytes or base64")
 
 
 def _read_text(text: str, folder: Path | None, reference: str) -> ProblemImage:
     """Tell path, link and base64 apart: base64 has no dot, and `/9j/...` is a JPEG, not an absolute path."""
     if text.startswith(("http://", "https://")):
-        raise DataRefusal(f"image is a link: {reference}; download it and give its path")
+        raise DataError(f"image is a link: {reference}; download it and give its path")
     try:
         data = decode_text(text)
     except ValueError:
-        raise DataRefusal(f"image unreadable: {reference} is not whole base64") from None
+        raise DataError(f"image unreadable: {reference} is not whole base64") from None
     if data is not None:
         return ProblemImage(data, reference)
     encoded = text.encode("utf-8", "backslashreplace")
     if not text or len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME:
-        raise DataRefusal(f"image unreadable: {reference} is neither a path nor base64 ({len(text)} characters)")
+        raise DataError(f"image unreadable: {reference} is neither a path nor base64 ({len(text)} characters)")
     if fault := fault_in(text):
-        raise DataRefusal(f"image unreadable: the path {shorten(text, 80)} of {reference}: {fault}")
+        raise DataError(f"image unreadable: the path {shorten(text, 80)} of {reference}: {fault}")
     if MOVING.fullmatch(text):
-        raise DataRefusal(f"row has a video: {shorten(text, 80)} ({reference}): mmhicra trains on images only")
+        raise DataError(f"row has a video: {shorten(text, 80)} ({reference}): mmhicra trains on images only")
     path = Path(text.removeprefix("file://"))
     if text.startswith("~/"):
         path = path.expanduser()
     if not path.is_absolute():
         if folder is None:
-            raise DataRefusal(f"image path has no folder: {text}; set data.image_folder to the downloaded images")
+            raise DataError(f"image path has no folder: {text}; set data.image_folder to the downloaded images")
         path = folder / path
     return ProblemImage(path, text)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal, brief
+from mmhicra.core.errors import DataError, brief
 from mmhicra.data.rows import Row
 
 _CHUNK = 1 << 20
@@ -30,24 +30,24 @@ def read_json(name: str, file: Path, lines: bool, before: int = 0) -> list[Row]:
         before: rows of the split in the files before this one.
 
     Raises:
-        DataRefusal: the file cannot be read, expands beyond reason, or is one JSON text and broken.
+        DataError: the file cannot be read, expands beyond reason, or is one JSON text and broken.
     """
     try:
         if lines:
             return list(_json_lines(name, _chunks(name, file), before))
         content = b"".join(_chunks(name, file))
     except (OSError, EOFError, zlib.error) as error:
-        raise DataRefusal(f"{name} cannot be read ({error}): mend or replace the file") from None
+        raise DataError(f"{name} cannot be read ({error}): mend or replace the file") from None
     entries = _parse(content)
     if isinstance(entries, Exception):
         first = content.lstrip().split(b"\n", 1)[0]
         if isinstance(_parse(first), dict):  # JSON Lines are often named .json
             return list(_json_lines(name, [content], before))
-        raise DataRefusal(f"{name} is not JSON ({entries}): mend the file") from None
+        raise DataError(f"{name} is not JSON ({entries}): mend the file") from None
     if isinstance(entries, dict) and entries and all(isinstance(entry, dict) for entry in entries.values()):
         entries = list(entries.values())  # MathVista's files map the problem's id to the problem
     if not isinstance(entries, list):
-        raise DataRefusal(f"{name} must hold a list of objects: write one object per row")
+        raise DataError(f"{name} must hold a list of objects: write one object per row")
     return [_json_row(name, number, entry, before) for number, entry in enumerate(entries, start=1)]
 
 
@@ -55,7 +55,7 @@ def _chunks(name: str, file: Path) -> Iterator[bytes]:
     """The file's bytes, unpacked, a megabyte at a time.
 
     Raises:
-        DataRefusal: it expands beyond reason.
+        DataError: it expands beyond reason.
     """
     size, total = file.stat().st_size, 0
     packed = file.suffix == ".gz"
@@ -63,7 +63,7 @@ def _chunks(name: str, file: Path) -> Iterator[bytes]:
         while chunk := stream.read(_CHUNK):
             total += len(chunk)
             if packed and total > max(SUSPICIOUS, LARGEST_EXPANSION * size):
-                raise DataRefusal(
+                raise DataError(
                     f"{name} expands from {size:,} bytes to more than {LARGEST_EXPANSION} times as many, as no JSON "
                     "does: look into it, unpack it yourself and name the unpacked file"
                 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmhicra.config import ColumnsConfig
 from mmhicra.config.data import NOT_READ, ChoiceAnswer
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import AnswerKind, Problem
 from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.columns import (
@@ -74,17 +74,17 @@ class Reader:
         """Make the row a problem; its images stay undecoded.
 
         Raises:
-            DataRefusal: the row cannot be used; the message is `what is wrong: details`.
+            DataError: the row cannot be used; the message is `what is wrong: details`.
         """
         if row.fault:
-            raise DataRefusal(row.fault)
+            raise DataError(row.fault)
         self._refuse_moving(row)
         own = self._cell(row, "id")
         if not is_empty(own) and not isinstance(own, _SCALAR):
-            raise DataRefusal(f"id unreadable: a {type(own).__name__}, not text or a number")
+            raise DataError(f"id unreadable: a {type(own).__name__}, not text or a number")
         text, image_cells, reply = self._question(row)
         if not without_placeholders(text):
-            raise DataRefusal("question empty")
+            raise DataError("question empty")
         images = read_images(image_cells, self.folder, row.where)
         choices = read_choices(self._choice_cells(row))
         unit = find_cell(row.cells, self.layout.unit) if self.layout.unit else None
@@ -132,7 +132,7 @@ class Reader:
                 return text, None if self.config.images == NOT_READ else images, reply
         if cell is not None and not isinstance(cell, str):
             chat = "; data.preset: messages reads chats" if isinstance(cell, list) else ""
-            raise DataRefusal(f"question unreadable: a {type(cell).__name__}, not text{chat}")
+            raise DataError(f"question unreadable: a {type(cell).__name__}, not text{chat}")
         return (cell or "").strip(), images, None
 
     def _answer(self, row: Row, reply: str | None, choices: Sequence[str]) -> tuple[str, AnswerKind]:
@@ -156,12 +156,12 @@ class Reader:
         for kind in KINDS:
             if isinstance(said, str) and said.strip().lower() == kind:
                 return kind
-        raise DataRefusal(f"kind unreadable: {shorten(str(said), 40)!r}; write {', '.join(KINDS)} or nothing")
+        raise DataError(f"kind unreadable: {shorten(str(said), 40)!r}; write {', '.join(KINDS)} or nothing")
 
     def _refuse_moving(self, row: Row) -> None:
         for column in self.unread:
             if what := holds_moving(column, row.cells.get(column)):
-                raise DataRefusal(
+                raise DataError(
                     f"row has {what}: in the column {column}; mmhicra trains on images only "
                     "(data.columns.unused leaves a column out)"
                 )
@@ -200,12 +200,12 @@ def choose_reader(
     """The reader for a table: the preset's columns, or those `auto` recognises, overridden by the mapping.
 
     Raises:
-        DataRefusal: a mapped column, or one the preset needs, is missing, or no layout fits; the message
+        DataError: a mapped column, or one the preset needs, is missing, or no layout fits; the message
             lists the columns there are. Or several columns may hold the images.
     """
     if not table.columns:
         first = next(iter(table.rows()))
-        raise DataRefusal(
+        raise DataError(
             f"{table.name}: none of its rows can be read, first {first.where}: {first.fault or 'it is empty'}"
         )
     named = named_columns(mapping)
@@ -302,29 +302,29 @@ def _guess(role: str, table: Table) -> str:
     return f" (perhaps {printable(column)})" if column else ""
 
 
-def _missing(table: Table, what: str) -> DataRefusal:
-    return DataRefusal(f"{what}; its columns are: {shorten(', '.join(table.columns), 1000)}")
+def _missing(table: Table, what: str) -> DataError:
+    return DataError(f"{what}; its columns are: {shorten(', '.join(table.columns), 1000)}")
 
 
 def _refuse_odd_text(problem: Problem) -> None:
     """Refuse what cannot be tokenized or written: rollout files and pages hold all of these texts.
 
     Raises:
-        DataRefusal: names the field.
+        DataError: names the field.
     """
     texts = [("id", problem.id), *(("choices", choice) for choice in problem.choices), ("question", problem.question)]
     for name, text in [*texts, ("answer", problem.answer), ("task", problem.task)]:
         if fault := fault_in(text):
-            raise DataRefusal(f"{name} unreadable: {fault}")
+            raise DataError(f"{name} unreadable: {fault}")
     label, _, own = problem.id.partition("/")
     if len(own) > LONGEST_ID or printable(problem.id) != problem.id or set("\t\n\r") & set(problem.id):
         what = f"{len(own)} characters, more than {LONGEST_ID}" if len(own) > LONGEST_ID else "control characters"
-        raise DataRefusal(f"id unreadable: {what}; data.columns.id: none numbers the rows of {label}")
+        raise DataError(f"id unreadable: {what}; data.columns.id: none numbers the rows of {label}")
 
 
 def _task(cell: Any) -> str:
     """A task's name; several join with a plus."""
     parts = cell if isinstance(cell, list | tuple) else [cell]
     if any(isinstance(part, list | tuple | Mapping | bytes) for part in parts):
-        raise DataRefusal(f"task unreadable: a {type(cell).__name__}, not text")
+        raise DataError(f"task unreadable: a {type(cell).__name__}, not text")
     return "+".join(str(part) for part in parts if part not in (None, "")) or "all"

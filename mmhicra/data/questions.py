@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, ProblemImage
 
 _MARK = re.compile(r"<\|?[ ]?image[ _:#-]?(\d*)[ ]?\|?>(?:\s*</image>)?", re.IGNORECASE)
@@ -35,14 +35,14 @@ def refuse_strange_marks(text: str) -> None:
     """Refuse a question with a placeholder that would stay as text: of a video or audio, or of another tool.
 
     Raises:
-        DataRefusal: names the placeholder.
+        DataError: names the placeholder.
     """
     if moving := _MOVING_MARK.search(text):
         what = "a video" if moving[1].lower() == "video" else "audio"
-        raise DataRefusal(f"row has {what}: {moving[0]} in the question; mmhicra trains on images only")
+        raise DataError(f"row has {what}: {moving[0]} in the question; mmhicra trains on images only")
     strange = _STRANGE_MARK.search(text)
     if strange and not _MARK.search(text):
-        raise DataRefusal(
+        raise DataError(
             f"placeholders unlike images: {strange[0][:60]} in the question; write <image> where each image stands"
         )
 
@@ -53,15 +53,15 @@ def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
     A system turn is written in front of the question. Images that a turn carries take the place of `images`.
 
     Raises:
-        DataRefusal: there is more than one question, or a turn holds something else than text and images.
+        DataError: there is more than one question, or a turn holds something else than text and images.
     """
     if not isinstance(messages, list) or not all(isinstance(turn, Mapping) for turn in messages):
-        raise DataRefusal("messages unreadable: not a list of turns with a role and a content")
+        raise DataError("messages unreadable: not a list of turns with a role and a content")
     messages = [_turn(turn) for turn in messages]
     roles = [str(turn.get("role")) for turn in messages]
     if not _ONE_QUESTION.fullmatch(" ".join(roles)):
         said = ", ".join(roles[:6]) or "none"
-        raise DataRefusal(f"messages unreadable: turns {said}; write system (or not), user, assistant (or not)")
+        raise DataError(f"messages unreadable: turns {said}; write system (or not), user, assistant (or not)")
     carried: list[Any] = []
     parts = [_turn_text(turn, carried) for turn in messages if turn["role"] != "assistant"]
     reply = _turn_text(messages[-1], []) if roles[-1] == "assistant" else None
@@ -85,23 +85,23 @@ def _turn_text(turn: Mapping[str, Any], images: list[Any]) -> str:
     if isinstance(content, str):
         return content.strip()
     if content is not None and not isinstance(content, list | tuple):
-        raise DataRefusal(f"messages unreadable: a content that is a {type(content).__name__}, neither text nor a list")
+        raise DataError(f"messages unreadable: a content that is a {type(content).__name__}, neither text nor a list")
     text = ""
     for item in content or []:
         kind = item.get("type") if isinstance(item, Mapping) else None
         if kind == "text":
             said = item.get("text") or ""
             if not isinstance(said, str):
-                raise DataRefusal(f"messages unreadable: a text that is a {type(said).__name__}")
+                raise DataError(f"messages unreadable: a text that is a {type(said).__name__}")
             text += said
         elif kind in ("image", "image_url"):
             text += IMAGE_PLACEHOLDER
             images += _carried(item)
         elif isinstance(kind, str) and ("video" in kind or "audio" in kind):
             what = "a video" if "video" in kind else "audio"
-            raise DataRefusal(f"row has {what}: an item of type {kind[:40]}; mmhicra trains on images only")
+            raise DataError(f"row has {what}: an item of type {kind[:40]}; mmhicra trains on images only")
         else:
-            raise DataRefusal(f"messages unreadable: an item of type {kind}, neither text nor image")
+            raise DataError(f"messages unreadable: an item of type {kind}, neither text nor image")
     return text.strip()
 
 
@@ -118,7 +118,7 @@ def place_images(
     """One `<image>` for each image, the images in the order of their placeholders; numbered ones may repeat.
 
     Raises:
-        DataRefusal: placeholders and images do not correspond.
+        DataError: placeholders and images do not correspond.
     """
     marks = _MARK.findall(text)
     if images and not marks:
@@ -126,13 +126,13 @@ def place_images(
     if merged and len(images) == 1 and len(marks) > 1 and all(marks):
         return f"{IMAGE_PLACEHOLDER}\n{text}", tuple(images)
     if any(marks) and not all(marks):
-        raise DataRefusal("placeholders unlike images: <image> beside numbered ones; write one kind")
+        raise DataError("placeholders unlike images: <image> beside numbered ones; write one kind")
     if not any(marks):
         if len(marks) != len(images):
-            raise DataRefusal(f"placeholders unlike images: {len(marks)} placeholders, {len(images)} images")
+            raise DataError(f"placeholders unlike images: {len(marks)} placeholders, {len(images)} images")
         return _MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images)
     numbers = [int(mark) for mark in marks]
     if set(numbers) != set(range(1, len(images) + 1)):
         named = ", ".join(f"<image{number}>" for number in sorted(set(numbers)))
-        raise DataRefusal(f"placeholders unlike images: {named} named, {len(images)} images")
+        raise DataError(f"placeholders unlike images: {named} named, {len(images)} images")
     return _MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images[number - 1] for number in numbers)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.files import write_whole, writing
 from mmhicra.data.text import printable, shorten
 
@@ -65,7 +65,7 @@ def write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
     """Write `refused.jsonl`, one object per row; an empty file says that every row was used.
 
     Raises:
-        RunFolderRefusal: it cannot be written.
+        RunFolderError: it cannot be written.
     """
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
     with writing(path):
@@ -85,7 +85,7 @@ def refuse_if_too_many(name: str, refused: Sequence[RefusedRow], used: int, allo
     """Stop if no row of a source can be used, or a larger share than allowed cannot.
 
     Raises:
-        DataRefusal: one line with the counts, the first refused row and its reason, and the way to mend it.
+        DataError: one line with the counts, the first refused row and its reason, and the way to mend it.
     """
     rows = len(refused) + used
     if not refused or (used and len(refused) / rows <= allowed):
@@ -93,8 +93,8 @@ def refuse_if_too_many(name: str, refused: Sequence[RefusedRow], used: int, allo
     first = f"first {refused[0].where}: {refused[0].reason}{listed}"
     if not used:
         settings = "data.preset, data.columns and data.image_folder"
-        raise DataRefusal(f"{name}: none of its {rows} rows can be used, {first}; mend them, or look into {settings}")
-    raise DataRefusal(
+        raise DataError(f"{name}: none of its {rows} rows can be used, {first}; mend them, or look into {settings}")
+    raise DataError(
         f"{name}: {len(refused)} of {rows} rows ({len(refused) / rows:.1%}) cannot be used, {first}; "
         f"mend them, or raise data.max_refused_share (now {allowed:g}) to train without them"
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data.json_files import read_json
 from mmhicra.data.rows import Row, Table
 from mmhicra.data.text import printable, shorten
@@ -52,12 +52,12 @@ class Source:
         """Open a split; a single file opens whatever the split is called.
 
         Raises:
-            DataRefusal: there is no such split, or it is empty or unreadable.
+            DataError: there is no such split, or it is empty or unreadable.
         """
         if self.single:
             return next(iter(self.splits.values()))()
         if split not in self.splits:
-            raise DataRefusal(
+            raise DataError(
                 f"{self.name} has no split {split}, it has: {', '.join(self.splits)}; name one of these, "
                 "or the file itself as the source"
             )
@@ -72,7 +72,7 @@ def find_source(source: str, setting: str = "data.source") -> Source:
         setting: the configuration field it comes from, for the message.
 
     Raises:
-        DataRefusal: it does not exist, cannot be reached, or has no format we read.
+        DataError: it does not exist, cannot be reached, or has no format we read.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -80,14 +80,14 @@ def find_source(source: str, setting: str = "data.source") -> Source:
     if path.is_dir():
         return _folder_source(source, path.resolve(), setting)
     if not _HUB_ID.fullmatch(source) or _FILE.fullmatch(path.name) or Path(path.parts[0]).exists():
-        raise DataRefusal(f"{setting}: {source} does not exist: mend the path (a hub id is written owner/name)")
+        raise DataError(f"{setting}: {source} does not exist: mend the path (a hub id is written owner/name)")
     return _hub_source(source, setting)
 
 
 def _file_source(name: str, path: Path, setting: str) -> Source:
     match = _FILE.fullmatch(path.name)
     if match is None:
-        raise DataRefusal(f"{setting}: {name} has no format we read: convert it to {FORMATS}")
+        raise DataError(f"{setting}: {name} has no format we read: convert it to {FORMATS}")
     return Source(name, {match["split"]: lambda: _open_files([path], match["split"], path.parent)}, single=True)
 
 
@@ -100,7 +100,7 @@ def _folder_source(name: str, path: Path, setting: str) -> Source:
         if match and file.is_file() and not file.name.startswith("."):  # as macOS leaves beside copies
             files.setdefault(match["split"], []).append(file)
     if not files:
-        raise DataRefusal(
+        raise DataError(
             f"{setting}: the folder {name} holds no data files: it needs {FORMATS}, named train.* and so on"
         )
     return Source(name, {split: _files_opener(shards, split, path) for split, shards in files.items()})
@@ -118,18 +118,18 @@ def _refuse_odd_shards(files: Sequence[Path], split: str, folder: Path) -> None:
     """Refuse a split of which a shard is missing, or that is there more than once.
 
     Raises:
-        DataRefusal: names the shard, or the files.
+        DataError: names the shard, or the files.
     """
     matches = [match for file in files if (match := _FILE.fullmatch(file.name))]
     totals = {(int(match["shards"]) if match["shards"] else None, match["format"]) for match in matches}
     numbers = [int(match["shard"]) for match in matches if match["shard"]]
     if len(files) > 1 and (len(totals) > 1 or not numbers or len(set(numbers)) < len(numbers)):
         names = shorten(", ".join(str(file.relative_to(folder)) for file in files), 300)
-        raise DataRefusal(f"{folder} has the split {split} more than once ({names}): name one file as the source")
+        raise DataError(f"{folder} has the split {split} more than once ({names}): name one file as the source")
     ((total, _),) = totals
     if total is not None and (missing := sorted(set(range(total)) - set(numbers))):
         named = f"{split}-{missing[0]:05d}-of-{total:05d}"
-        raise DataRefusal(
+        raise DataError(
             f"{folder} lacks {len(missing)} of the {total} shards of the split {split}, first {named}: fetch them, or "
             "rename those that are there"
         )
@@ -149,7 +149,7 @@ def _open_files(files: Sequence[Path], split: str, folder: Path) -> Table:
         rows += read_json(name, file, "jsonl" in form, before=rows[-1].place if rows else 0)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.cells))
     if not rows:
-        raise DataRefusal(f"{table_name} has no rows: fill it, or name another file or split")
+        raise DataError(f"{table_name} has no rows: fill it, or name another file or split")
     return Table(table_name, split, columns, lambda: iter(rows), folder)
 
 
@@ -162,13 +162,13 @@ def _open_parquet(table_name: str, files: Mapping[str, Path], split: str, folder
                 names = parquet.schema_arrow.names
                 if len(set(names)) < len(names):
                     twice = next(column for column in names if names.count(column) > 1)
-                    raise DataRefusal(f"{name} has two columns {shorten(twice, 60)}: rename or drop one")
+                    raise DataError(f"{name} has two columns {shorten(twice, 60)}: rename or drop one")
                 columns |= dict.fromkeys(names)
                 count += parquet.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise DataRefusal(f"{name} is not a whole parquet file ({error}): fetch or write it again") from None
+            raise DataError(f"{name} is not a whole parquet file ({error}): fetch or write it again") from None
     if not count:
-        raise DataRefusal(f"{table_name} has no rows: fill it, or name another file or split")
+        raise DataError(f"{table_name} has no rows: fill it, or name another file or split")
 
     def rows() -> Iterator[Row]:
         before = 0
@@ -178,7 +178,7 @@ def _open_parquet(table_name: str, files: Mapping[str, Path], split: str, folder
                     yield from _arrow_rows(name, parquet.iter_batches(batch_size=_BATCH), before)
                     before += parquet.metadata.num_rows
             except (pa.ArrowException, OSError) as error:
-                raise DataRefusal(f"{name} cannot be read to its end ({error}): fetch or write it again") from None
+                raise DataError(f"{name} cannot be read to its end ({error}): fetch or write it again") from None
 
     return Table(table_name, split, tuple(columns), rows, folder)
 
@@ -218,7 +218,7 @@ def _saved_source(name: str, path: Path, setting: str) -> Source:
     try:
         saved = datasets.load_from_disk(path)
     except (DatasetsError, pa.ArrowException, OSError, ValueError, IndexError) as error:  # IndexError: it has no rows
-        raise DataRefusal(
+        raise DataError(
             f"{setting}: {name} is not a whole saved data set ({_first_line(error)}): save it again"
         ) from None
     if isinstance(saved, datasets.Dataset):
@@ -242,7 +242,7 @@ def _hub_source(name: str, setting: str) -> Source:
             try:
                 part = datasets.load_dataset(identity, config or None, split=split)
             except unreachable as error:
-                raise DataRefusal(_unreachable(name, setting, error)) from None
+                raise DataError(_unreachable(name, setting, error)) from None
             assert isinstance(part, datasets.Dataset)  # a named split, not streamed
             return _dataset_opener(f"{name}/{split}", split, part, None)()
 
@@ -251,7 +251,7 @@ def _hub_source(name: str, setting: str) -> Source:
     try:
         splits = datasets.get_dataset_split_names(identity, config or None)
     except unreachable as error:
-        raise DataRefusal(_unreachable(name, setting, error)) from None
+        raise DataError(_unreachable(name, setting, error)) from None
     return Source(name, {split: opener(split) for split in splits})
 
 
@@ -265,7 +265,7 @@ def _unreachable(name: str, setting: str, error: Exception) -> str:
 def _dataset_opener(name: str, split: str, part: datasets.Dataset, folder: Path | None) -> Callable[[], Table]:
     def open_part() -> Table:
         if not len(part):
-            raise DataRefusal(f"{name} has no rows: fill it, or name another split")
+            raise DataError(f"{name} has no rows: fill it, or name another split")
         arrow = part.with_format("arrow")
         return Table(name, split, tuple(part.column_names), lambda: _arrow_rows(name, arrow.iter(_BATCH)), folder)
 

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.train.update.attention import choose
 
@@ -73,7 +73,7 @@ def check_devices(config: RunConfig, devices: list[Device], processes: int) -> C
     try:
         attention = choose(config.model.attention, torch.device(kind), config.model.precision)
         check.facts["attention"] = attention
-    except ConfigRefusal as refusal:
+    except ConfigError as refusal:
         check.blame("attention that cannot run here", str(refusal), Remedy("model.attention", "auto"))
     if kind == "cuda" and config.model.precision == "bf16":
         for index, device in enumerate(devices):

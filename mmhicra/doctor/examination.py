@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.doctor.findings import Check, Remedy, Report
 from mmhicra.doctor.lines import named_field
 from mmhicra.doctor.versions import check_versions
@@ -117,7 +117,7 @@ class Examination:
             return Check(look.name, look.title, because="; ".join(reasons), passable=False)
         try:
             return look.make()
-        except Refusal as refusal:
+        except UserError as refusal:
             check = Check(look.name, look.title, passable=False)
             words = str(refusal).rpartition(": ")[2]
             check.blame(look.title.lower(), str(refusal), Remedy(named_field(str(refusal)), words=words))
@@ -128,7 +128,7 @@ class Examination:
         check = Check("configuration", "Configuration")
         try:
             self.config = load_config(self.path, self.overrides)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check.passable = False
             for line in str(refusal).splitlines():
                 text = line.removeprefix("configuration: ")
@@ -155,7 +155,7 @@ class Examination:
         check = Check("grams", "Strategic Grams")
         try:
             library = GramLibrary.load(self.config.hicra.grams).subset(min_words=self.config.hicra.min_words)
-        except Refusal as refusal:
+        except UserError as refusal:
             check.blame("strategic grams", str(refusal), Remedy("hicra.grams", "published_249"))
             return check
         check.facts = {"name": library.name, "count": len(library), "hash": library.content_hash}
@@ -172,13 +172,13 @@ class Examination:
         try:
             self.processor = load_processor(options)
             self.empty = empty_model(self.processor.config, self.processor.family)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check.passable = False
             path = Remedy("model.path", words="a checkpoint of the family that is wanted")
             family = [Remedy("model.family", "auto")] if str(refusal).startswith("model.family") else []
             check.blame("checkpoint of another family", str(refusal), *family, path)
             return check
-        except Refusal as refusal:
+        except UserError as refusal:
             check.passable = False
             check.blame("model that cannot be loaded", str(refusal), Remedy("model.path", words="a whole model folder"))
             return check
@@ -195,7 +195,7 @@ class Examination:
         )
         try:
             self.builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, self.config.data)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check.passable = False
             field = "data.instruction" if "instruction" in str(refusal) else "data.system_prompt"
             check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the control token"))
@@ -227,7 +227,7 @@ class Examination:
 
         try:
             self.rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check = Check("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))
             return check
@@ -276,11 +276,11 @@ class Examination:
         logging.disable_progress_bar()  # it breaks ours
         try:
             self.model = load_policy(config.model, config.seed)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check.passable = False
             check.blame("configuration", str(refusal), Remedy("model.lora.targets", words="layers that are there"))
             return check
-        except Refusal as refusal:
+        except UserError as refusal:
             check.passable = False
             check.blame("model that cannot be loaded", str(refusal), Remedy("model.path", words="a whole model folder"))
             return check
@@ -291,7 +291,7 @@ class Examination:
                 config.rollout, self.model, n=config.rollout.n, temperature=config.rollout.temperature
             )
             evaluation_sampling(config, self.model)
-        except ConfigRefusal as refusal:
+        except ConfigError as refusal:
             check.passable = False
             remedy = Remedy(named_field(str(refusal)), words=str(refusal).rpartition(": ")[2])
             check.blame("configuration", str(refusal), remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.doctor.findings import Check, Grid, Remedy
 from mmhicra.doctor.problems import Progress, Reader, list_golds, smallest_share, too_many_refused
@@ -30,7 +30,7 @@ def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = 
             if progress:
                 progress(start + len(some), len(problems))
         nonsense = rewarder.records([(p, _response(NONSENSE, style)) for p in problems[:NONSENSE_CHECKED]])
-    except Refusal as refusal:
+    except UserError as refusal:
         check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the function, or leave it out"))
         return check
     except Exception as error:

@@ -1,7 +1,7 @@
 """A memory plan: what a configuration takes on one device, part by part, before anything is loaded.
 
 `plan_memory` is a pure function of the model's shape and of the load that a configuration puts on it. Weights,
-gradients and optimiser state are exact; activations are counted tensor by tensor for the layers as they are written,
+gradients and optimizer state are exact; activations are counted tensor by tensor for the layers as they are written,
 and hold within a factor of `ACTIVATION_FACTOR` of what was measured. Shapes: L tokens of a micro-batch.
 """
 
@@ -21,7 +21,7 @@ ACTIVATION_FACTOR = 1.25
 FLOAT, HALF, DOUBLE = 4, 2, 8
 """Bytes."""
 
-Phase = Literal["update", "optimiser step", "rollout", "evaluation"]
+Phase = Literal["update", "optimizer step", "rollout", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Load:
         sees_always_alike: the vision side is frozen.
         reference: a frozen copy is kept for the KL term.
         processes: that train together.
-        shard: weights, gradients and optimiser state are split over them.
-        cuda: the optimiser updates all tensors at once, which takes room.
+        shard: weights, gradients and optimizer state are split over them.
+        cuda: the optimizer updates all tensors at once, which takes room.
         embedded: rollouts use the trained model itself; else `engine` says what the engine takes.
         engine: bytes of an engine beside the model.
         engine_rests: it gives them back while the model is trained.
@@ -46,7 +46,7 @@ class Load:
         patches: of the images of that prompt.
         response: tokens of the longest response.
         group: completions per prompt.
-        groups: prompts of an optimiser step, on this device.
+        groups: prompts of an optimizer step, on this device.
         chunk: response positions whose logits are held at a time.
         nucleus: SIREN takes the entropy of a nucleus as well.
         sequences: completions that are decoded at a time.
@@ -92,13 +92,13 @@ class Load:
 
     @property
     def whole(self) -> int:
-        """What an optimiser step takes of budgets: tokens, and patches while the vision side is trained."""
+        """What an optimizer step takes of budgets: tokens, and patches while the vision side is trained."""
         looked_at = 0 if self.sees_always_alike else self.patches
         return self.groups * (self.prompt + looked_at + self.group * self.response)
 
     @property
     def alone(self) -> bool:
-        """Whether one micro-batch is a whole optimiser step."""
+        """Whether one micro-batch is a whole optimizer step."""
         return self.whole <= self.budget
 
     @property
@@ -149,7 +149,7 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
     held = {
         "weights": FLOAT * shape.parameters // ranks,
         # AdamW: two moments of every trained value, and a step counter for every tensor.
-        "optimiser": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
+        "optimizer": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
         "reference": 0 if not load.reference or load.adapters else FLOAT * shape.parameters // ranks,
         "buckets of data parallelism": FLOAT * shape.trained if copied else 0,
         "engine": 0 if load.embedded or load.engine_rests else load.engine,
@@ -157,7 +157,7 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
     gradients = FLOAT * shape.trained // ranks
     phases: dict[Phase, dict[str, int]] = {
         "update": update(shape, load, gradients),
-        "optimiser step": {
+        "optimizer step": {
             "gradients": gradients,
             "room of the step": FLOAT * shape.trained // ranks if load.cuda else 0,
         },
@@ -308,7 +308,7 @@ def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
     """The most tokens per micro-batch that fit into `room` bytes, rounded down to 256; None if not even one group's
     prompt and response do.
 
-    More than a whole optimiser step holds is never used, so that is the most it says.
+    More than a whole optimizer step holds is never used, so that is the most it says.
     """
     looked_at = 0 if load.sees_always_alike else load.patches
     least = load.prompt + looked_at + load.response

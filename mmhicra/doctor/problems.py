@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mmhicra.config import RunConfig
 from mmhicra.config.data import NOT_READ
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, summarise_refused
@@ -49,7 +49,7 @@ class Reader:
         """Read everything, however much is refused.
 
         Raises:
-            DataRefusal: the source cannot be read, or none of its rows can be used.
+            DataError: the source cannot be read, or none of its rows can be used.
         """
         lenient = self.config.data.model_copy(update={"max_refused_share": 1.0})
         golds = [self._gold] if self.config.reward.accuracy_weight else []
@@ -97,7 +97,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
     config, check = reader.config, Check("data", "Data")
     try:
         loaded = reader.read(progress)
-    except DataRefusal as refusal:
+    except DataError as refusal:
         check.passable = False
         _blame_long(check, reader)
         if not check.faults:
@@ -136,7 +136,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> Check:
     check.notes += loaded.notes
     try:
         refuse_without_images(loaded, config.data)
-    except DataRefusal as refusal:
+    except DataError as refusal:
         check.blame(
             "no images",
             str(refusal),
@@ -167,7 +167,7 @@ def too_many_refused(reader: Reader) -> bool:
     for name, rows, used in reader.loaded.shares if reader.loaded else ():
         try:
             refuse_if_too_many(name, rows, used, allowed)
-        except DataRefusal:
+        except DataError:
             return True
     return False
 

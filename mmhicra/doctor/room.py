@@ -94,7 +94,7 @@ def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list
         f"({plan.fullest}) of {size_text(room)} that can be used"
     )
     if budget is not None:
-        whole = ", a whole optimiser step" if budget >= load.whole else ""
+        whole = ", a whole optimizer step" if budget >= load.whole else ""
         check.notes.append(f"the largest train.tokens_per_micro_batch that fits is {budget:,}{whole}")
     for phase in plan.phases:
         if plan.total(phase) > room:

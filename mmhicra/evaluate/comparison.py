@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal, brief, one_line
+from mmhicra.core.errors import DataError, brief, one_line
 from mmhicra.core.intervals import Z95
 from mmhicra.evaluate.results import sample_path
 
@@ -53,16 +53,16 @@ def compare_results(first: Path, second: Path) -> Comparison:
     """Compare two result files with the lines beside them.
 
     Raises:
-        DataRefusal: a file cannot be read, they are of different benchmarks, or share no question.
+        DataError: a file cannot be read, they are of different benchmarks, or share no question.
     """
     (one, lines_one), (two, lines_two) = _read(first), _read(second)
     if one.get("benchmark") != two.get("benchmark"):
-        raise DataRefusal(
+        raise DataError(
             f"{first} is of {one.get('benchmark')}, {second} of {two.get('benchmark')}: compare two of one benchmark"
         )
     shared = [identity for identity in lines_one if identity in lines_two]
     if not shared:
-        raise DataRefusal(f"{first} and {second} share no question: nothing can be paired")
+        raise DataError(f"{first} and {second} share no question: nothing can be paired")
     pairs = [(bool(lines_one[i]["correct"]), bool(lines_two[i]["correct"])) for i in shared]
     clusters = [str(lines_one[i].get("cluster") or i[0]) for i in shared]
     return _compare(pairs, clusters, _warnings(one, two, len(lines_one), len(lines_two), len(shared)))
@@ -134,8 +134,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, int], dict[str, A
                 raise ValueError(f"{name} is {brief(result[name])}")
         return result, {(line["id"], line.get("sample", 0)): line for line in lines}
     except OSError as error:
-        raise DataRefusal(f"{error.filename} cannot be read ({error.strerror}): give results of eval score") from None
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}): give results of eval score") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataRefusal(
+        raise DataError(
             f"{path} is no result of eval score ({one_line(repr(error), 160)}): score the responses again"
         ) from None

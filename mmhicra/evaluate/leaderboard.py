@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mmhicra.core.errors import DataRefusal, brief, one_line
+from mmhicra.core.errors import DataError, brief, one_line
 from mmhicra.core.resources import evaluation_path
 
 _SUBSETS = {"mathvista": "testmini", "mathvision": "test"}
@@ -62,7 +62,7 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
         size: billions of parameters; if None, as counted by the evaluation.
 
     Raises:
-        DataRefusal: the file is no result.
+        DataError: the file is no result.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -87,9 +87,9 @@ def own_row(path: Path, model: str | None = None, size: float | None = None) -> 
             own=True,
         )
     except OSError as error:
-        raise DataRefusal(f"{path} cannot be read ({error.strerror}): give a result of eval score") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a result of eval score") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataRefusal(
+        raise DataError(
             f"{path} is no result of eval score ({one_line(repr(error), 160)}): score the responses again"
         ) from None
 
@@ -154,7 +154,7 @@ def write_leaderboard(folder: Path, rows: Sequence[Row]) -> list[tuple[str, Path
     """Write `leaderboard.md`, `.csv` and `.html`; returns their kinds and places.
 
     Raises:
-        DataRefusal: the folder cannot be written.
+        DataError: the folder cannot be written.
     """
     texts = {"md": markdown(rows), "csv": csv_text(rows), "html": page(rows)}
     places = [(kind, folder / f"leaderboard.{kind}") for kind in texts]
@@ -163,7 +163,7 @@ def write_leaderboard(folder: Path, rows: Sequence[Row]) -> list[tuple[str, Path
         for kind, place in places:
             place.write_text(texts[kind], encoding="utf-8")
     except OSError as error:
-        raise DataRefusal(f"{folder} cannot be written ({error.strerror}): name another with --out") from None
+        raise DataError(f"{folder} cannot be written ({error.strerror}): name another with --out") from None
     return places
 
 

@@ -34,7 +34,7 @@ def open_engine(config: RunConfig, model: LoadedModel, checkpoint: Path | None =
         checkpoint: of a run: `model` gets its trained weights, and the engine with it.
 
     Raises:
-        Refusal: the engine cannot run here, or the checkpoint is none of this model.
+        UserError: the engine cannot run here, or the checkpoint is none of this model.
     """
     with ExitStack() as stack:
         if config.rollout.engine == "vllm":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.evaluate.leaderboard import merge, own_row, published_rows, write_leaderboard
 from mmhicra.evaluate.model import billions, model_facts, open_engine, versions
 from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
@@ -76,10 +76,10 @@ def evaluate_model(
         judge: decides what the rules could not.
 
     Raises:
-        Refusal: the model, a benchmark or what lies in the folder cannot be used.
+        UserError: the model, a benchmark or what lies in the folder cannot be used.
     """
     if not config.eval.benchmarks:
-        raise ConfigRefusal("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
+        raise ConfigError("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
     sets = [load_question_set(options) for options in config.eval.benchmarks]
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmhicra.config import BenchmarkConfig
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.questions import place_images
@@ -62,8 +62,8 @@ def load_question_set(options: BenchmarkConfig) -> QuestionSet:
     """Read, choose and write the questions of one benchmark.
 
     Raises:
-        DataRefusal: the questions cannot be read, or lack ids of the subset.
-        ConfigRefusal: the benchmark has no prompt of that name.
+        DataError: the questions cannot be read, or lack ids of the subset.
+        ConfigError: the benchmark has no prompt of that name.
     """
     benchmark, card = make_benchmark(options.name), read_card(options.name)
     items = load_questions(benchmark, options.source, options.split, options.images)
@@ -78,12 +78,12 @@ def problem_of(benchmark: str, item: Item, prompt: str) -> Problem:
     """A question with its prompt and its images, which stand in front unless the prompt says where.
 
     Raises:
-        DataRefusal: the prompt names images that the question does not have.
+        DataError: the prompt names images that the question does not have.
     """
     try:
         text, images = place_images(write_prompt(benchmark, item, prompt), item.images, merged=True)
-    except DataRefusal as refusal:
-        raise DataRefusal(f"{benchmark}, question {item.id}: {refusal}") from None
+    except DataError as refusal:
+        raise DataError(f"{benchmark}, question {item.id}: {refusal}") from None
     return Problem(
         id=f"{benchmark}/{item.id}",
         question=text,
@@ -102,10 +102,10 @@ def check_questions(
     """Decode every image once and let `check` (of a `PromptBuilder`) see every prompt, before anything is generated.
 
     Raises:
-        DataRefusal: a question cannot be asked; a benchmark is never scored over fewer questions than it has.
+        DataError: a question cannot be asked; a benchmark is never scored over fewer questions than it has.
     """
     for number, problem in enumerate(questions.problems, start=1):
         if reason := refuse_broken_images(problem):
-            raise DataRefusal(f"{problem.source}: {reason}")
+            raise DataError(f"{problem.source}: {reason}")
         check(problem)
         progress(number)

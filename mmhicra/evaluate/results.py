@@ -18,7 +18,7 @@ def write_result(path: Path, scores: Scores) -> None:
     """Write both files, making the folder.
 
     Raises:
-        RunFolderRefusal: they cannot be written.
+        RunFolderError: they cannot be written.
     """
     lines = (json.dumps(record.as_dict(), ensure_ascii=False) for record in scores.records)
     way_out = "free the disk, or name another file with --out"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Group, Problem
 from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.scoring.judging import AnswerJudge
@@ -84,10 +84,10 @@ def benchmark_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
     """From the whole vocabulary, at the evaluation's temperature and length.
 
     Raises:
-        ConfigRefusal: several samples of a greedy model are asked for, or see `sampling_of`.
+        ConfigError: several samples of a greedy model are asked for, or see `sampling_of`.
     """
     if config.eval.benchmarks and config.eval.n > 1 and config.eval.temperature == 0:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"eval.n is {config.eval.n}, but eval.temperature 0 gives the same response every time: raise it"
         )
     sampling = sampling_of(config.rollout, model, n=config.eval.n, temperature=config.eval.temperature)
@@ -123,7 +123,7 @@ def score_responses(
         judge: decides what the rules could not.
 
     Raises:
-        Refusal: the judge cannot be reached.
+        UserError: the judge cannot be reached.
     """
     pairs = [(item, response) for item, some in zip(questions.items, responses, strict=True) for response in some]
     lengths = [response.tokens for _, response in pairs if response.tokens is not None]

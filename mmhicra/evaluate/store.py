@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal, RunFolderRefusal
+from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.files import write_whole, writing
 from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.scoring.records import Response
@@ -31,8 +31,8 @@ class ResponseStore:
         at_a_time: questions in a batch.
 
     Raises:
-        RunFolderRefusal: what is there was generated in another way, or belongs to other questions.
-        DataRefusal: the folder cannot be written.
+        RunFolderError: what is there was generated in another way, or belongs to other questions.
+        DataError: the folder cannot be written.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ResponseStore:
         """Keep one batch, on disk before anything else is done with it.
 
         Raises:
-            DataRefusal: the file cannot be written.
+            DataError: the file cannot be written.
         """
         try:
             with self.path.open("ab") as file:
@@ -83,7 +83,7 @@ class ResponseStore:
         item = self.questions.items[number // self.n]
         cells = json.loads(line)
         if (cells[self.questions.benchmark.id_field], cells["sample"]) != (item.id, number % self.n):
-            raise RunFolderRefusal(
+            raise RunFolderError(
                 f"{self.path}, line {number + 1} answers another question than {item.id}: the file was changed; "
                 "remove it, or name another folder with --out"
             )
@@ -107,7 +107,7 @@ class ResponseStore:
             if (old := before.get(name)) != (new := generation.get(name))
         ]
         if changed:
-            raise RunFolderRefusal(
+            raise RunFolderError(
                 f"{self.path.parent} holds responses of another evaluation of {self.questions.name} "
                 f"({'; '.join(changed)}): name another folder with --out, or add --overwrite"
             )
@@ -127,7 +127,7 @@ def write_responses(path: Path, questions: QuestionSet, answered: Sequence[Seque
     """Write all responses at once, as a store would have.
 
     Raises:
-        RunFolderRefusal: the file cannot be written.
+        RunFolderError: the file cannot be written.
     """
     with writing(path, WAY_OUT):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,5 +157,5 @@ def _lines(questions: QuestionSet, answered: Sequence[Sequence[Response]]) -> by
     return text.encode("utf-8", "backslashreplace")
 
 
-def _unwritable(path: Path, error: OSError) -> DataRefusal:
-    return DataRefusal(f"{path} cannot be written ({error.strerror}): name another folder with --out")
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be written ({error.strerror}): name another folder with --out")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
 from mmhicra.hicra.planning import PlanningMatcher
 
@@ -54,7 +54,7 @@ def placebo_library(samples: Sequence[Sample], matcher: PlanningMatcher, tokeniz
         The library; its provenance states both densities, in the second half.
 
     Raises:
-        Refusal: no gram occurs, or the execution text cannot supply n-grams for the density.
+        UserError: no gram occurs, or the execution text cannot supply n-grams for the density.
     """
     rng = Random(f"placebo/{seed}")
     half = len(samples) // 2
@@ -62,7 +62,7 @@ def placebo_library(samples: Sequence[Sample], matcher: PlanningMatcher, tokeniz
     fired, pool = _survey(drawn, matcher)
     wanted, total = _marked(checked, matcher), sum(len(sample.ids) for sample in checked)
     if not fired or not wanted:
-        raise Refusal(
+        raise UserError(
             f"placebo: {len(samples)} responses hold too few grams of {matcher.gram_library.name}: use others"
         )
     library, marked = _adjust(_draw(fired, pool, rng), pool, checked, tokenizer, wanted, rng)
@@ -155,7 +155,7 @@ def _adjust(
         source.remove(fitting)
         target.append(fitting)
     if best is None or best[0] > LIMIT * wanted:
-        raise Refusal(
+        raise UserError(
             f"placebo: {len(samples)} responses hold too little execution text for {wanted} marked tokens: "
             "use more responses, or credit.method=uniform as the control"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmhicra.core.errors import Refusal, brief, one_line
+from mmhicra.core.errors import UserError, brief, one_line
 from mmhicra.core.resources import asset_path
 
 GramFunction = Literal["deduction", "branching", "backtracing", "framing", "unlabelled"]
@@ -76,20 +76,20 @@ class GramLibrary:
 
     def __post_init__(self) -> None:
         if not self.grams:
-            raise Refusal(f"gram library {self.name}: it holds no gram: give it at least one")
+            raise UserError(f"gram library {self.name}: it holds no gram: give it at least one")
         first: dict[str, int] = {}
         for number, gram in enumerate(self.grams, start=1):
             key = normalise(gram.text)
             if not key or not key.isprintable():
                 blank = f"entry {number} ({brief(gram.text)}) is blank or unprintable"
-                raise Refusal(f"gram library {self.name}: {blank}: mend it")
+                raise UserError(f"gram library {self.name}: {blank}: mend it")
             if key in first:
                 repeat = f"entry {number} ({brief(gram.text)}) repeats entry {first[key]}"
-                raise Refusal(f"gram library {self.name}: {repeat}: remove one")
+                raise UserError(f"gram library {self.name}: {repeat}: remove one")
             first[key] = number
             if not gram.cluster.isprintable() or gram.cluster != gram.cluster.strip():
                 named = f"entry {number} ({brief(gram.text)}) has cluster {brief(gram.cluster)}"
-                raise Refusal(f"gram library {self.name}: {named}: use a printable name without spaces at its ends")
+                raise UserError(f"gram library {self.name}: {named}: use a printable name without spaces at its ends")
 
     def __len__(self) -> int:
         return len(self.grams)
@@ -107,7 +107,7 @@ class GramLibrary:
         A file ending in `.json` is JSON, any other is text, in which blank lines are ignored.
 
         Raises:
-            Refusal: the file is missing, unreadable or empty, or an entry is blank, repeated or no gram.
+            UserError: the file is missing, unreadable or empty, or an entry is blank, repeated or no gram.
         """
         if name_or_path in SHIPPED_LIBRARIES:
             return _from_json(asset_path(f"strategic_grams/{name_or_path}.json"))
@@ -118,12 +118,12 @@ class GramLibrary:
         """Write the JSON that `load` reads, one gram a line.
 
         Raises:
-            Refusal: the path does not end in `.json`.
+            UserError: the path does not end in `.json`.
             OSError: the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() != ".json":
-            raise Refusal(f"gram library {self.name}: {path} would not be read back as JSON: name it *.json")
+            raise UserError(f"gram library {self.name}: {path} would not be read back as JSON: name it *.json")
         head = json.dumps({"name": self.name, "provenance": dict(self.provenance)}, indent=2, ensure_ascii=False)
         rows = ",\n".join("    " + json.dumps(_entry(gram), ensure_ascii=False) for gram in self.grams)
         path.write_text(f'{head[:-2]},\n  "grams": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
@@ -139,7 +139,7 @@ class GramLibrary:
         """The grams with at least `min_words` words and, if `functions` is given, one of those functions.
 
         Raises:
-            Refusal: none is left.
+            UserError: none is left.
         """
         kept = tuple(
             gram for gram in self.grams if gram.words >= min_words and (functions is None or gram.function in functions)
@@ -154,7 +154,7 @@ class GramLibrary:
 def _from_text(path: Path) -> GramLibrary:
     text = _read(path)
     if text.lstrip()[:1] in ("{", "["):
-        raise Refusal(f"gram library {path}: it looks like JSON, but its name does not end in .json: rename it")
+        raise UserError(f"gram library {path}: it looks like JSON, but its name does not end in .json: rename it")
     lines = text.splitlines()
     return GramLibrary(str(path), tuple(Gram(line.strip()) for line in lines if line.strip()))
 
@@ -163,22 +163,22 @@ def _from_json(path: Path) -> GramLibrary:
     try:
         content = json.loads(_read(path))
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of more than 4 300 digits
-        raise Refusal(f"gram library {path}: not JSON ({one_line(str(error))}): mend the file") from None
+        raise UserError(f"gram library {path}: not JSON ({one_line(str(error))}): mend the file") from None
     if isinstance(content, list):
         content = {"grams": content}
     if not isinstance(content, dict) or not isinstance(content.get("grams"), list):
-        raise Refusal(
+        raise UserError(
             f'gram library {path}: neither a list of strings nor an object with a list "grams": mend the file'
         )
     name, provenance = content.get("name", str(path)), content.get("provenance", {})
     if not isinstance(name, str) or not name.isprintable() or not isinstance(provenance, dict):
-        raise Refusal(
+        raise UserError(
             f'gram library {path}: "name" must be a printable string and "provenance" an object: mend the file'
         )
     try:
         json.dumps(provenance, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise Refusal(f'gram library {path}: "provenance" holds half of a surrogate pair: mend the file') from None
+        raise UserError(f'gram library {path}: "provenance" holds half of a surrogate pair: mend the file') from None
     grams = tuple(_gram(entry, number, path) for number, entry in enumerate(content["grams"], start=1))
     checked = GramLibrary(str(path), grams, provenance)  # refused by the name of the file, known by its own
     return replace(checked, name=name)
@@ -194,13 +194,13 @@ def _gram(entry: object, number: int, path: Path) -> Gram:
         return Gram(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry.keys() <= set(_FIELDS):
         known = ", ".join(f'"{name}"' for name in _FIELDS)
-        raise Refusal(f"gram library {path}: entry {number} is neither a string nor {{{known}}}: mend it")
+        raise UserError(f"gram library {path}: entry {number} is neither a string nor {{{known}}}: mend it")
     gram = Gram(**entry)
     if not isinstance(gram.function, str) or gram.function not in get_args(GramFunction):
         known = ", ".join(get_args(GramFunction))
-        raise Refusal(f"gram library {path}: entry {number} has function {brief(gram.function)}: use one of {known}")
+        raise UserError(f"gram library {path}: entry {number} has function {brief(gram.function)}: use one of {known}")
     if not isinstance(gram.cluster, str):
-        raise Refusal(f"gram library {path}: entry {number} has cluster {brief(gram.cluster)}: use a string")
+        raise UserError(f"gram library {path}: entry {number} has cluster {brief(gram.cluster)}: use a string")
     return gram
 
 
@@ -213,7 +213,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         shipped = ", ".join(SHIPPED_LIBRARIES)
-        raise Refusal(f"gram library {one_line(str(path))}: no such file: give a path or one of {shipped}") from None
+        raise UserError(f"gram library {one_line(str(path))}: no such file: give a path or one of {shipped}") from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL character in the path
         name, reason = one_line(str(path)), one_line(str(error))
-        raise Refusal(f"gram library {name}: cannot be read ({reason}): give a UTF-8 text or JSON file") from None
+        raise UserError(f"gram library {name}: cannot be read ({reason}): give a UTF-8 text or JSON file") from None

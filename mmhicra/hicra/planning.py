@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
 from mmhicra.hicra.search import Indices, PhraseSearch, is_word
 from mmhicra.hicra.spans import Ids, read_tokens, token_table
@@ -97,7 +97,7 @@ class PlanningMatcher:
         stop_ids: ids that are never planning, beside the tokenizer's added tokens (special or not).
 
     Raises:
-        Refusal: the tokenizer is not byte-level BPE.
+        UserError: the tokenizer is not byte-level BPE.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PlanningMatcher:
         stop_ids: Collection[int] = (),
     ) -> None:
         if parts not in ("all", "thinking", "answer"):
-            raise Refusal(f"parts {parts!r}: use all, thinking or answer")
+            raise UserError(f"parts {parts!r}: use all, thinking or answer")
         self.gram_library, self.skip_math, self.parts = library, skip_math, parts
         self._tokenizer = tokenizer
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
@@ -196,7 +196,7 @@ def planning_mask(ids: Ids, tokenizer: Any, library: GramLibrary, **options: Any
         (R,) bool.
 
     Raises:
-        Refusal: the tokenizer is not byte-level BPE.
+        UserError: the tokenizer is not byte-level BPE.
         ValueError: ids are not one row, or one is negative.
     """
     return PlanningMatcher(library, tokenizer, **options).mask(ids)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -58,17 +58,17 @@ def token_table(tokenizer: Any) -> TokenTable:
     """The table of a `transformers` fast tokenizer or a `tokenizers.Tokenizer`; made again only if it grew.
 
     Raises:
-        Refusal: the tokenizer is not byte-level BPE.
+        UserError: the tokenizer is not byte-level BPE.
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     kind = type(tokenizer).__name__
     if not isinstance(backend, Tokenizer):
-        raise Refusal(f"tokenizer {kind}: not a fast tokenizer: pass one (of a processor, its .tokenizer)")
+        raise UserError(f"tokenizer {kind}: not a fast tokenizer: pass one (of a processor, its .tokenizer)")
     table = _tables.get(backend)
     if table is None or table.size != backend.get_vocab_size():
         if not isinstance(backend.decoder, decoders.ByteLevel):
             decoder = type(backend.decoder).__name__
-            raise Refusal(f"tokenizer {kind}: its decoder is {decoder}, not ByteLevel: use a byte-level BPE tokenizer")
+            raise UserError(f"tokenizer {kind}: its decoder is {decoder}, not ByteLevel: use one of byte-level BPE")
         table = _tables[backend] = _make_table(backend)
     return table
 
@@ -84,7 +84,7 @@ def token_spans(ids: Ids, tokenizer: Any) -> tuple[str, NDArray[np.int64]]:
         The text and an (R, 2) array of starts and exclusive ends; neither column ever decreases.
 
     Raises:
-        Refusal: the tokenizer is not byte-level BPE.
+        UserError: the tokenizer is not byte-level BPE.
         ValueError: ids are not one row, or one is negative.
     """
     text, spans, _ = read_tokens(ids, token_table(tokenizer))

@@ -11,7 +11,7 @@ from mmhicra.lab.comparison import Row, as_json, compare
 from mmhicra.lab.methods import BASELINE
 from mmhicra.lab.outcomes import read_outcome, refuse_unequal_starts
 from mmhicra.lab.picture import draw_curves
-from mmhicra.lab.runs import LabRefusal, LabRun, plan_runs, run_all
+from mmhicra.lab.runs import LabError, LabRun, plan_runs, run_all
 from mmhicra.lab.table import csv_text, markdown, terminal_table
 from mmhicra.train.loop.terminal import Terminal
 
@@ -38,10 +38,10 @@ def run_lab(
         terminal: where progress is shown.
 
     Raises:
-        Refusal: a configuration is refused, a run failed, or runs did not start alike.
+        UserError: a configuration is refused, a run failed, or runs did not start alike.
     """
     if not seeds or workers < 1:
-        raise LabRefusal(f"--seeds ({len(seeds)}) and --workers ({workers}) must be at least 1")
+        raise LabError(f"--seeds ({len(seeds)}) and --workers ({workers}) must be at least 1")
     runs = plan_runs(config, overrides, methods, seeds, out)
     terminal.say(f"{len(runs)} runs ({len(methods)} methods, {len(seeds)} seeds), {workers} at a time -> {out}")
     with terminal.watch("lab", sum(run.steps for run in runs)) as bar:

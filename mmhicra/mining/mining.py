@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import mmhicra
-from mmhicra.core.errors import DataRefusal, Refusal
+from mmhicra.core.errors import DataError, UserError
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.mining.clusters import NOISE, Algorithm, Cluster, cluster_vectors, find_clusters
 from mmhicra.mining.embedding import Embedder
@@ -70,7 +70,7 @@ class MiningOptions:
             ("cluster_size", self.cluster_size >= 2, "at least 2"),
         ):
             if not holds:
-                raise Refusal(f"mining option {name} = {getattr(self, name)}: it must be {rule}")
+                raise UserError(f"mining option {name} = {getattr(self, name)}: it must be {rule}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +103,8 @@ def mine(
     """Mine the Strategic Grams of a corpus.
 
     Raises:
-        DataRefusal: most texts are too short to be solutions, or no n-gram is frequent enough.
-        Refusal: HDBSCAN finds no cluster.
+        DataError: most texts are too short to be solutions, or no n-gram is frequent enough.
+        UserError: HDBSCAN finds no cluster.
     """
     ngrams, counts = find_ngrams(corpus.texts, options, progress)
     vectors, embedded = embedder.embed(ngrams.texts, progress)
@@ -113,7 +113,7 @@ def mine(
     clusters = find_clusters(labels, ngrams, options.top)
     progress("clustering", 1, 1)
     if not clusters:
-        raise Refusal(f"{options.algorithm} finds no cluster in {len(ngrams)} n-grams: use kmeans or a smaller size")
+        raise UserError(f"{options.algorithm} finds no cluster in {len(ngrams)} n-grams: use kmeans or a smaller size")
     selected = [cluster for cluster in clusters if cluster.selected]
     counts |= {
         "noise": int((labels == NOISE).sum()),
@@ -139,7 +139,7 @@ def find_ngrams(
     """The n-grams to cluster, and how many were left after each condition.
 
     Raises:
-        DataRefusal: most texts are too short to be solutions, or no n-gram is left.
+        DataError: most texts are too short to be solutions, or no n-gram is left.
     """
     least = options.min_df or max(3, math.ceil(len(solutions) / 1000))
     ngrams = count_ngrams(
@@ -159,7 +159,7 @@ def find_ngrams(
     counts["ngrams"] = len(ngrams)
     if not len(ngrams):
         conditions = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise DataRefusal(
+        raise DataError(
             f"no n-gram is left of {len(solutions)} solutions ({conditions}): give more solutions or a lower --min-df"
         )
     return ngrams, counts
@@ -169,20 +169,20 @@ def check_target(path: str | Path) -> None:
     """Refuse early what `save_mined` would have to refuse after all the work.
 
     Raises:
-        Refusal: the path does not end in `.json`, or its folder is missing.
+        UserError: the path does not end in `.json`, or its folder is missing.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        raise Refusal(f"{path}: a library is JSON: name it *.json by --out")
+        raise UserError(f"{path}: a library is JSON: name it *.json by --out")
     if not path.parent.is_dir():
-        raise Refusal(f"{path}: there is no folder {path.parent}: make it, or name another file by --out")
+        raise UserError(f"{path}: there is no folder {path.parent}: make it, or name another file by --out")
 
 
 def save_mined(mined: Mined, path: str | Path) -> Path:
     """Write the library, and beside it as `.csv` the table of all clusters; returns the table's path.
 
     Raises:
-        Refusal: as of `check_target`, or the files cannot be written.
+        UserError: as of `check_target`, or the files cannot be written.
     """
     check_target(path)
     path = Path(path)
@@ -194,7 +194,7 @@ def save_mined(mined: Mined, path: str | Path) -> Path:
             writer.writerow(["cluster", "cluster_df", "share_of_solutions", "size", "selected", "examples"])
             writer.writerows(table_rows(mined))
     except OSError as error:
-        raise Refusal(f"{path}: cannot be written ({error.strerror}): name another file by --out") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}): name another file by --out") from None
     return table
 
 

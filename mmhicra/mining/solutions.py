@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal, one_line
+from mmhicra.core.errors import DataError, one_line
 from mmhicra.hicra.grams import normalise
 from mmhicra.mining.ngrams import Progress
 
@@ -67,11 +67,11 @@ def read_solutions(
         progress: called after every file.
 
     Raises:
-        DataRefusal: a file, a field or a verdict cannot be read, no correct solution is left, or the texts
+        DataError: a file, a field or a verdict cannot be read, no correct solution is left, or the texts
             are final answers.
     """
     if text_field in PROMPT_FIELDS:
-        raise DataRefusal(f"text field {text_field!r}: questions are never mined: name the field of the solutions")
+        raise DataError(f"text field {text_field!r}: questions are never mined: name the field of the solutions")
     corpus = Corpus(text_field=text_field or "", correct_field=correct_field)
     seen: set[str] = set()
     paths = solution_files(sources)
@@ -90,11 +90,11 @@ def read_solutions(
         progress("reading solutions", number, len(paths))
     if not corpus.texts:
         counts = ", ".join(f"{count} {name}" for name, count in corpus.counts.items() if name != "question_cut")
-        raise DataRefusal(f"{', '.join(map(str, sources))}: no correct solution to mine ({counts}): give more")
+        raise DataError(f"{', '.join(map(str, sources))}: no correct solution to mine ({counts}): give more")
     short = sum(len(text.split()) < SOLUTION_WORDS for text in corpus.texts)
     if 2 * short > len(corpus.texts):
         looks = f"{short} of {len(corpus.texts)} texts have fewer than {SOLUTION_WORDS} words, like final answers"
-        raise DataRefusal(f"field {corpus.text_field!r}: {looks}: name the field of whole solutions by --text-field")
+        raise DataError(f"field {corpus.text_field!r}: {looks}: name the field of whole solutions by --text-field")
     return corpus
 
 
@@ -102,7 +102,7 @@ def solution_files(sources: Sequence[str | Path]) -> list[Path]:
     """The files of run folders, step by step, and the files themselves.
 
     Raises:
-        DataRefusal: one is missing, or a folder holds no rollouts.
+        DataError: one is missing, or a folder holds no rollouts.
     """
     paths: list[Path] = []
     for source in map(Path, sources):
@@ -111,11 +111,11 @@ def solution_files(sources: Sequence[str | Path]) -> list[Path]:
             continue
         found = sorted([*source.glob("rollouts/*.jsonl"), *source.glob("rollouts/*.jsonl.gz")])
         if not found:
-            raise DataRefusal(f"{source}: no rollouts/*.jsonl in this folder: name a run folder or a file")
+            raise DataError(f"{source}: no rollouts/*.jsonl in this folder: name a run folder or a file")
         paths += found
     missing = next((path for path in paths if not path.is_file()), None)
     if missing:
-        raise DataRefusal(f"{missing}: no such file: name a run folder or a JSON Lines file")
+        raise DataError(f"{missing}: no such file: name a run folder or a JSON Lines file")
     return paths
 
 
@@ -123,7 +123,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON Lines file, each with `file:line`; blank lines are none.
 
     Raises:
-        DataRefusal: the file cannot be read, or a line is no JSON object.
+        DataError: the file cannot be read, or a line is no JSON object.
     """
     number = 0
     try:
@@ -135,24 +135,24 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     reason = one_line(str(error), 100)
-                    raise DataRefusal(f"{path}:{number}: not JSON ({reason}): give one object a line") from None
+                    raise DataError(f"{path}:{number}: not JSON ({reason}): give one object a line") from None
                 if not isinstance(record, dict):
-                    raise DataRefusal(f"{path}:{number}: not a JSON object: give one object a line")
+                    raise DataError(f"{path}:{number}: not a JSON object: give one object a line")
                 yield f"{path}:{number}", record
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataRefusal(f"{path}: cannot be read ({error}): give JSON Lines in UTF-8, plain or .gz") from None
+        raise DataError(f"{path}: cannot be read ({error}): give JSON Lines in UTF-8, plain or .gz") from None
 
 
 def field_of(record: dict[str, Any], name: str, option: str, where: str) -> Any:
     """What the field `a` or `a.b` holds.
 
     Raises:
-        DataRefusal: the record does not have it.
+        DataError: the record does not have it.
     """
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise DataRefusal(f"{where}: no field {name!r} among {', '.join(_names(record))}: name it by {option}")
+            raise DataError(f"{where}: no field {name!r} among {', '.join(_names(record))}: name it by {option}")
         value = value[part]
     return value
 
@@ -161,20 +161,20 @@ def detect_field(record: dict[str, Any], candidates: Sequence[str], option: str,
     """The first of the candidates that the record has.
 
     Raises:
-        DataRefusal: it has none.
+        DataError: it has none.
     """
     names = _names(record)
     for name in candidates:
         if name in names:
             return name
-    raise DataRefusal(f"{where}: none of {', '.join(candidates)} among its fields {', '.join(names)}: give {option}")
+    raise DataError(f"{where}: none of {', '.join(candidates)} among its fields {', '.join(names)}: give {option}")
 
 
 def _take(record: dict[str, Any], corpus: Corpus, seen: set[str], all_correct: bool, where: str) -> str:
     """Add the record's solution to the corpus if it is correct and new; what became of it."""
     text = field_of(record, corpus.text_field, "--text-field", where)
     if not isinstance(text, str):
-        raise DataRefusal(f"{where}: {corpus.text_field} is {type(text).__name__}, not text: mend it or --text-field")
+        raise DataError(f"{where}: {corpus.text_field} is {type(text).__name__}, not text: mend it or --text-field")
     if not all_correct and corpus.correct_field:
         verdict = field_of(record, corpus.correct_field, "--correct-field (or --all)", where)
         if not _is_right(verdict, f"{where}: {corpus.correct_field}"):
@@ -205,7 +205,7 @@ def _is_right(verdict: object, where: str) -> bool:
     if isinstance(verdict, bool | int | float):
         return verdict >= 0.5
     known = ", ".join(sorted(RIGHT | WRONG))
-    raise DataRefusal(f"{where} is {verdict!r}: use true or false, a number, or one of {known}")
+    raise DataError(f"{where} is {verdict!r}: use true or false, a number, or one of {known}")
 
 
 def _names(record: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mmhicra.config.loading import read_yaml
-from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal, one_line
+from mmhicra.core.errors import ConfigError, RunFolderError, one_line
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.core.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
 from mmhicra.core.step_names import steps_in
@@ -110,7 +110,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """The run folders among `paths`; a lab's folder stands for all of its runs.
 
     Raises:
-        RunFolderRefusal: a path is no folder, or holds neither a run nor a lab.
+        RunFolderError: a path is no folder, or holds neither a run nor a lab.
     """
     found: list[Path] = []
     for path in paths:
@@ -120,7 +120,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         elif lab:
             found += lab
         else:
-            raise RunFolderRefusal(
+            raise RunFolderError(
                 f"{path} holds no run (no config.yaml, no metrics.jsonl): name the folder that `mmhicra train` wrote"
             )
     return found
@@ -171,7 +171,7 @@ def _read_config(run: RunData) -> None:
     try:
         run.config_text = run.folder.config.read_bytes().decode(errors="replace")
         run.config = read_yaml(run.folder.config)
-    except (OSError, ConfigRefusal) as error:
+    except (OSError, ConfigError) as error:
         run.missing.append(f"config.yaml is damaged, what was trained and how is not known: {one_line(str(error))}.")
 
 

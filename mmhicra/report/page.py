@@ -34,7 +34,7 @@ def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda p
     """Write the page of the first run, with the curves of all of them; returns what is missing, in words.
 
     Raises:
-        Refusal: a run cannot be read, or the page not be written.
+        UserError: a run cannot be read, or the page not be written.
     """
     data = page_data([read_run(path) for path in paths], progress)
     write_whole(out, render(data), "free it or choose another --out")  # a browser never sees half a page

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.Image import DecompressionBombError
 
 from mmhicra.analysis.errors import GENERATORS
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.report.folder import RunData
 
 SIDE = 256
@@ -45,7 +45,15 @@ class Pictures:
                 continue
             try:
                 url = thumbnail(self._find(record, place, reference))
-            except (OSError, ValueError, LookupError, TypeError, SyntaxError, Refusal, DecompressionBombError) as error:
+            except (
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                SyntaxError,
+                UserError,
+                DecompressionBombError,
+            ) as error:
                 self.absent[reference] = str(error) or type(error).__name__
                 continue
             self.data[reference] = url

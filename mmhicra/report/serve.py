@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.report.page import write_report
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -70,7 +70,7 @@ def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> T
         allowed: what else the Host header of a request may say, e.g. `localhost:9000` behind a tunnel.
 
     Raises:
-        Refusal: the port is taken.
+        UserError: the port is taken.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,7 +86,7 @@ def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> T
             try:
                 now = follower.refresh()
                 body = follower.out.read_bytes() if page else now.encode()
-            except (Refusal, OSError) as error:
+            except (UserError, OSError) as error:
                 body, status = BROKEN.format(reason=html.escape(str(error))).encode(), 503
             self.send_response(status)
             self.send_header("Content-Type", "text/html; charset=utf-8" if page or status != 200 else "text/plain")
@@ -102,7 +102,7 @@ def make_server(follower: Follower, port: int, allowed: Sequence[str] = ()) -> T
         server = Server(("127.0.0.1", port), Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise Refusal(f"--port {port}: cannot listen ({reason}): choose another") from None
+        raise UserError(f"--port {port}: cannot listen ({reason}): choose another") from None
     own = server.server_address[1]
     hosts = {host.lower() for host in allowed}
     hosts |= {f"{name}{end}" for name in LOCAL for end in ([f":{own}", ""] if own == 80 else [f":{own}"])}

@@ -18,7 +18,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Protocol, cast
 
-from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.rewards.calls import Calls, CallsClosed, Overdue, Raised
 
@@ -53,7 +53,7 @@ class CustomSettings(Protocol):
         ...
 
 
-class CustomFailure(Refusal):
+class CustomFailure(UserError):
     """A custom function failed on a problem.
 
     Attributes:
@@ -156,11 +156,11 @@ def load_terms(
     """The functions that a configuration names, with their signatures checked; see `CustomTerm` for the arguments.
 
     Raises:
-        ConfigRefusal: a function is listed twice, cannot be found, or cannot be called as mmhicra calls it.
+        ConfigError: a function is listed twice, cannot be found, or cannot be called as mmhicra calls it.
     """
     paths = [custom.path for custom in settings]
     if twice := next((path for path in paths if paths.count(path) > 1), None):
-        raise ConfigRefusal(f"reward.custom: {twice!r} is listed twice, keep one")
+        raise ConfigError(f"reward.custom: {twice!r} is listed twice, keep one")
     patience = (attempts, wait, limit, calls)
     return [CustomTerm(each.path, find_function(each.path), each.weight, *patience) for each in settings]
 
@@ -169,22 +169,22 @@ def find_function(path: str) -> CustomReward:
     """Import `package.module:function`, or `function` of a file `./my_reward.py:function`.
 
     Raises:
-        ConfigRefusal: the path is not of that form, there is no such module, file or function, importing it fails, or
+        ConfigError: the path is not of that form, there is no such module, file or function, importing it fails, or
             the function takes other arguments.
     """
     module, _, name = path.rpartition(":")
     if not module or not name.isidentifier():
-        raise ConfigRefusal(f"reward.custom: {path!r} must read package.module:function or ./file.py:function")
+        raise ConfigError(f"reward.custom: {path!r} must read package.module:function or ./file.py:function")
     try:
         found = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
         function = getattr(found, name)
     except (ImportError, AttributeError, FileNotFoundError) as error:
         hint = "" if module.endswith(".py") else "; is it on PYTHONPATH? A file is named with its ending, ./file.py:f"
-        raise ConfigRefusal(f"reward.custom: cannot load {path!r}: {_spell(error)}{hint}") from error
+        raise ConfigError(f"reward.custom: cannot load {path!r}: {_spell(error)}{hint}") from error
     except (Exception, SystemExit) as error:
-        raise ConfigRefusal(f"reward.custom: {path!r} fails when it is imported: {_spell(error)}") from error
+        raise ConfigError(f"reward.custom: {path!r} fails when it is imported: {_spell(error)}") from error
     if not callable(function):
-        raise ConfigRefusal(f"reward.custom: {path!r} is not a function")
+        raise ConfigError(f"reward.custom: {path!r} is not a function")
     _refuse_other_forms(path, function)
     return cast(CustomReward, function)
 
@@ -219,13 +219,13 @@ def _refuse_other_forms(path: str, function: Callable[..., object]) -> None:
     names = set(signature.parameters)
     takes = f"reward.custom: {path!r} takes {signature}"
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise ConfigRefusal(f"reward.custom: {path!r} is an async function: make it a plain one; {_FORM}")
+        raise ConfigError(f"reward.custom: {path!r} is an async function: make it a plain one; {_FORM}")
     if trainer := next((trainer for trainer, known in _OTHER_FORMS if names & known), None):
-        raise ConfigRefusal(f"{takes}, as {trainer} calls it: {_FORM}")
+        raise ConfigError(f"{takes}, as {trainer} calls it: {_FORM}")
     try:
         signature.bind("problem", "completion", "record")
     except TypeError as error:
-        raise ConfigRefusal(f"{takes} and cannot be called with three arguments ({error}): {_FORM}") from error
+        raise ConfigError(f"{takes} and cannot be called with three arguments ({error}): {_FORM}") from error
 
 
 def _spell(error: BaseException) -> str:

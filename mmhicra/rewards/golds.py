@@ -18,7 +18,7 @@ def gold_problems(problems: Sequence[Problem], verifier: Verifier | None = None)
         verifier: used and left open if given, else one is opened for this call.
 
     Raises:
-        Refusal: a gold needs algebra and `verifier` has no workers.
+        UserError: a gold needs algebra and `verifier` has no workers.
     """
     if verifier is None:
         with Verifier() as own:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
 from mmhicra.rewards.calls import Calls
@@ -99,12 +99,12 @@ class Rewarder:
         max_tokens: the longest response that rollout allows, for the length term.
 
     Raises:
-        ConfigRefusal: a custom function cannot be found or called, or the length term makes no sense.
+        ConfigError: a custom function cannot be found or called, or the length term makes no sense.
     """
 
     def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
         if settings.length_weight and not 0 < settings.length_buffer <= max_tokens:
-            raise ConfigRefusal(
+            raise ConfigError(
                 f"reward.length_buffer = {settings.length_buffer}: with reward.length_weight set it must lie between 1 "
                 f"and the {max_tokens} tokens a response may have"
             )
@@ -134,14 +134,14 @@ class Rewarder:
         """Call every custom function once on a problem with its own gold as the response.
 
         Raises:
-            ConfigRefusal: one fails, or returns no reward.
+            ConfigError: one fails, or returns no reward.
         """
         if not self._terms:
             return
         try:
             self.score_one(problem, rf"\boxed{{{problem.answer}}}", tokens=8)
         except CustomFailure as failure:
-            raise ConfigRefusal(f"{failure}. This was a first call, with the gold as the response") from failure
+            raise ConfigError(f"{failure}. This was a first call, with the gold as the response") from failure
 
     def score(self, groups: Sequence[Group]) -> None:
         """Set `reward` on every completion of `groups`, all of them verified in one batch.

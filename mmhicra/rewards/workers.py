@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.rewards.verify import Outcome, Query, decide, verify
 
 _START_LIMIT = 120.0
@@ -83,7 +83,7 @@ class Verifier:
         """One outcome per query, in order; equal queries are decided once.
 
         Raises:
-            Refusal: a query needs algebra and there are no workers, or several in a row could not start.
+            UserError: a query needs algebra and there are no workers, or several in a row could not start.
         """
         outcomes: dict[Query, Outcome] = {}
         hard: list[Query] = []
@@ -93,7 +93,7 @@ class Verifier:
             else:
                 outcomes[query] = outcome
         if hard and self.workers < 1:
-            raise Refusal(
+            raise UserError(
                 f"the gold {hard[0].gold!r} takes algebra to compare with, which workers = 0 rules out: "
                 "set workers to 1 or more, or give the problem kind number, choice or text"
             )
@@ -148,7 +148,7 @@ class Verifier:
         """What the death of a worker that its limit did not end says of its query; None if it is to be tried again.
 
         Raises:
-            Refusal: so many workers in a row ended before they were ready.
+            UserError: so many workers in a row ended before they were ready.
         """
         self.lost += 1
         if worker.stage == "starting":
@@ -157,7 +157,7 @@ class Verifier:
                 return None
             self._failed_starts = 0
             self._discard(worker)
-            raise Refusal(
+            raise UserError(
                 f"the reward workers end before they are ready, the last {worker.ended}: "
                 f'run {sys.executable} -c "import mmhicra.rewards.workers, math_verify" to see why; if memory is '
                 "short, set reward.workers to fewer"

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from mmhicra.config import RolloutConfig
-from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.vlm.families import control_token_ids
 from mmhicra.vlm.loading import LoadedModel
@@ -97,15 +97,15 @@ class Engine(Protocol):
         ...
 
 
-class PromptMismatch(Refusal):
+class PromptMismatch(UserError):
     """Engine and trainer would not see the same prompt."""
 
 
-class NoDistribution(Refusal):
+class NoDistribution(UserError):
     """The engine's log-probs are not finite: there was nothing to sample from."""
 
 
-class StaleEngine(Refusal):
+class StaleEngine(UserError):
     """The engine would sample from other weights than those that are trained."""
 
 
@@ -148,7 +148,7 @@ def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperat
         temperature: 0 is greedy.
 
     Raises:
-        ConfigRefusal: `rollout.stop_tokens` names something that is not one token, or `rollout.max_sequences` is below
+        ConfigError: `rollout.stop_tokens` names something that is not one token, or `rollout.max_sequences` is below
             `n`.
     """
     tokenizer = loaded.tokenizer
@@ -156,10 +156,10 @@ def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperat
     for text in rollout.stop_tokens:
         ids = tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1:
-            raise ConfigRefusal(f"rollout.stop_tokens: {text!r} is {len(ids)} tokens of this model: name single tokens")
+            raise ConfigError(f"rollout.stop_tokens: {text!r} is {len(ids)} tokens of this model: name single tokens")
         stops.add(ids[0])
     if rollout.max_sequences < n:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"rollout.max_sequences ({rollout.max_sequences}) cannot hold the {n} completions of one prompt: raise it"
         )
     return Sampling(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.rewards.custom import LARGEST_REWARD
@@ -157,11 +157,11 @@ def finite_rewards(group: Group) -> list[float]:
     """The total rewards of a group.
 
     Raises:
-        Refusal: one is not a finite number, or too large to train on.
+        UserError: one is not a finite number, or too large to train on.
     """
     rewards = group.rewards()
     if not all(abs(reward) <= LARGEST_REWARD for reward in rewards):  # NaN is not
-        raise Refusal(
+        raise UserError(
             f"problem {group.prompt.problem.id}: its rewards are {', '.join(f'{reward:g}' for reward in rewards)}: "
             f"reward.custom must give finite numbers of at most {LARGEST_REWARD:g}"
         )

@@ -53,7 +53,7 @@ class Crediting:
         """Draw the random n-grams, once in a run: from the responses of its first step, on all ranks.
 
         Raises:
-            Refusal: the responses cannot supply them.
+            UserError: the responses cannot supply them.
         """
         self._use_placebo(placebo_library(samples, self.matcher, self.tokenizer, self.config.seed))
 

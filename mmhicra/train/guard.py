@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmhicra.config import GuardConfig, RunConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.train.update.packing import SubGroup, by_completion, fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
@@ -27,7 +27,7 @@ LARGEST_GAP = 700.0
 """exp of a larger one is no float64."""
 
 
-class Misaligned(Refusal):
+class Misaligned(UserError):
     """Engine and trainer do not compute the same thing."""
 
 

@@ -177,7 +177,7 @@ class Trainer:
                     self.tally.mean("placebo/density", completion.placebo.float())
 
     def update(self, rollouts: Rollouts) -> None:
-        """`epochs` passes of `minibatches` optimiser steps each over the kept groups."""
+        """`epochs` passes of `minibatches` optimizer steps each over the kept groups."""
         if not self.trains:
             if self.updates.rest():
                 self.say(f"warning: {nothing_trained(0, self.updates.idle_in_a_row, self.config.rollout.n)}")
@@ -188,7 +188,7 @@ class Trainer:
         for epoch in range(self.config.train.epochs):
             for minibatch in self.split(rollouts.kept, epoch):
                 if not self.updates.exhausted:
-                    self.optimise(minibatch)
+                    self.optimize(minibatch)
 
     def adapt(self, rollouts: Rollouts) -> None:
         """Let an adaptive alpha see what this step did."""
@@ -209,8 +209,8 @@ class Trainer:
         gaps = [k3(c.old_logprobs, new) for c, new in scored if c.old_logprobs is not None]
         return float(sum(gap.sum() for gap in gaps)), float(sum(len(gap) for gap in gaps))
 
-    def optimise(self, groups: Sequence[Group]) -> None:
-        """One optimiser step on `groups` by gradient accumulation; skipped if it is not finite on every rank."""
+    def optimize(self, groups: Sequence[Group]) -> None:
+        """One optimizer step on `groups` by gradient accumulation; skipped if it is not finite on every rank."""
         totals, slope = self.totals(groups), self.siren_slope(groups)
         rows = self.rows(groups)
         check = FiniteCheck(self.policy, self.ranks)
@@ -223,26 +223,26 @@ class Trainer:
                     self.accelerator.backward(loss)
                     check.see(row, loss.detach(), last=last)
             self.collector.progress("update", number, len(rows))
-        with self.time("optimiser"):
+        with self.time("optimizer"):
             parameters = [p for p in self.policy.parameters() if p.requires_grad]  # not before: shards come and go
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm).detach()
             spoiled = check.verdict(norm)
         if self.judges and spoiled is None:
             self.guard.judge(self.ranks.gather(self.guard.looks))
-        with self.time("optimiser"):
+        with self.time("optimizer"):
             self.apply(norm) if spoiled is None else self.skip(spoiled)
             self.optimizer.zero_grad(set_to_none=True)
 
     def apply(self, norm: Tensor) -> None:
         """Change the weights by the gradients, whose norm was `norm` before clipping."""
         self.optimizer.step()
-        self.tally.mean("optimiser/learning_rate", torch.tensor([self.schedule.get_last_lr()[0]]))
+        self.tally.mean("optimizer/learning_rate", torch.tensor([self.schedule.get_last_lr()[0]]))
         self.schedule.step()
-        self.tally.mean("optimiser/grad_norm", norm.reshape(1))
+        self.tally.mean("optimizer/grad_norm", norm.reshape(1))
         self.updates.make()
 
     def skip(self, spoiled: Spoiled) -> None:
-        """Leave weights, optimiser state and learning-rate schedule as they are, and say why."""
+        """Leave weights, optimizer state and learning-rate schedule as they are, and say why."""
         self.guard.take()  # log-probs that are not finite say nothing of the engine
         self.updates.skip(spoiled)
         self.say(f"warning: step {self.step_number}: an optimizer update is skipped, because {spoiled}")
@@ -274,7 +274,7 @@ class Trainer:
             completion.old_logprobs, completion.entropy = values.unbind(-1)
 
     def siren_slope(self, groups: Sequence[Group]) -> float:
-        """What SIREN weighs the mean peak entropy of `groups` with in this optimiser step; 0 without it."""
+        """What SIREN weighs the mean peak entropy of `groups` with in this optimizer step; 0 without it."""
         siren = self.config.train.loss.siren
         if siren is None or self.anchor is None:
             return 0.0
@@ -330,7 +330,7 @@ class Trainer:
         return [[own[place] for place in part.tolist() if place in own] for part in parts if len(part)]
 
     def totals(self, groups: Sequence[Group]) -> Totals:
-        """Tokens and responses of one optimiser step, over all ranks."""
+        """Tokens and responses of one optimizer step, over all ranks."""
         completions = [completion for group in groups for completion in group.completions]
         return Totals(
             tokens=int(self.ranks.sum(float(sum(len(c) for c in completions)))),

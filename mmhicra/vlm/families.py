@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mmhicra.config import FreezeConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 MULTIMODAL_TOKEN = re.compile(r"<\|?[^<>|]*(?:image|video|vision|audio)[^<>|]*\|?>", re.IGNORECASE)
 """Added tokens that stand for something other than text. Grounding tokens (`<|box_start|>`) are text."""
@@ -325,7 +325,7 @@ def family_of(config: PreTrainedConfig, path: str, requested: str = "auto", chat
         chat_template: as shipped with it.
 
     Raises:
-        ConfigRefusal: mmhicra does not know the architecture, or `requested` contradicts it.
+        ConfigError: mmhicra does not know the architecture, or `requested` contradicts it.
     """
     declared = list(config.architectures or [])
     fitting = [
@@ -335,12 +335,12 @@ def family_of(config: PreTrainedConfig, path: str, requested: str = "auto", chat
     ]
     if not fitting:
         found = ", ".join(declared) or (config.model_type and f"{config.model_type} model") or "model without a type"
-        raise ConfigRefusal(f"model.path {path} is a {found}, which mmhicra does not support: use {_supported()}")
+        raise ConfigError(f"model.path {path} is a {found}, which mmhicra does not support: use {_supported()}")
     if requested != "auto":
         for family in fitting:
             if family.name == requested:
                 return family
-        raise ConfigRefusal(
+        raise ConfigError(
             f"model.family is {requested}, but model.path {path} is a {fitting[0].architecture}: "
             f"set model.family to {' or '.join(['auto', *(family.name for family in fitting)])}"
         )

@@ -1,4 +1,4 @@
-"""A frozen vision tower looks at an image once: engine, reference and every optimiser step share what it made of it.
+"""A frozen vision tower looks at an image once: engine, reference and every optimizer step share what it made of it.
 
 Shapes: I merged image tokens of a prompt, H hidden size.
 """
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Prompt
 from mmhicra.vlm.families import Family, ImageFeatures, Images, Pixels
 
@@ -51,7 +51,7 @@ class FrozenVision:
             None keeps none.
 
     Raises:
-        Refusal: the folder cannot be made.
+        UserError: the folder cannot be made.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FrozenVision:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise Refusal(
+                raise UserError(
                     f"model.vision_cache: {self.folder} is no folder to write to ({error.strerror})"
                 ) from None
             self.tower = _fingerprint(family.vision_tower(model), precision)
@@ -74,7 +74,7 @@ class FrozenVision:
         """`prompts` with features in place of pixels, on the CPU; the rest of each is as it was.
 
         Raises:
-            Refusal: a file in the folder is broken.
+            UserError: a file in the folder is broken.
         """
         kept = {index: self._read(prompt) for index, prompt in enumerate(prompts) if prompt.pixel_values is not None}
         missing = [index for index, features in kept.items() if features is None]
@@ -108,7 +108,7 @@ class FrozenVision:
         try:
             merged, *deep = (tensor for _, tensor in sorted(load_file(path).items()))
         except (SafetensorError, ValueError) as error:
-            raise Refusal(f"model.vision_cache: {path} is broken ({error}): delete it") from None
+            raise UserError(f"model.vision_cache: {path} is broken ({error}): delete it") from None
         return ImageFeatures(merged, tuple(deep))
 
     def _write(self, prompt: Prompt, features: ImageFeatures) -> None:
@@ -124,7 +124,7 @@ class FrozenVision:
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             unfinished.unlink(missing_ok=True)
-            raise Refusal(
+            raise UserError(
                 f"model.vision_cache: {path} cannot be written ({error}): free or name another folder"
             ) from None
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.config import LoraConfig, ModelConfig
-from mmhicra.core.errors import ConfigRefusal, Refusal, brief, one_line
+from mmhicra.core.errors import ConfigError, UserError, brief, one_line
 from mmhicra.core.resources import asset_path
 from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
@@ -88,8 +88,8 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
     """Load everything but the weights.
 
     Raises:
-        Refusal: the path is neither a model folder nor a hub id that can be fetched, or the processor is not whole.
-        ConfigRefusal: the architecture is not supported, or contradicts `model.family`.
+        UserError: the path is neither a model folder nor a hub id that can be fetched, or the processor is not whole.
+        ConfigError: the architecture is not supported, or contradicts `model.family`.
     """
     path = _resolve(model.path)
     config = _load_config(path)
@@ -114,8 +114,8 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
         seed: of the adapters' initial weights; the global random state is left alone.
 
     Raises:
-        Refusal: like `load_processor`, or the weights are missing, broken, not finite or of another shape.
-        ConfigRefusal: like `load_processor`, or a LoRA target is not a linear layer of the language model.
+        UserError: like `load_processor`, or the weights are missing, broken, not finite or of another shape.
+        ConfigError: like `load_processor`, or a LoRA target is not a linear layer of the language model.
     """
     parts = load_processor(model)
     policy = _load_weights(parts, model)
@@ -142,18 +142,18 @@ def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
         checkpoint: `checkpoints/step_*` of the run.
 
     Raises:
-        Refusal: the checkpoint has no such weights, or those of another model.
+        UserError: the checkpoint has no such weights, or those of another model.
     """
     try:
         weights = load_file(checkpoint / TRAINED_WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise Refusal(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
+        raise UserError(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
     own = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
     trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
     if odd := sorted(own.keys() ^ trained):
-        raise Refusal(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
+        raise UserError(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
     if broken := nonfinite(weights.items()):
-        raise Refusal(f"{checkpoint}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: name another one")
+        raise UserError(f"{checkpoint}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: name another one")
     loaded.model.load_state_dict(own, strict=False)
 
 
@@ -166,9 +166,9 @@ def _resolve(path: str) -> str:
         check_folder(path, folder)
         return str(folder)
     if folder.exists():
-        raise Refusal(f"model.path {path} is a file: name the folder that holds it")
+        raise UserError(f"model.path {path} is a file: name the folder that holds it")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
-        raise Refusal(f"model.path {path}: no such folder, and not a hub id (owner/name)")
+        raise UserError(f"model.path {path}: no such folder, and not a hub id (owner/name)")
     return path
 
 
@@ -189,31 +189,33 @@ def _check_processor(processor: Any, config: Any, path: str) -> None:
     """Refuse what transformers loads without a word although it cannot work; falls back on the tokenizer's template."""
     if not isinstance(getattr(processor, "image_processor", None), TorchvisionBackend):
         # The torchvision and the PIL backend resize and round differently; one choice for every run.
-        raise Refusal(f"model.path {path}: no torchvision image processor: check its preprocessor_config.json")
+        raise UserError(f"model.path {path}: no torchvision image processor: check its preprocessor_config.json")
     if getattr(processor, "image_token_id", None) != config.image_token_id:
         # Without its tokenizer files transformers makes an empty tokenizer.
-        raise Refusal(f"model.path {path}: its tokenizer does not have the model's image token: fetch the folder again")
+        raise UserError(
+            f"model.path {path}: its tokenizer does not have the model's image token: fetch the folder again"
+        )
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     if processor.chat_template is None:
-        raise Refusal(f"model.path {path} has no chat template: add chat_template.jinja beside the model")
+        raise UserError(f"model.path {path} has no chat template: add chat_template.jinja beside the model")
     template = processor.chat_template
     template = template.get("default") if isinstance(template, dict) else template
     if not isinstance(template, str):
-        raise Refusal(
+        raise UserError(
             f"model.path {path}: its chat template is {brief(processor.chat_template)}, not text: "
             "add chat_template.jinja beside the model"
         )
     vision, images = config.vision_config, processor.image_processor
     for own, other in (("patch_size",) * 2, ("merge_size", "spatial_merge_size"), ("temporal_patch_size",) * 2):
         if getattr(images, own, None) != getattr(vision, other):
-            raise Refusal(
+            raise UserError(
                 f"model.path {path}: {own} of its image processor is {brief(getattr(images, own, None))}, but its "
                 f"vision tower has {getattr(vision, other)}: fetch preprocessor_config.json again"
             )
     vocabulary = config.get_text_config().vocab_size
     if len(processor.tokenizer) > vocabulary:
-        raise Refusal(
+        raise UserError(
             f"model.path {path}: its tokenizer has {len(processor.tokenizer)} tokens, its config.json a vocab_size of "
             f"{vocabulary}: fetch the folder again"
         )
@@ -243,7 +245,7 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
     if Path(parts.path).is_dir():
         check_weights(parts.path, Path(parts.path), parts.config.to_dict())
     if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
-        raise Refusal(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
+        raise UserError(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
     with _reading(parts.path, ": the weights cannot be loaded"):
         policy, report = parts.family.model_class.from_pretrained(
             parts.path,
@@ -257,18 +259,18 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
     reshaped = [name for name, *_ in report["mismatched_keys"]]
     unusable = sorted([*report["missing_keys"], *reshaped])
     if unusable:
-        raise Refusal(
+        raise UserError(
             f"model.path {parts.path}: {len(unusable)} weights are missing or of another shape than its config.json "
             f"says, e.g. {unusable[0]}: fetch the folder again"
         )
     if broken := nonfinite(policy.named_parameters()):
-        raise Refusal(
+        raise UserError(
             f"model.path {parts.path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: fetch the folder "
             "again, or name an earlier checkpoint"
         )
     # It leaves these out, so what would be trained is not what the checkpoint holds.
     if surplus := unexpected(report["unexpected_keys"]):
-        raise Refusal(
+        raise UserError(
             f"model.path {parts.path}: {len(surplus)} of its weights have no place in a {type(policy).__name__}, e.g. "
             f"{surplus[0]}: merge or remove them"
         )
@@ -280,7 +282,7 @@ def _check_rotary(policy: nn.Module, path: str) -> None:
     for module in policy.modules():
         sections, frequencies = getattr(module, "mrope_section", None), getattr(module, "inv_freq", None)
         if sections is not None and frequencies is not None and sum(sections) != len(frequencies):
-            raise Refusal(
+            raise UserError(
                 f"model.path {path}: mrope_section is {brief(sections)}, but its heads take {len(frequencies)}: "
                 "rope_parameters or rope_scaling of its config.json is not whole, fetch the file again"
             )
@@ -290,7 +292,7 @@ def _check_ends(policy: Any, path: str) -> None:
     ends = policy.generation_config.eos_token_id
     for end in ends if isinstance(ends, list) else [ends]:
         if end is not None and (type(end) is not int or not 0 <= end < policy.config.get_text_config().vocab_size):
-            raise Refusal(
+            raise UserError(
                 f"model.path {path}: eos_token_id in its generation_config.json is {brief(ends)}, not ids of tokens: "
                 "fetch the file again"
             )
@@ -312,7 +314,7 @@ def _add_adapters(policy: nn.Module, family: Family, lora: LoraConfig, seed: int
     linear = {name.rsplit(".", 1)[-1] for name, module in layers if isinstance(module, nn.Linear)}
     strange = [target for target in lora.targets if target not in linear]
     if strange or not lora.targets:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"model.lora.targets: {strange[0] if strange else 'nothing'} is not a linear layer of the language model: "
             f"choose from {', '.join(sorted(linear))}"
         )
@@ -338,11 +340,11 @@ def _reading(path: str, what: str) -> Iterator[None]:
     """Whatever transformers raises over a model's files is a fault of these files, named in one line."""
     try:
         yield
-    except Refusal:
+    except UserError:
         raise
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise Refusal(f"model.path {path}{what}: {kind}{_one_line(error)}") from error
+        raise UserError(f"model.path {path}{what}: {kind}{_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

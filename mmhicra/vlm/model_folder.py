@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mmhicra.core.errors import Refusal, brief, one_line
+from mmhicra.core.errors import UserError, brief, one_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -64,7 +64,7 @@ def check_folder(path: str, folder: Path) -> None:
         folder: where it lies.
 
     Raises:
-        Refusal: names the file and says how to go on.
+        UserError: names the file and says how to go on.
     """
     where = f"model.path {path}"
     _check_kind(where, folder)
@@ -81,7 +81,7 @@ def check_weights(path: str, folder: Path, described: Mapping[str, Any]) -> None
         described: `config.json` with the defaults of what it leaves out, which are the sizes of large models.
 
     Raises:
-        Refusal: names the file and says how to go on.
+        UserError: names the file and says how to go on.
     """
     where = f"model.path {path}"
     index = _read_object(where, folder / INDEX) if (folder / INDEX).is_file() else None
@@ -94,26 +94,26 @@ def check_config(where: str, tree: Mapping[str, Any]) -> None:
     """Refuse a quantised model, and sizes that are none. Of `config.json`; `where` begins the message.
 
     Raises:
-        Refusal: names the field.
+        UserError: names the field.
     """
     architectures = tree.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise Refusal(f"{where}: architectures in its config.json is {brief(architectures)}: fetch the file again")
+        raise UserError(f"{where}: architectures in its config.json is {brief(architectures)}: fetch the file again")
     parts = {"": tree}
     for name in ("text_config", "vision_config"):
         part = tree.get(name)
         if part is not None and not isinstance(part, dict):
-            raise Refusal(f"{where}: {name} in its config.json is {brief(part)}, not an object: fetch the file again")
+            raise UserError(f"{where}: {name} in its config.json is {brief(part)}, not an object: fetch the file again")
         parts[f"{name}."] = part or {}
     for prefix, part in parts.items():
         method = part.get("quantization_config")
         if method is not None:
             kind = method.get("quant_method") if isinstance(method, dict) else None
-            raise Refusal(f"{where} is quantised ({kind or 'quantization_config in config.json'}): {_UNQUANTISED}")
+            raise UserError(f"{where} is quantised ({kind or 'quantization_config in config.json'}): {_UNQUANTISED}")
         for name in _SIZES:
             size = part.get(name)
             if size is not None and not _is_size(size, whole=name != "mlp_ratio"):
-                raise Refusal(
+                raise UserError(
                     f"{where}: {prefix}{name} in its config.json is {brief(size)}, not a size: fetch the file again"
                 )
         _check_sections(where, prefix, part)
@@ -129,7 +129,7 @@ def _check_sections(where: str, prefix: str, part: Mapping[str, Any]) -> None:
         if sections is None or head is None:
             continue
         if not isinstance(sections, list) or [type(s) for s in sections] != [int] * 3 or sum(sections) != head // 2:
-            raise Refusal(
+            raise UserError(
                 f"{where}: {prefix}{name}.mrope_section in its config.json is {brief(sections)}, not three parts of "
                 f"{head // 2}: fetch the file again"
             )
@@ -151,35 +151,37 @@ def _is_size(value: Any, whole: bool) -> bool:
 def _check_kind(where: str, folder: Path) -> None:
     adapter = (folder / "adapter_config.json").is_file()
     if adapter and (folder / "config.json").is_file():
-        raise Refusal(
+        raise UserError(
             f"{where} holds a model and an adapter (adapter_config.json), and only one of them would be used: "
             "merge the adapter, or move its files away"
         )
     if adapter and (folder.parent / "config.json").is_file():
-        raise Refusal(f"{where} is a LoRA adapter without its model: the merged model lies in {folder.parent}")
+        raise UserError(f"{where} is a LoRA adapter without its model: the merged model lies in {folder.parent}")
     if adapter:
-        raise Refusal(
+        raise UserError(
             f"{where} is a LoRA adapter without its model: merge it into its base model (peft: merge_and_unload, then "
             "save_pretrained, and the processor beside it) and name that folder"
         )
     if not (folder / "config.json").is_file():
         if checkpoints := sorted(folder.glob("checkpoints/step_*/config.json")):
-            raise Refusal(f"{where} is a run: name one of its checkpoints, e.g. {checkpoints[-1].parent}")
+            raise UserError(f"{where} is a run: name one of its checkpoints, e.g. {checkpoints[-1].parent}")
         if any(folder.glob("*.gguf")):
-            raise Refusal(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
-        raise Refusal(f"{where} has no config.json: name a Hugging Face model folder")
+            raise UserError(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
+        raise UserError(f"{where} has no config.json: name a Hugging Face model folder")
     for name in ("quantize_config.json", "quant_config.json"):
         if (folder / name).is_file():
-            raise Refusal(f"{where} is quantised ({name}): {_UNQUANTISED}")
+            raise UserError(f"{where} is quantised ({name}): {_UNQUANTISED}")
 
 
 def _read_object(where: str, file: Path) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"{where}: {file.name} is not JSON ({one_line(str(error), 160)}): fetch the file again") from None
+        raise UserError(
+            f"{where}: {file.name} is not JSON ({one_line(str(error), 160)}): fetch the file again"
+        ) from None
     if not isinstance(tree, dict):
-        raise Refusal(f"{where}: {file.name} holds {brief(tree)}, not an object: fetch the file again")
+        raise UserError(f"{where}: {file.name} holds {brief(tree)}, not an object: fetch the file again")
     return tree
 
 
@@ -190,24 +192,24 @@ def _weight_files(where: str, folder: Path, index: dict[str, Any] | None) -> lis
     if index is not None:
         named = index.get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()) or not named:
-            raise Refusal(f"{where}: weight_map in {INDEX} does not say which file has which weight: fetch it again")
+            raise UserError(f"{where}: weight_map in {INDEX} does not say which file has which weight: fetch it again")
         files = sorted({folder / name for name in named.values()})
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             shown = f"{missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            raise Refusal(f"{where}: {INDEX} names {shown}, which is not there: fetch the folder again")
+            raise UserError(f"{where}: {INDEX} names {shown}, which is not there: fetch the folder again")
         return files
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
     if pickles:
-        raise Refusal(
+        raise UserError(
             f"{where} has pickled weights only ({pickles[0]}), and reading those can run any code: fetch it as "
             "safetensors, or convert it where you trust it (load it there and save_pretrained)"
         )
     if shards := sorted(file.name for file in folder.glob("*.safetensors") if file.is_file()):
-        raise Refusal(f"{where} has {shards[0]}, but neither {WEIGHTS} nor {INDEX}: fetch the folder again")
+        raise UserError(f"{where} has {shards[0]}, but neither {WEIGHTS} nor {INDEX}: fetch the folder again")
     if any(folder.glob("*.gguf")):
-        raise Refusal(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
-    raise Refusal(f"{where} has no weights ({WEIGHTS}): fetch the folder again")
+        raise UserError(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
+    raise UserError(f"{where} has no weights ({WEIGHTS}): fetch the folder again")
 
 
 def _header(where: str, file: Path) -> dict[str, tuple[str, int]]:
@@ -218,7 +220,7 @@ def _header(where: str, file: Path) -> dict[str, tuple[str, int]]:
             return {name: (str(part.get_dtype()), math.prod(part.get_shape())) for name, part in slices.items()}
     except (OSError, SafetensorError, ValueError) as error:
         reason = one_line(str(error), 160)
-        raise Refusal(f"{where}: {file.name} is not whole ({reason}): fetch the file again") from None
+        raise UserError(f"{where}: {file.name} is not whole ({reason}): fetch the file again") from None
 
 
 def _check_names(where: str, headers: Mapping[str, Mapping[str, tuple[str, int]]]) -> None:
@@ -228,16 +230,16 @@ def _check_names(where: str, headers: Mapping[str, Mapping[str, tuple[str, int]]
             for mark, tool, advice in _WRAPPED:
                 if name.startswith(mark) or (mark.startswith("_") and f".{mark}" in name):
                     said = f"{file} names its weights as {tool} does (e.g. {name})"
-                    raise Refusal(f"{where}: {said}: {advice}, and name that folder")
+                    raise UserError(f"{where}: {said}: {advice}, and name that folder")
             if _LORA.search(name):
-                raise Refusal(
+                raise UserError(
                     f"{where}: {file} holds LoRA weights that are not merged (e.g. {name}): merge them "
                     "(peft: merge_and_unload, then save_pretrained) and name that folder"
                 )
             if _QUANTISED_TYPES.fullmatch(kind):
-                raise Refusal(f"{where} is quantised ({name} in {file} is of type {kind}): {_UNQUANTISED}")
+                raise UserError(f"{where} is quantised ({name} in {file} is of type {kind}): {_UNQUANTISED}")
             if kind not in _TYPES and not _HARMLESS.search(name):
-                raise Refusal(
+                raise UserError(
                     f"{where}: {name} in {file} is of type {kind}, no floating-point weight: fetch the file again"
                 )
 
@@ -255,7 +257,7 @@ def _check_size(where: str, tree: Mapping[str, Any], headers: Mapping[str, Mappi
         + 2 * width * wide * (vision.get("depth") or 1)
     )
     if described > 1.5 * held:
-        raise Refusal(
+        raise UserError(
             f"{where}: its config.json describes {described} weights or more, but its files hold {held}: "
             "fetch the folder again"
         )

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.config import DataConfig
-from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
 from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.families import Family, control_texts
@@ -64,8 +64,8 @@ class PromptBuilder:
         data: instruction, system prompt and limits.
 
     Raises:
-        ConfigRefusal: the instruction or the system prompt contains a control token, or the template refuses one.
-        Refusal: the model's chat template raises or does not end.
+        ConfigError: the instruction or the system prompt contains a control token, or the template refuses one.
+        UserError: the model's chat template raises or does not end.
     """
 
     def __init__(self, processor: Any, family: Family, model_config: PreTrainedConfig, data: DataConfig) -> None:
@@ -79,7 +79,7 @@ class PromptBuilder:
         self.control_texts = control_texts(processor.tokenizer, banned)
         for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
             if token := self._control_in(text):
-                raise ConfigRefusal(f"data.{field} contains the control token {token}: take it out")
+                raise ConfigError(f"data.{field} contains the control token {token}: take it out")
         self._try_template(str(getattr(model_config, "_name_or_path", "")))
 
     def build(self, problem: Problem) -> Prompt:
@@ -90,7 +90,7 @@ class PromptBuilder:
         here, as in Qwen's own qwen-vl-utils pipeline, where the stock processor alone would shrink it.
 
         Raises:
-            DataRefusal: the prompt cannot be built; names the problem, the cause and the way to mend it.
+            DataError: the prompt cannot be built; names the problem, the cause and the way to mend it.
         """
         chat = self._chat(problem, self._pieces(problem))
         images = [self._resized(problem, image) for image in problem.images]
@@ -102,7 +102,7 @@ class PromptBuilder:
         The sizes of a good problem's images are appended to `sizes`.
 
         Raises:
-            DataRefusal: like `build`.
+            DataError: like `build`.
         """
         size = self.measure(problem)
         self._refuse_long(problem, size.tokens, size.image_tokens)
@@ -113,7 +113,7 @@ class PromptBuilder:
         """How long the prompt of `problem` is, however long; image sizes are read from their headers.
 
         Raises:
-            DataRefusal: like `build`, but never for its length.
+            DataError: like `build`, but never for its length.
         """
         chat = self._chat(problem, self._pieces(problem))
         raw = [self._opened(problem, image, ProblemImage.size) for image in problem.images]
@@ -210,10 +210,10 @@ class PromptBuilder:
                 self._render(content, system_prompt=False)
             except ChatTemplateError:
                 advice = "fetch chat_template.jinja of this very model again"
-                raise Refusal(f"model.path {path}: its chat template cannot be rendered ({error}): {advice}") from None
-            raise ConfigRefusal(
-                f"data.system_prompt: the model's chat template refuses it ({error}): drop it"
-            ) from None
+                raise UserError(
+                    f"model.path {path}: its chat template cannot be rendered ({error}): {advice}"
+                ) from None
+            raise ConfigError(f"data.system_prompt: the model's chat template refuses it ({error}): drop it") from None
 
     def _process(self, problem: Problem, chat: str, images: Sequence[Image.Image]) -> Prompt:
         limits = {"shortest_edge": self.data.min_pixels, "longest_edge": self.data.max_pixels}
@@ -273,6 +273,6 @@ def _text(piece: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": piece}] if piece else []
 
 
-def _refusal(problem: Problem, reason: str) -> DataRefusal:
+def _refusal(problem: Problem, reason: str) -> DataError:
     where = f" ({problem.source})" if problem.source else ""
-    return DataRefusal(f"problem {problem.id}{where}: {reason}")
+    return DataError(f"problem {problem.id}{where}: {reason}")

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.attention import USUAL, print_attention, rowwise, run_attention
 from benchmarks.shapes import REGIMES, Regime
 from mmhicra.cli import main
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.train.update.attention import ATTENTIONS, segments
 from mmhicra.train.update.layout import Layout
 
@@ -52,5 +52,5 @@ def test_whoever_waits_is_told_how_far_it_is(monkeypatch, capsys):
 
 
 def test_no_pass_is_refused():
-    with pytest.raises(Refusal, match="--pairs is 0"):
+    with pytest.raises(UserError, match="--pairs is 0"):
         run_attention("tiny", "A", 0, 0, "fp32")

@@ -13,7 +13,7 @@ from benchmarks.logprob import chunked, plain, print_logprob, run_logprob
 from benchmarks.rollout import print_rollout, run_rollout
 from benchmarks.shapes import REGIMES, Regime
 from benchmarks.train import PHASES, Settings, print_train, run_train, sides, write_files
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 SMALL = Regime("small", (4, 5), 12, (3, 6, 5, 2))
 
@@ -86,7 +86,7 @@ def test_flops_of_attention_are_those_of_what_is_seen():
     assert flops._varlen(torch.empty(7, 6, 16), query, query, rows, columns, 4, 7, 0.0, True) == 2 * 2 * seen * 6 * 16
 
 
-def test_updates_alone_need_neither_rollout_nor_optimiser(small):
+def test_updates_alone_need_neither_rollout_nor_optimizer(small):
     result = run_train(replace(small, update_only=True, rows=2))
     assert list(result["seconds"]["trl"]) == ["forward", "backward", "update"]
     assert result["flops"]["trl"] > 2 * result["flops"]["mmhicra"] > 0
@@ -121,10 +121,10 @@ def test_prompts_have_the_length_of_the_regime(name, tmp_path, monkeypatch):
 
 
 def test_uneven_micro_batches_are_refused():
-    with pytest.raises(Refusal, match="--rows 3 does not divide the 8 responses"):
+    with pytest.raises(UserError, match="--rows 3 does not divide the 8 responses"):
         run_train(Settings(model="tiny", regime="A", rows=3))
 
 
 def test_no_pair_is_refused():
-    with pytest.raises(Refusal, match="--pairs is 0"):
+    with pytest.raises(UserError, match="--pairs is 0"):
         run_train(Settings(model="tiny", regime="A", pairs=0, against="none"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmhicra.config import DataConfig
 from mmhicra.config.loading import build_config
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 
 
@@ -86,7 +86,7 @@ def test_numbered_columns_hold_one_image_each(load):
     ],
 )
 def test_a_column_of_images_that_no_role_takes_is_refused_by_name(row, column, load):
-    with pytest.raises(DataRefusal, match=rf"the column {column} seems to hold images .*data\.columns\.images"):
+    with pytest.raises(DataError, match=rf"the column {column} seems to hold images .*data\.columns\.images"):
         load({**ROW, **row})
     taken = [name for name in ("image", "images") if row.get(name)]
     if taken:
@@ -95,7 +95,7 @@ def test_a_column_of_images_that_no_role_takes_is_refused_by_name(row, column, l
 
 
 def test_several_columns_that_may_be_the_images_are_not_guessed(load):
-    with pytest.raises(DataRefusal, match="columns img, picture all seem to hold images"):
+    with pytest.raises(DataError, match="columns img, picture all seem to hold images"):
         load({**ROW, "img": "a.png", "picture": "b.png"})
     assert load({**ROW, "img": "a.png", "picture": "b.png"}, columns={"images": "img"}).train[0].images[
         0
@@ -113,7 +113,7 @@ def test_another_image_of_the_same_name_is_not_the_same(load):
     """A depth map that is called like its photo, as data sets for both keep them."""
     photo, depth = ({"bytes": data, "path": "0001.png"} for data in (png(), png() + b"x"))
     assert len(load({**ROW, "image": photo, "thumbnail": dict(photo)}).train) == 1
-    with pytest.raises(DataRefusal, match=r"the column depth seems to hold images .* beside image and would not be"):
+    with pytest.raises(DataError, match=r"the column depth seems to hold images .* beside image and would not be"):
         load({**ROW, "image": photo, "depth": depth})
 
 
@@ -123,9 +123,7 @@ def test_columns_that_nothing_reads_are_listed(load):
 
 
 def test_a_run_without_any_image_is_refused_unless_confirmed(load):
-    with pytest.raises(
-        DataRefusal, match=r"no row has an image: set data\.columns\.images .* or to none .*problem, ans"
-    ):
+    with pytest.raises(DataError, match=r"no row has an image: set data\.columns\.images .* or to none .*problem, ans"):
         load(ROW)
     assert len(load(ROW, columns={"images": "none"}).train) == 1
     assert len(load(ROW, {**ROW, "image": "a.png"}).train) == 2  # text among images is no fault
@@ -149,7 +147,7 @@ MOVING = [
 
 @pytest.mark.parametrize("row", MOVING)
 def test_rows_with_video_or_audio_are_refused(row, load):
-    with pytest.raises(DataRefusal, match=r"row has (a video|audio): .*mmhicra trains on images only"):
+    with pytest.raises(DataError, match=r"row has (a video|audio): .*mmhicra trains on images only"):
         load({**row, "answer": "3"})
 
 
@@ -183,7 +181,7 @@ def test_choices_are_read_in_every_layout(question, column, load):
 
 def test_choices_under_another_name_are_refused_by_name(load):
     row = {**ROW, "image": "a.png", "answer": "B", "answer_options": list(TEXTS)}
-    with pytest.raises(DataRefusal, match=r"the column answer_options seems to hold choices .*data\.columns\.choices"):
+    with pytest.raises(DataError, match=r"the column answer_options seems to hold choices .*data\.columns\.choices"):
         load(row)
     assert load(row, columns={"choices": "answer_options"}).train[0].choices == TEXTS
     assert load(row, columns={"choices": "none"}).train[0].choices == ()
@@ -233,7 +231,7 @@ def test_layouts_of_other_trainers(row, preset, answer, load):
     ],
 )
 def test_a_layout_that_is_not_known_is_refused_with_a_proposal(row, says, load):
-    with pytest.raises(DataRefusal, match=says):
+    with pytest.raises(DataError, match=says):
         load({**row, "image": "a.png"})
 
 
@@ -256,9 +254,7 @@ def test_other_columns_reach_custom_rewards(load):
     loaded = load(row, columns={"facts": ["width", "extra_info.format", "note"]})
     assert loaded.train[0].facts == {"width": 112, "extra_info.format": "xyxy"}
     assert not any("nothing reads" in note for note in loaded.notes)
-    with pytest.raises(
-        DataRefusal, match=r"data\.columns\.facts names height, which .* does not have; its columns are"
-    ):
+    with pytest.raises(DataError, match=r"data\.columns\.facts names height, which .* does not have; its columns are"):
         load(row, columns={"facts": ["height"]})
 
 
@@ -301,7 +297,7 @@ def test_ids_that_are_none_can_be_switched_off(load):
     ],
 )
 def test_contradictory_columns(columns, says, load):
-    with pytest.raises((ConfigRefusal, DataRefusal), match=says.replace(".", r"\.")):
+    with pytest.raises((ConfigError, DataError), match=says.replace(".", r"\.")):
         load(ROW, columns=columns)
 
 
@@ -319,7 +315,7 @@ def test_contradictory_columns(columns, says, load):
     ],
 )
 def test_placeholders_of_other_tools_are_not_left_in_the_text(mark, load):
-    with pytest.raises(DataRefusal, match="placeholders unlike images: .* in the question; write <image> where"):
+    with pytest.raises(DataError, match="placeholders unlike images: .* in the question; write <image> where"):
         load({**ROW, "problem": f"{mark} How many?", "image": "a.png"})
 
 

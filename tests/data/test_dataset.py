@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmhicra.config import DataConfig
 from mmhicra.config.loading import build_config
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
 from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, load_problems
 from mmhicra.data.digest import digest_problems
@@ -110,7 +110,7 @@ def test_the_summary_counts_by_kind(mixed):
 
 def test_too_many_refused_rows_stop_with_one_line_after_the_list_is_written(mixed):
     listed = mixed.parent / "refused.jsonl"
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         load(mixed, refused_path=listed, max_refused_share=0.5)
     name = f"{mixed.parent.name}/train.jsonl"
     assert str(refusal.value).startswith(
@@ -127,7 +127,7 @@ def test_the_allowed_share_is_inclusive(allowed, stops, tmp_path):
     rows = [*text_rows(9), {"id": 9, "problem": "?", "answer": ""}]
     source = write(tmp_path / "train.jsonl", rows)
     if stops:
-        with pytest.raises(DataRefusal, match="1 of 10 rows"):
+        with pytest.raises(DataError, match="1 of 10 rows"):
             load(source, max_refused_share=allowed)
     else:
         assert len(load(source, max_refused_share=allowed).train) == 9
@@ -135,7 +135,7 @@ def test_the_allowed_share_is_inclusive(allowed, stops, tmp_path):
 
 def test_no_usable_row_always_stops(tmp_path):
     source = write(tmp_path / "train.jsonl", [{"problem": "?", "answer": ""}] * 3)
-    with pytest.raises(DataRefusal, match="none of its 3 rows can be used, first .*train.jsonl:1: answer empty"):
+    with pytest.raises(DataError, match="none of its 3 rows can be used, first .*train.jsonl:1: answer empty"):
         load(source, max_refused_share=1.0)
 
 
@@ -147,7 +147,7 @@ def test_checks_of_later_rooms_refuse_by_reason_or_by_raising():
 
     def short(problem: Problem) -> str | None:
         if problem.answer == "1":
-            raise DataRefusal("problem 1 (a.jsonl:1): 40 prompt tokens exceed data.max_prompt_tokens (7):\n raise it")
+            raise DataError("problem 1 (a.jsonl:1): 40 prompt tokens exceed data.max_prompt_tokens (7):\n raise it")
         return None
 
     told = []
@@ -177,7 +177,7 @@ def test_relative_images_follow_image_folder(tmp_path):
     (tmp_path / "elsewhere" / "a.jpg").write_bytes(jpeg())
     source = write(tmp_path / "train.jsonl", [{"problem": "?", "answer": "1", "images": ["a.jpg"]}])
     assert load(source, image_folder=str(tmp_path / "elsewhere")).train[0].images[0].open().size == (64, 64)
-    with pytest.raises(DataRefusal, match="image missing: a.jpg"):
+    with pytest.raises(DataError, match="image missing: a.jpg"):
         load(source)
 
 
@@ -214,7 +214,7 @@ def test_held_out_rows_of_another_source_are_checked_and_listed_too(tmp_path):
     loaded = load(train, held_out=9, eval_source=str(other), max_refused_share=0.5)
     assert Counter(i.rsplit("/", 1)[0] for i in ids(loaded.held_out)) == {"held_out/train": 5}
     assert [(row.where, row.reason) for row in loaded.refused] == [("b/train.jsonl:6", "answer empty")]
-    with pytest.raises(DataRefusal, match="b/train.jsonl: 1 of 6 rows"):
+    with pytest.raises(DataError, match="b/train.jsonl: 1 of 6 rows"):
         load(train, held_out=9, eval_source=str(other))
     assert load(train, held_out=0, eval_source=str(other)).held_out == []
 
@@ -270,14 +270,14 @@ def test_contradictions_about_held_out_problems(data, says, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "train.jsonl", text_rows(5))
     write(tmp_path / "other.jsonl", text_rows(5))
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         load(Path("."), held_out=3, **data)
     assert says in str(refusal.value)
 
 
 def test_a_file_has_no_eval_split(tmp_path):
     source = write(tmp_path / "train.jsonl", text_rows(5))
-    with pytest.raises(DataRefusal, match=r"has no splits: name another file in data\.eval_source"):
+    with pytest.raises(DataError, match=r"has no splits: name another file in data\.eval_source"):
         load(source, held_out=3, eval_split="val")
 
 
@@ -289,7 +289,7 @@ def test_generated_problems_need_no_files():
     again = load_problems(data, 3, held_out=4)
     assert digest_problems(again.train) == digest_problems(loaded.train)
     assert ids(again.held_out) == ids(loaded.held_out)
-    with pytest.raises(DataRefusal, match="visual_math has no splits"):
+    with pytest.raises(DataError, match="visual_math has no splits"):
         load_problems(DataConfig(count=1, eval_split="val"), 3, held_out=4)
 
 
@@ -363,12 +363,12 @@ def test_seeds_order_differently_and_no_shuffle_keeps_the_order():
     ],
 )
 def test_another_data_set_is_not_resumed(other, says):
-    with pytest.raises(DataRefusal, match=f"cannot resume: {says} of the training data changed"):
+    with pytest.raises(DataError, match=f"cannot resume: {says} of the training data changed"):
         ProblemStream(PROBLEMS, 0).restore(other.state())
 
 
 def test_a_stream_needs_a_problem():
-    with pytest.raises(DataRefusal, match="no problem to train on"):
+    with pytest.raises(DataError, match="no problem to train on"):
         ProblemStream([], 0)
 
 

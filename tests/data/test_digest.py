@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.dataset import ProblemStream
 from mmhicra.data.digest import digest_problems
@@ -71,5 +71,5 @@ def test_a_file_that_was_replaced_or_lost_is_seen_on_resume(tmp_path):
     ProblemStream([problem], 0).restore(state)
     for change in (lambda: path.write_bytes(encoded("blue")), path.unlink):
         change()
-        with pytest.raises(DataRefusal, match="cannot resume: problems of the training data changed"):
+        with pytest.raises(DataError, match="cannot resume: problems of the training data changed"):
             ProblemStream([problem], 0).restore(state)

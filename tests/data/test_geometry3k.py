@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmhicra.config import ColumnsConfig, DataConfig
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem
 from mmhicra.data.dataset import load_problems
 from mmhicra.data.presets import choose_reader
@@ -28,7 +28,7 @@ def read_all(file: Path) -> tuple[list[Problem], dict[str, str]]:
     for row in table.rows():
         try:
             problems.append(reader.read(row))
-        except DataRefusal as reason:
+        except DataError as reason:
             refused[reader.id_of(row)] = str(reason)
     return problems, refused
 
@@ -88,6 +88,6 @@ def test_mathvista_and_its_gold_that_two_options_read(data_folder):
 def test_missing_images_are_listed_row_by_row(data_folder):
     count = 304 if data_folder.real else 6
     with pytest.raises(
-        DataRefusal, match=f"none of its {count} rows can be used, first .*testmini.jsonl.gz:1: image missing"
+        DataError, match=f"none of its {count} rows can be used, first .*testmini.jsonl.gz:1: image missing"
     ):
         load_problems(DataConfig(source=str(data_folder / "mathvision" / "testmini.jsonl.gz")), 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data import gold
 from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.gold import braced, read_answer, unwrap_answer
@@ -68,7 +68,7 @@ def test_choices(cell, choices, written):
     ],
 )
 def test_unreadable_choices_are_refused(cell):
-    with pytest.raises(DataRefusal, match="choices unreadable: "):
+    with pytest.raises(DataError, match="choices unreadable: "):
         read_choices(cell)
 
 
@@ -185,7 +185,7 @@ def test_how_an_answer_names_its_choice(cell, choices, by, letter):
     ],
 )
 def test_an_answer_that_may_name_another_choice_is_refused(cell, choices, by, says):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read_answer(cell, choices, by=by)
     assert says in str(refusal.value)
 
@@ -225,7 +225,7 @@ def test_a_kind_that_is_set(cell, choices, kind, expected):
     ],
 )
 def test_unusable_golds_are_refused(cell, choices, says):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read_answer(cell, choices)
     assert str(refusal.value) == says
 
@@ -261,6 +261,6 @@ def test_hostile_golds_are_not_matched_brace_by_brace(text, monkeypatch):
     """Matching every box by itself is quadratic: 64 kB of boxes took 11 CPU seconds."""
     calls = []
     monkeypatch.setattr(gold, "braced", lambda text, start: calls.append(start) or braced(text, start))
-    with contextlib.suppress(DataRefusal):
+    with contextlib.suppress(DataError):
         read_answer(text, ())
     assert len(calls) <= 2 * gold.MOST_WRAPS

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmhicra.core.deep_grey import scale_grey
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import LARGEST_IMAGE, Problem, ProblemImage
 from mmhicra.data.images import read_images, refuse_broken_images
 
@@ -171,7 +171,7 @@ def test_base64_in_all_its_habits(name):
     ],
 )
 def test_cells_that_are_no_image(cell, says, tmp_path):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read_images(cell, None, "t:1")
     assert any(part in str(refusal.value) for part in says.split("|"))
 

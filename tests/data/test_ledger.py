@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import ImageChops
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER
 from mmhicra.core.resources import asset_path
 from mmhicra.data.generated.drawing import SIDE
@@ -207,7 +207,7 @@ def test_a_training_problem_is_a_function_of_its_id_and_task():
         again = regenerate(problem.id, problem.task)
         assert again == problem
     assert generate("train", 8, seed=6) != TRAIN[:8]
-    with pytest.raises(DataRefusal, match="cannot be drawn again"):
+    with pytest.raises(DataError, match="cannot be drawn again"):
         regenerate(HELD_OUT[0].id, HELD_OUT[0].task)
 
 
@@ -234,9 +234,9 @@ def test_solutions_fit_the_rollout_limit():
 
 
 def test_what_cannot_be_drawn_or_solved_is_refused():
-    with pytest.raises(DataRefusal, match=r"'maze'.*ledger1_even"):
+    with pytest.raises(DataError, match=r"'maze'.*ledger1_even"):
         generate("train", 1, seed=0, tasks=["maze"])
-    with pytest.raises(DataRefusal, match=r"data\.tasks is empty"):
+    with pytest.raises(DataError, match=r"data\.tasks is empty"):
         generate("train", 1, seed=0, tasks=[])
     with pytest.raises(ValueError, match="3 rows that count"):
         solve(three_rows(), [["even"]], Random(0))

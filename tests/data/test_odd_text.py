@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmhicra.config import ColumnsConfig, DataConfig
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data import json_files
 from mmhicra.data.dataset import Loaded, load_problems
 from mmhicra.data.refused import RefusedRow, write_refused
@@ -100,9 +100,7 @@ def find_rows(folder: Path, *rows: Any) -> Loaded:
 
 def test_a_file_without_a_single_row_says_why(tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b"[" * 100_000 + b"\n[1]\n")
-    with pytest.raises(
-        DataRefusal, match="none of its rows can be read, first .*train.jsonl:1: row unreadable: nested"
-    ):
+    with pytest.raises(DataError, match="none of its rows can be read, first .*train.jsonl:1: row unreadable: nested"):
         load_problems(DataConfig(source=str(tmp_path)), 0)
 
 
@@ -134,7 +132,7 @@ def test_a_gzipped_bomb_is_refused_after_a_small_part_of_it(tmp_path, monkeypatc
             stream.write(b"\n" * (1 << 20))
     for name in ("train.jsonl.gz", "val.json.gz"):
         (tmp_path / name).write_bytes(packed.getvalue())
-        with pytest.raises(DataRefusal, match=r"expands from [\d,]+ bytes to more than 200 times as many"):
+        with pytest.raises(DataError, match=r"expands from [\d,]+ bytes to more than 200 times as many"):
             find_source(str(tmp_path / name)).table("train")
 
 

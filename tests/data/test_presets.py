@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmhicra.config import ColumnsConfig
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.images import read_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
@@ -225,7 +225,7 @@ def test_text_only_rows_may_be_mixed_in(folder):
     ],
 )
 def test_missing_columns_are_refused_with_those_there_are(preset, columns, says, folder):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read(folder, [{"a": 1, "b": 2}], preset, **columns)
     assert says.format(f=folder.name) in str(refusal.value)
 
@@ -284,13 +284,13 @@ def test_no_image(cell, folder):
     ],
 )
 def test_image_cells_that_are_none(cell, says, folder):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read_images(cell, folder, "t:1")
     assert str(refusal.value) == says
 
 
 def test_a_relative_path_without_a_folder_names_the_setting():
-    with pytest.raises(DataRefusal, match="image path has no folder: images/a.png; set data.image_folder"):
+    with pytest.raises(DataError, match="image path has no folder: images/a.png; set data.image_folder"):
         read_images("images/a.png", None, "t:1")
 
 
@@ -340,7 +340,7 @@ def test_placeholders(text, count, expected, order):
     ],
 )
 def test_placeholders_unlike_images_are_refused(text, count, says):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         place_images(text, pictures(count))
     assert str(refusal.value) == f"placeholders unlike images: {says}"
 
@@ -373,7 +373,7 @@ def test_images_of_a_chat_may_stand_in_a_column():
     ],
 )
 def test_chats_that_are_not_one_question_are_refused(messages, says):
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         read_chat(messages, None)
     assert str(refusal.value).startswith(says)
 

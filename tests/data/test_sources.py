@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data import sources
 from mmhicra.data.sources import find_source
 
@@ -217,7 +217,7 @@ def two_formats(folder: Path) -> None:
 )
 def test_a_broken_folder_is_refused_in_one_line(write, says, tmp_path):
     write(tmp_path)
-    with pytest.raises(DataRefusal) as refusal:
+    with pytest.raises(DataError) as refusal:
         find_source(str(tmp_path)).table("train")
     assert says in str(refusal.value)
     assert tmp_path.name in str(refusal.value)
@@ -228,22 +228,22 @@ def test_a_broken_folder_is_refused_in_one_line(write, says, tmp_path):
 def test_a_missing_path_is_refused_without_asking_the_hub(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    with pytest.raises(DataRefusal, match=rf"data\.eval_source: {name} does not exist"):
+    with pytest.raises(DataError, match=rf"data\.eval_source: {name} does not exist"):
         find_source(name, "data.eval_source")
 
 
 def test_an_unknown_format_is_refused_with_those_we_read(tmp_path):
     (tmp_path / "train.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataRefusal, match="has no format we read: convert it to parquet, jsonl"):
+    with pytest.raises(DataError, match="has no format we read: convert it to parquet, jsonl"):
         find_source(str(tmp_path / "train.csv"))
 
 
 def test_a_hub_id_offline_is_refused_in_one_line():
     code = (
         "from mmhicra.data.sources import find_source\n"
-        "from mmhicra.core.errors import DataRefusal\n"
+        "from mmhicra.core.errors import DataError\n"
         "try: find_source('hiyouga/no-such-geometry')\n"
-        "except DataRefusal as refusal: print(refusal)\n"
+        "except DataError as refusal: print(refusal)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

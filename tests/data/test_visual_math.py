@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem
 from mmhicra.core.resources import asset_path
 from mmhicra.data.generated.drawing import SIDE, draw
@@ -189,11 +189,11 @@ def test_a_response_cut_off_is_judged_by_the_plan_it_had_reached(problem):
 
 def test_a_training_problem_is_drawn_again_from_its_id_and_task():
     assert [regenerate(p.id, p.task) for p in TRAIN] == TRAIN
-    with pytest.raises(DataRefusal, match="held_out.*cannot be drawn again"):
+    with pytest.raises(DataError, match="held_out.*cannot be drawn again"):
         regenerate(HELD_OUT[0].id, HELD_OUT[0].task)
-    with pytest.raises(DataRefusal, match="cannot be drawn again"):
+    with pytest.raises(DataError, match="cannot be drawn again"):
         regenerate("visual-math/train/5/1", "count")
-    with pytest.raises(DataRefusal, match="'maze'"):
+    with pytest.raises(DataError, match="'maze'"):
         regenerate(TRAIN[0].id, "maze")
 
 
@@ -239,11 +239,11 @@ def test_images_differ_with_the_configuration_and_with_nothing_else_but_chance()
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(DataRefusal, match=r"'maze'.*count"):
+    with pytest.raises(DataError, match=r"'maze'.*count"):
         generate("train", 1, seed=0, tasks=["maze"])
-    with pytest.raises(DataRefusal, match=r"data\.tasks is empty"):
+    with pytest.raises(DataError, match=r"data\.tasks is empty"):
         generate("train", 1, seed=0, tasks=[])
-    with pytest.raises(DataRefusal, match="'bars' has too few held-out"):
+    with pytest.raises(DataError, match="'bars' has too few held-out"):
         generate("held_out", 2000, seed=0, tasks=["bars"])
 
 

@@ -1,7 +1,7 @@
 """Run in a process of its own: what updates of models really take, beside what the plan says.
 
 `python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `bench.shapes`, whether there is
-an `image`, whether the micro-batch is `alone` in its optimiser step, and options of `ModelConfig`. Prints one line of
+an `image`, whether the micro-batch is `alone` in its optimizer step, and options of `ModelConfig`. Prints one line of
 JSON for each.
 """
 
@@ -66,7 +66,7 @@ def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, 
     exact = {
         "weights": sum(parameter.nbytes for parameter in policy.parameters()),
         "gradients": sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None),
-        "optimiser": sum(value.nbytes for state in optimizer.state.values() for value in state.values()),
+        "optimizer": sum(value.nbytes for state in optimizer.state.values() for value in state.values()),
     }
     return {
         "exact": exact,
@@ -86,7 +86,7 @@ def make_group(loaded, image: bool) -> Group:
 
 
 def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
-    """The group is a micro-batch, and the optimiser step if it is `alone`."""
+    """The group is a micro-batch, and the optimizer step if it is `alone`."""
     return Load(
         half=config.precision == "bf16",
         checkpointing=config.gradient_checkpointing,

@@ -97,7 +97,7 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weights_gradients_and_optimiser_are_exact(case, measured):
+def test_weights_gradients_and_optimizer_are_exact(case, measured):
     exact, planned = measured[case]["exact"], measured[case]["planned"]
     assert exact == {part: planned[part] for part in exact}
 
@@ -198,5 +198,5 @@ def test_shards_divide_what_is_trained_and_copies_add_buckets():
     sharded = plan_memory(SHAPE, replace(LOAD, processes=8, shard=True))
     assert copied.held["buckets of data parallelism"] == 4 * SHAPE.trained
     assert sharded.held["weights"] == alone.held["weights"] // 8
-    assert sharded.held["optimiser"] == alone.held["optimiser"] // 8
+    assert sharded.held["optimizer"] == alone.held["optimizer"] // 8
     assert sharded.phases["rollout"]["whole weights"] == 2 * SHAPE.parameters  # the embedded engine gathers them

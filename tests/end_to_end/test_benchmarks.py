@@ -11,7 +11,7 @@ from short_runs import metrics, run
 
 from mmhicra.cli import main
 from mmhicra.config import EvalConfig
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.train.loop.best import better, value_of
 
 BENCHMARKS = ["eval.every=1", "eval.temperature=1.0", "eval.n=2", "eval.max_new_tokens=24", "rollout.max_sequences=8"]
@@ -123,10 +123,10 @@ def test_only_a_better_evaluation_is_better():
 
 def test_mistakes_are_refused_before_training(tmp_path):
     files = write_questions(tmp_path, 2)
-    with pytest.raises(ConfigRefusal, match=r"eval\.best_by eval/nothing is no metric .* eval/mathvision"):
+    with pytest.raises(ConfigError, match=r"eval\.best_by eval/nothing is no metric .* eval/mathvision"):
         run(tmp_path / "a", *configured(files, "mathvision"), "eval.best_by=eval/nothing")
     shutil.copy(files["mathvista"], files["mathvision"])
-    with pytest.raises(DataRefusal, match="has no 'subject'"):
+    with pytest.raises(DataError, match="has no 'subject'"):
         run(tmp_path / "b", *configured(files, "mathvision"))
-    with pytest.raises(ConfigRefusal, match="lists mathvision twice"):
+    with pytest.raises(ConfigError, match="lists mathvision twice"):
         run(tmp_path / "c", *configured(files, "mathvision", "mathvision"))

@@ -10,7 +10,7 @@ from spoiling import spoilt_gradients, spoilt_weights
 
 from mmhicra.cli import main
 from mmhicra.config import ModelConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.data.generated.visual_math import generate
 from mmhicra.rollout.engine import NoDistribution, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
@@ -67,7 +67,7 @@ def test_a_spoilt_update_is_skipped_named_and_counted(spoilt):
     named = line.rpartition("problem ")[2].rstrip(")")
     assert named in rolled_out, "the one micro-batch that was spoilt holds one problem"
     assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0]
-    assert "optimiser/grad_norm" not in metrics(folder)[1]
+    assert "optimizer/grad_norm" not in metrics(folder)[1]
     assert summary["updates"] == {"made": 2, "skipped": 1, "steps_without_signal": 0}
     assert any("1 optimizer updates were skipped" in text for text in summary["advice"])
 
@@ -129,7 +129,7 @@ def test_a_model_that_is_not_finite_is_refused_by_name(tmp_path, part, number):
     parameter.data[1, 1] = number
     loaded.model.save_pretrained(tmp_path / "model")
     loaded.processor.save_pretrained(tmp_path / "model")
-    with pytest.raises(Refusal, match=rf"1 weights hold NaN or infinity, e\.g\. {name}"):
+    with pytest.raises(UserError, match=rf"1 weights hold NaN or infinity, e\.g\. {name}"):
         load_policy(ModelConfig(path=str(tmp_path / "model")))
 
 

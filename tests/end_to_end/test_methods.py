@@ -7,7 +7,7 @@ import shutil
 import pytest
 from short_runs import assert_same_run, metrics, run, state_files
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 
 METHODS = {
     "hicra": (),
@@ -109,5 +109,5 @@ def test_a_changed_gram_file_is_not_resumed(tmp_path):
     options = (f"hicra.grams={grams}", "eval.problems=0", "train.steps=1")
     run(tmp_path / "run", *options)
     grams.write_text("it seems\n")
-    with pytest.raises(RunFolderRefusal, match=r"trained with other grams \(2, not 1"):
+    with pytest.raises(RunFolderError, match=r"trained with other grams \(2, not 1"):
         run(tmp_path / "run", *options, "train.steps=2", resume=True)

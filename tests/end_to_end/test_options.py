@@ -42,7 +42,7 @@ def computes_in_bf16(folder, record, plain):
 
 
 def computes_the_same(folder, record, plain):
-    for name in ("loss/per_token", "entropy/all", "entropy/planning", "logprob/execution", "optimiser/grad_norm"):
+    for name in ("loss/per_token", "entropy/all", "entropy/planning", "logprob/execution", "optimizer/grad_norm"):
         assert record[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6)
 
 
@@ -185,7 +185,7 @@ def test_lora_trains_adapters_and_saves_a_merged_model(tmp_path):
     summary = run(tmp_path / "run", "model.lora={rank: 4, alpha: 8}", "train.loss.kl_coefficient=0.01")
     assert summary["parameters"]["trained"] < summary["parameters"]["total"] / 10
     trained = state_files(tmp_path / "run", 3)
-    weights = [name for name in trained if " " not in name]  # the others are the optimiser's moments
+    weights = [name for name in trained if " " not in name]  # the others are the optimizer's moments
     assert len(weights) == 2 * 7 * 4
     assert all("lora_" in name for name in weights)
     folder = tmp_path / "run" / "checkpoints" / "step_000003"

@@ -28,7 +28,7 @@ REFILLED = (
     "train.loss={siren: {coefficient: 1.0}, aggregation: sequence_mean}",
     "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",
 )
-"""Steps are filled up, over the end of an epoch, and each has two optimiser steps a pass; what the loss and alpha go by
+"""Steps are filled up, over the end of an epoch, and each has two optimizer steps a pass; what the loss and alpha go by
 is of all ranks."""
 
 
@@ -149,7 +149,7 @@ def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
 
 
 def assert_equal_runs(alone, together):
-    """Weights, optimiser state and metrics after two steps agree but for rounding."""
+    """Weights, optimizer state and metrics after two steps agree but for rounding."""
     one, two = state_files(alone, 2), state_files(together, 2)
     assert one.keys() == two.keys()
     for name in one:

@@ -12,7 +12,7 @@ from short_runs import SHORT, TINY, metrics
 
 from mmhicra.cli import main
 from mmhicra.config import LogConfig
-from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigError, RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop.metrics import refuse_missing_trackers
 
@@ -122,7 +122,7 @@ def test_mistakes_give_one_line(tmp_path, capsys, overrides, said):
 
 def test_a_tracker_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigRefusal, match=r"pip install mmhicra\[trackio\]"):
+    with pytest.raises(ConfigError, match=r"pip install mmhicra\[trackio\]"):
         refuse_missing_trackers(LogConfig(trackio=True))
 
 
@@ -176,7 +176,7 @@ def test_a_full_disk(small_disk, capsys):
 def test_metrics_on_a_full_disk(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics.symlink_to("/dev/full")
-    with pytest.raises(RunFolderRefusal, match=r"metrics\.jsonl: No space left on device"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl: No space left on device"):
         folder.append_metrics({"step": 1})
 
 

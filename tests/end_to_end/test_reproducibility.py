@@ -6,7 +6,7 @@ import pytest
 import torch
 from short_runs import assert_same_run, metrics, run, start, state_files, wait_for
 
-from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigError, RunFolderError
 
 
 def test_two_runs_with_one_seed_are_identical(finished_run, tmp_path):
@@ -78,17 +78,17 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished_run, tmp_path):
 
 
 def test_resume_refuses_another_run(finished_run):
-    with pytest.raises(ConfigRefusal, match="train.prompts_per_step was 4, is 5"):
+    with pytest.raises(ConfigError, match="train.prompts_per_step was 4, is 5"):
         run(finished_run, "train.prompts_per_step=5", resume=True)
 
 
 def test_a_run_is_not_overwritten_unasked(finished_run):
-    with pytest.raises(RunFolderRefusal, match="already holds a run: add --resume"):
+    with pytest.raises(RunFolderError, match="already holds a run: add --resume"):
         run(finished_run)
 
 
 def test_nothing_to_resume_is_named(tmp_path):
-    with pytest.raises(RunFolderRefusal, match="holds no run to resume"):
+    with pytest.raises(RunFolderError, match="holds no run to resume"):
         run(tmp_path / "empty", resume=True)
 
 

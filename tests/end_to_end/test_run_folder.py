@@ -15,7 +15,7 @@ from short_runs import assert_same_run, metrics, run, short_config, start, wait_
 
 from mmhicra.cli import main
 from mmhicra.config.loading import dump_config
-from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigError, RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop.lock import RunLock
 from mmhicra.train.loop.opening import refuse_foreign_config
@@ -81,9 +81,7 @@ def test_without_a_whole_checkpoint_nothing_is_changed(copy):
     for step in (1, 2):
         (copy / "checkpoints" / f"step_00000{step}" / "manifest.json").write_text("{")
     before = files_of(copy)
-    with pytest.raises(
-        RunFolderRefusal, match=r"no checkpoint .* is whole \(step_000002: manifest.json cannot be read"
-    ):
+    with pytest.raises(RunFolderError, match=r"no checkpoint .* is whole \(step_000002: manifest.json cannot be read"):
         run(copy, resume=True)
     assert files_of(copy) == before | {copy / ".lock": b""}
 
@@ -93,9 +91,7 @@ def test_checkpoints_without_checksums_are_not_resumed_and_it_is_said_why(copy):
     for manifest in copy.glob("checkpoints/*/manifest.json"):
         manifest.unlink()
     newest = max((copy / "checkpoints").glob("step_*"))
-    with pytest.raises(
-        RunFolderRefusal, match=r"manifest.json is missing: an mmhicra before checksums wrote it"
-    ) as said:
+    with pytest.raises(RunFolderError, match=r"manifest.json is missing: an mmhicra before checksums wrote it") as said:
         run(copy, resume=True)
     assert f"a new run with --set model.path={newest} begins with its weights" in str(said.value)
     run(copy.parent / "new", f"model.path={newest}", "train.steps=1", "eval.problems=0")
@@ -107,7 +103,7 @@ def test_a_configuration_of_the_user_s_own_is_not_replaced(tmp_path):
     folder.mkdir()
     for text in ("# mine\ntrain:\n  steps: 5\n", "train:\n  steps: 5\n", "- 1\n", "{", "\xff"):
         (folder / "config.yaml").write_bytes(text.encode("latin-1"))
-        with pytest.raises(RunFolderRefusal, match="was not written by a run, and would be replaced"):
+        with pytest.raises(RunFolderError, match="was not written by a run, and would be replaced"):
             run(folder, "eval.problems=0")
         assert (folder / "config.yaml").read_bytes() == text.encode("latin-1")
     for text in (dump_config(short_config(folder)), ""):
@@ -117,7 +113,7 @@ def test_a_configuration_of_the_user_s_own_is_not_replaced(tmp_path):
 
 def test_lost_checkpoints_are_no_reason_to_begin_anew(copy):
     shutil.rmtree(copy / "checkpoints")
-    with pytest.raises(RunFolderRefusal, match="tells of 3 steps, but .* has no checkpoint"):
+    with pytest.raises(RunFolderError, match="tells of 3 steps, but .* has no checkpoint"):
         run(copy, resume=True)
     assert len(metrics(copy)) == 4
 
@@ -138,7 +134,7 @@ def test_lost_checkpoints_are_no_reason_to_begin_anew(copy):
 )
 def test_a_damaged_folder_gives_one_line(copy, spoil, said):
     spoil(copy)
-    with pytest.raises(RunFolderRefusal, match=said) as refusal:
+    with pytest.raises(RunFolderError, match=said) as refusal:
         run(copy, resume=True)
     assert "\n" not in str(refusal.value)
 
@@ -170,7 +166,7 @@ def test_two_trainings_in_one_folder(copy):
     held.acquire()
     before = files_of(copy)
     for options in ({}, {"resume": True}, {"resume": "auto"}, {"overwrite": True}):
-        with pytest.raises(RunFolderRefusal, match=f"being trained in by process {os.getpid()} on "):
+        with pytest.raises(RunFolderError, match=f"being trained in by process {os.getpid()} on "):
             run(copy, **options)
     assert files_of(copy) == before
     held.release()
@@ -202,10 +198,10 @@ def test_resume_auto_starts_a_run_and_goes_on_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("override", "error", "said"),
     [
-        ("train.steps=2", RunFolderRefusal, r"has done 3 steps, more than train.steps \(2\)"),
-        ("eval.problems=4", ConfigRefusal, "eval.problems was 6, is 4"),
-        ("eval.n=2", ConfigRefusal, "eval.n was 1, is 2"),
-        ("eval.best_by=eval/nothing", ConfigRefusal, "eval.best_by eval/nothing is no metric"),
+        ("train.steps=2", RunFolderError, r"has done 3 steps, more than train.steps \(2\)"),
+        ("eval.problems=4", ConfigError, "eval.problems was 6, is 4"),
+        ("eval.n=2", ConfigError, "eval.n was 1, is 2"),
+        ("eval.best_by=eval/nothing", ConfigError, "eval.best_by eval/nothing is no metric"),
     ],
 )
 def test_what_a_resumed_run_may_not_change(finished_run, tmp_path, override, error, said):
@@ -220,7 +216,7 @@ def test_more_steps_go_by_the_new_schedule_and_it_is_said(tmp_path):
     said = said_by(tmp_path / "run", *cosine, "train.steps=3", resume=True)
     assert "train.steps was 2, is 3: the cosine schedule ends at the new last step" in said
     rate = short_config(tmp_path).train.optimizer.learning_rate
-    assert metrics(tmp_path / "run")[-1]["optimiser/learning_rate"] == pytest.approx(rate * 0.25)
+    assert metrics(tmp_path / "run")[-1]["optimizer/learning_rate"] == pytest.approx(rate * 0.25)
 
 
 def test_a_signal_during_set_up_gives_one_line(tmp_path):
@@ -254,7 +250,7 @@ def test_a_hang_up_saves_and_the_command_that_is_said_goes_on(finished_run, tmp_
     ids=["before the update", "after the update"],
 )
 def test_a_step_that_outlasts_the_grace_time(finished_run, tmp_path, monkeypatch, phase, said, kept):
-    """Before the optimiser steps, the state before the step is there and is saved."""
+    """Before the optimizer steps, the state before the step is there and is saved."""
     work = getattr(Trainer, phase)
 
     def slow(self):
@@ -315,7 +311,7 @@ def largest_file(size):
 )
 def test_a_write_that_fails_is_one_line_and_the_run_goes_on_later(finished_run, tmp_path, size, where):
     folder = tmp_path / "run"
-    with largest_file(size), pytest.raises(RunFolderRefusal, match=r"File too large") as refusal:
+    with largest_file(size), pytest.raises(RunFolderError, match=r"File too large") as refusal:
         run(folder)
     assert f"cannot write {folder / where}" in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -333,7 +329,7 @@ def test_a_folder_that_is_removed_midway(tmp_path, monkeypatch):
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", remove)
-    with pytest.raises(RunFolderRefusal, match="cannot write .*rollouts.*: No such file or directory"):
+    with pytest.raises(RunFolderError, match="cannot write .*rollouts.*: No such file or directory"):
         run(tmp_path / "run", "log.tensorboard=true", "eval.problems=0")
     assert not (tmp_path / "run").exists()
 
@@ -350,7 +346,7 @@ def test_a_folder_that_may_not_be_written_any_more(finished_run, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", lock)
         try:
-            with pytest.raises(RunFolderRefusal, match="cannot write .*: Permission denied"):
+            with pytest.raises(RunFolderError, match="cannot write .*: Permission denied"):
                 run(tmp_path / "run")
         finally:
             os.seteuid(0) if root else (tmp_path / "run" / "rollouts").chmod(0o700)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from short_runs import SHORT, TINY, assert_same_run, metrics, run
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.guard import Misaligned
 from mmhicra.train.loop.run import Interrupted, Run
@@ -131,7 +131,7 @@ class TestVLLM:
         assert len(lines) == 5 * 4
 
     def test_processes_that_do_not_add_up_are_refused(self, tmp_path):
-        with pytest.raises(ConfigRefusal, match=r"tensor_parallel \(2\) x data_parallel \(what fits\) must be the 1"):
+        with pytest.raises(ConfigError, match=r"tensor_parallel \(2\) x data_parallel \(what fits\) must be the 1"):
             run(tmp_path / "run", VLLM, "rollout.vllm.tensor_parallel=2")
 
 

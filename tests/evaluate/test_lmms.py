@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmhicra.cli import main
 from mmhicra.commands import eval_lmms
-from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, ProblemImage
 from mmhicra.evaluate.benchmarks.registry import load_items, load_questions, load_responses, make_benchmark, pair
 from mmhicra.evaluate.lmms.questions import hub_form, save
@@ -141,7 +141,7 @@ def test_the_model_by_its_name(tmp_path):
     model = EngineModel.create_from_arg_string("path=tiny_vlm,max_new_tokens=4", {"batch_size": "2", "device": None})
     assert isinstance(model, EngineModel)
     assert (model.config.eval.max_new_tokens, model.config.rollout.max_sequences) == (4, 2)
-    with pytest.raises(ConfigRefusal, match="model argument device is not known"):
+    with pytest.raises(ConfigError, match="model argument device is not known"):
         EngineModel.create_from_arg_string("path=tiny_vlm", {"device": "cuda:0"})
 
 
@@ -160,9 +160,9 @@ def test_chats_of_its_tasks_are_read_part_by_part():
     assert problem.images[0].open().size == (28, 28)
     turn = {"role": "user", "content": "What?"}
     assert read_messages([turn], "t/s/0")[0] is None
-    with pytest.raises(DataRefusal, match="t/s/0: a chat of several turns"):
+    with pytest.raises(DataError, match="t/s/0: a chat of several turns"):
         read_messages([turn, {"role": "assistant", "content": "This."}, turn], "t/s/0")
-    with pytest.raises(DataRefusal, match="holds video"):
+    with pytest.raises(DataError, match="holds video"):
         read_messages([{"role": "user", "content": [{"type": "video", "url": "x.mp4"}]}], "t/s/0")
 
 
@@ -172,7 +172,7 @@ def test_questions_take_the_form_they_have_on_the_hub(data_folder, read_json):
     assert form.features["precision"] == datasets.Value("float64")  # the official JSON has integers
     queries = read_json(data_folder / "mathvista" / "query.json.gz")
     assert all(row["query"] == queries[row["pid"]] for row in form)
-    with pytest.raises(ConfigRefusal, match="not for aime24"):
+    with pytest.raises(ConfigError, match="not for aime24"):
         hub_form("aime24", [])
 
 
@@ -181,7 +181,7 @@ def test_an_image_that_is_not_there_is_refused_by_its_question(tmp_path):
     rows = [json.loads(line) | {"image": "nowhere.png"} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     items = load_questions(make_benchmark("mathvista"), str(file))
-    with pytest.raises(DataRefusal, match=r"mathvista, question 0: image nowhere\.png cannot be read"):
+    with pytest.raises(DataError, match=r"mathvista, question 0: image nowhere\.png cannot be read"):
         hub_form("mathvista", items, str(file))
 
 
@@ -214,7 +214,7 @@ def without_lmms_eval(name):
 def test_what_is_not_installed_is_said(monkeypatch, found, said):
     for name, stand_in in found.items():
         monkeypatch.setattr(eval_lmms, name, stand_in)
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         eval_lmms.require_lmms_eval(exactly=True)
 
 
@@ -253,7 +253,7 @@ def test_what_the_backend_cannot_do_is_refused(tmp_path, capsys, more, said):
 def test_rows_without_their_image_are_refused():
     from mmhicra.evaluate.lmms.tasks import visuals
 
-    with pytest.raises(DataRefusal, match="image path has no folder"):
+    with pytest.raises(DataError, match="image path has no folder"):
         visuals({"pid": "7", "image": "images/7.jpg"})
     assert visuals({"pid": "7", "image": None}) == []
 

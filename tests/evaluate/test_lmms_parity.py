@@ -15,7 +15,7 @@ from PIL import ImageFile
 
 from mmhicra.cli import main
 from mmhicra.commands.eval_lmms import INSTALL, LATEX2SYMPY2
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from tools.lmms_parity import builtin as lmms_builtin
 from tools.lmms_parity import parity as lmms_parity
 from tools.lmms_parity.parity import BUILTINS, Builtin, Setup, compare
@@ -159,7 +159,7 @@ def test_responses_to_other_questions_are_refused(tmp_path):
     file = write_questions(tmp_path, 2)["mathvista"]
     responses = tmp_path / "mine.jsonl"
     responses.write_text(json.dumps({"pid": "77", "response": "4"}) + "\n")
-    with pytest.raises(DataRefusal, match="answers none of the questions"):
+    with pytest.raises(DataError, match="answers none of the questions"):
         compare("mathvista", Setup(responses=str(responses), questions=str(file)))
 
 

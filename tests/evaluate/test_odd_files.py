@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmhicra.cli import main
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.evaluate.benchmarks.subsets import read_ids
 
 MATHVISTA = {
@@ -72,6 +72,6 @@ def test_what_can_be_read_is_scored(column, value, tmp_path, capsys):
 def test_an_odd_subset_is_named(content, tmp_path):
     path = tmp_path / "ids.json"
     path.write_bytes(b"{}" if content is None else content)
-    with pytest.raises(ConfigRefusal, match=r"subset .*ids.json") as refusal:
+    with pytest.raises(ConfigError, match=r"subset .*ids.json") as refusal:
         read_ids(str(path), "emma")
     assert len(str(refusal.value)) < 400

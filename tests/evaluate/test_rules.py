@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.intervals import clustered_interval, wilson_interval
 from mmhicra.evaluate.benchmarks.cards import NAMES, read_card
 from mmhicra.evaluate.benchmarks.latex_number import latex_number
@@ -158,7 +158,7 @@ def test_the_prompts():
     drawn = Item("1", "Which? <image1>", "B", "choice", tuple("ABCDE"))
     assert write_prompt("mathvision", drawn, "boxed") == f"Which? <image1>\n{BOXED}"
     assert "(B) 60" in write_prompt("mathvision", Item("1", "Which?", "B", "choice", ("40", "60")), "cot")
-    with pytest.raises(ConfigRefusal, match="no prompt 'cot'"):
+    with pytest.raises(ConfigError, match="no prompt 'cot'"):
         write_prompt("mathvista", item, "cot")
     for name in NAMES:
         assert "boxed" in read_card(name).prompts

@@ -1,4 +1,4 @@
-"""Whether two run folders hold the same run: weights, optimiser, random state, metrics, rollouts, TensorBoard."""
+"""Whether two run folders hold the same run: weights, optimizer, random state, metrics, rollouts, TensorBoard."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 HANG = 10.0
 """Processor seconds that one input may take; by the clock twelve times as many, for busy machines."""
@@ -47,7 +47,7 @@ class Target:
     Attributes:
         name: of the kind.
         write: makes the files of one case in an empty folder.
-        attempt: feeds them to mmhicra. Raises Refusal for a refused input and Nonsense for a wrong acceptance.
+        attempt: feeds them to mmhicra. Raises UserError for a refused input and Nonsense for a wrong acceptance.
         warm: loads what all cases share, before the first fork.
     """
 
@@ -215,7 +215,7 @@ def judge(target: Target, folder: Path) -> tuple[str, str]:
     try:
         with untouched_working_folder(folder):
             target.attempt(folder)
-    except Refusal as refusal:
+    except UserError as refusal:
         return judge_refusal(str(refusal))
     except Nonsense as nonsense:
         return "nonsense", str(nonsense)
@@ -253,7 +253,7 @@ def command(arguments: list[str]) -> tuple[int, str]:
     """Run a console command in this process; its exit status and what it wrote to standard error.
 
     Raises:
-        Refusal: it ended with status 2 and one line.
+        UserError: it ended with status 2 and one line.
         Nonsense: it ended otherwise than with 0, or 2 and one line.
     """
     import contextlib
@@ -268,7 +268,7 @@ def command(arguments: list[str]) -> tuple[int, str]:
     refusals = [line for line in said.splitlines() if line.startswith("mmhicra: ")]
     if status == 2 and refusals:
         start = said.index(refusals[0])
-        raise Refusal(said[start:].removeprefix("mmhicra: ").rstrip("\n"))
+        raise UserError(said[start:].removeprefix("mmhicra: ").rstrip("\n"))
     if status != 0:
         raise Nonsense(f"exit status {status}, {said[-1000:]!r}")
     return status, said

@@ -17,7 +17,7 @@ from faults import mutate
 from faults.fuzz import Nonsense, Target
 from PIL import Image
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.dataset import check_problems
 
@@ -106,7 +106,7 @@ def attempt(folder: Path) -> None:
     if facts["whole"] and refused:
         raise Nonsense(f"a whole {facts['mode']} {facts['format']} is refused: {refused[0].reason}")
     if refused:
-        raise Refusal(refused[0].reason)
+        raise UserError(refused[0].reason)
     for each in good:
         image = each.images[0].open()
         if (

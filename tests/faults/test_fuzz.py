@@ -12,7 +12,7 @@ from faults import fuzz as fuzzing
 from faults.fuzz import Nonsense, Target, fuzz, replay
 from faults.targets import TARGETS
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 SEED = 14
 COUNTS = {"config": 250, "rows": 80, "images": 150, "answers": 60, "grams": 120, "models": 8}
@@ -42,9 +42,9 @@ def behave(folder):
     """By the case's number."""
     case = int((folder / "case").read_text())
     if case == 1:
-        raise Refusal("x: no")
+        raise UserError("x: no")
     if case == 2:
-        raise Refusal("x" * 9000)
+        raise UserError("x" * 9000)
     if case == 3:
         raise Nonsense("1 + 1 = 3")
     if case == 4:

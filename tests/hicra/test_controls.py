@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from tokenizers import Tokenizer
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.resources import asset_path
 from mmhicra.data.generated.visual_math import PHRASES, generate, solve
 from mmhicra.hicra.controls import Sample, _survey, placebo_library
@@ -67,11 +67,11 @@ def test_a_seed_draws_the_same_n_grams_and_another_seed_others(tokenizer):
 
 def test_what_cannot_be_matched_is_refused(tokenizer):
     silent = [Sample(tokenizer.encode(text).ids, text) for text in ("1 + 2 = 3", "4")]
-    with pytest.raises(Refusal, match="2 responses hold too few grams of published_249"):
+    with pytest.raises(UserError, match="2 responses hold too few grams of published_249"):
         placebo_library(silent, PlanningMatcher(LIBRARY, tokenizer), tokenizer, 0)
     text = "let me verify let me verify 7"
     eager = PlanningMatcher(GramLibrary("one", (Gram("let me verify"),)), tokenizer)
-    with pytest.raises(Refusal, match="too little execution text"):
+    with pytest.raises(UserError, match="too little execution text"):
         placebo_library([Sample(tokenizer.encode(text).ids, text)] * 2, eager, tokenizer, 0)
 
 

@@ -22,7 +22,7 @@ from mmhicra.analysis.errors import (
     total_of,
 )
 from mmhicra.commands import errors as command
-from mmhicra.core.errors import DataRefusal, Refusal, RunFolderRefusal
+from mmhicra.core.errors import DataError, RunFolderError, UserError
 from mmhicra.data.generated import ledger, visual_math
 
 KINDS = ("planning", "execution", "discarded", "unparsed")
@@ -131,12 +131,12 @@ def test_a_sample_is_a_function_of_the_seed_and_says_of_how_many(run_folder):
 
 
 def test_what_is_no_run_is_refused(write_run, tmp_path):
-    with pytest.raises(RunFolderRefusal, match=r"has no rollouts/step_\*\.jsonl"):
+    with pytest.raises(RunFolderError, match=r"has no rollouts/step_\*\.jsonl"):
         read_failures(tmp_path)
     folder = write_run({4: [rollout(PROBLEMS[0], "")], 5: [{"step": 5}]})
-    with pytest.raises(RunFolderRefusal, match="steps 4 to 5"):
+    with pytest.raises(RunFolderError, match="steps 4 to 5"):
         read_failures(folder, first=6)
-    with pytest.raises(RunFolderRefusal, match=r"step_000005\.jsonl, line 1 .*no prompt"):
+    with pytest.raises(RunFolderError, match=r"step_000005\.jsonl, line 1 .*no prompt"):
         read_failures(folder)
 
 
@@ -172,12 +172,12 @@ def test_the_exact_judge_knows_the_ledger_too():
 
 def test_the_exact_judge_refuses_what_it_does_not_know():
     judge = ExactJudge()
-    with pytest.raises(DataRefusal, match="step 1, geometry3k/12, completion 0.*--judge URL"):
+    with pytest.raises(DataError, match="step 1, geometry3k/12, completion 0.*--judge URL"):
         judge.judge(failure_of(PROBLEMS[0], "", prompt="geometry3k/12"))
-    with pytest.raises(DataRefusal, match="draws another problem"):
+    with pytest.raises(DataError, match="draws another problem"):
         judge.judge(failure_of(PROBLEMS[0], "", gold="998"))
     held_out = visual_math.generate("held_out", 1, seed=0)[0]
-    with pytest.raises(DataRefusal, match="cannot be drawn again"):
+    with pytest.raises(DataError, match="cannot be drawn again"):
         judge.judge(failure_of(held_out, ""))
 
 
@@ -191,7 +191,7 @@ class Stub:
     def judge(self, failure):
         self.asked += 1
         if self.kinds[failure.completion] is None:
-            raise Refusal("no more")
+            raise UserError("no more")
         return Judgement(self.kinds[failure.completion], failure.response, "C")
 
 
@@ -203,7 +203,7 @@ def test_judging_keeps_the_order_tells_how_far_it_is_and_stops_at_once():
     assert [record.kind for record in records] == list(KINDS)
     assert records[2] == ErrorRecord(1, PROBLEMS[0].id, 2, False, "discarded", "C", "r2", "stub")
     stopping = Stub(["planning", None, "planning", "planning"])
-    with pytest.raises(Refusal, match="no more"):
+    with pytest.raises(UserError, match="no more"):
         judge_failures(failures, stopping)
     assert stopping.asked == 2
     assert judge_failures([], Stub([])) == []
@@ -278,7 +278,7 @@ def test_the_command_asks_an_endpoint_and_shows_what_it_cost(run_folder, capsys)
     ],
 )
 def test_the_command_refuses_half_a_judge(run_folder, arguments, reason):
-    with pytest.raises(Refusal, match=reason):
+    with pytest.raises(UserError, match=reason):
         call(run_folder, *arguments)
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import SHIPPED_LIBRARIES, Gram, GramFunction, GramLibrary, fold, normalise
 
 PUBLISHED = GramLibrary.load("published_249")
@@ -147,19 +147,19 @@ def test_a_file_that_cannot_be_used_is_refused_by_name(name, content, complaint,
         path.mkdir()
     elif content is not ...:
         path.write_bytes(content)
-    with pytest.raises(Refusal, match=f"{name}: .*{complaint}") as refusal:
+    with pytest.raises(UserError, match=f"{name}: .*{complaint}") as refusal:
         GramLibrary.load(path)
     assert len(str(refusal.value)) < 500
 
 
 def test_what_is_no_file_is_refused():
     for name in ("a\0b", "x" * 5000, "/dev/zero"):
-        with pytest.raises(Refusal, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             GramLibrary.load(name)
 
 
 def test_save_wants_a_name_that_load_reads_as_json(tmp_path):
-    with pytest.raises(Refusal, match=r"grams\.txt"):
+    with pytest.raises(UserError, match=r"grams\.txt"):
         PUBLISHED.save(tmp_path / "grams.txt")
 
 
@@ -180,7 +180,7 @@ def test_subset_by_words_and_function():
     assert {gram.function for gram in verifying.grams} == {"backtracing"}
     assert min(gram.words for gram in verifying.grams) == 3
     assert verifying.name == "published_249[min_words=3,functions=backtracing]"
-    with pytest.raises(Refusal, match="min_words=9"):
+    with pytest.raises(UserError, match="min_words=9"):
         PUBLISHED.subset(min_words=9)
 
 

@@ -23,7 +23,7 @@ from mmhicra.analysis.judges import (
     read_letter,
     write_question,
 )
-from mmhicra.core.errors import Refusal, RunFolderRefusal
+from mmhicra.core.errors import RunFolderError, UserError
 from mmhicra.data.generated.visual_math import generate
 
 FAILURE = Failure(
@@ -130,7 +130,7 @@ def test_rate_limits_and_server_errors_are_tried_again(judge_at):
 
 def test_an_endpoint_that_fails_for_ever_is_named_and_the_replies_are_kept(judge_at):
     with JudgeServer([LETTER_C, LETTER_C, Scripted("overloaded", status=500)]) as server:
-        with pytest.raises(Refusal, match=rf"{server.url}.*2 retries.*overloaded.*2 replies are kept") as refused:
+        with pytest.raises(UserError, match=rf"{server.url}.*2 retries.*overloaded.*2 replies are kept") as refused:
             judge_failures(FAILURES, judge_at(server))
         assert "\n" not in str(refused.value)
         assert len(server.requests) == 2 + 3
@@ -142,13 +142,13 @@ def test_an_endpoint_that_fails_for_ever_is_named_and_the_replies_are_kept(judge
 
 def test_slow_unreachable_and_foreign_endpoints_are_refused(judge_at):
     slow = Scripted("\\boxed{C}", wait=lambda: time.sleep(0.5))
-    with JudgeServer([slow]) as server, pytest.raises(Refusal, match=rf"{server.url}.*timed out"):
+    with JudgeServer([slow]) as server, pytest.raises(UserError, match=rf"{server.url}.*timed out"):
         judge_at(server, timeout=0.1, retries=1).judge(FAILURE)
-    with pytest.raises(Refusal, match=rf"{server.url} does not answer.*[Rr]efused"):
+    with pytest.raises(UserError, match=rf"{server.url} does not answer.*[Rr]efused"):
         judge_at(server.url, retries=0).judge(FAILURE)
     page = Scripted(raw="<html>Welcome</html>")
     for foreign in (page, replace(page, headers={"content-type": "text/html"}), Scripted(raw='{"choices": []}')):
-        with JudgeServer([foreign]) as server, pytest.raises(Refusal, match="end in /v1"):
+        with JudgeServer([foreign]) as server, pytest.raises(UserError, match="end in /v1"):
             judge_at(server).judge(FAILURE)
 
 
@@ -156,7 +156,7 @@ def test_slow_unreachable_and_foreign_endpoints_are_refused(judge_at):
 def test_a_wrong_key_or_model_is_refused_at_once(judge_at, status, named):
     with (
         JudgeServer([Scripted("unknown", status=status)]) as server,
-        pytest.raises(Refusal, match=f"unknown.*{named}|{named}.*unknown"),
+        pytest.raises(UserError, match=f"unknown.*{named}|{named}.*unknown"),
     ):
         judge_at(server).judge(FAILURE)
     assert len(server.requests) == 1
@@ -173,7 +173,7 @@ def test_a_question_that_is_not_taken_is_unparsed_but_not_all_of_them(judge_at):
 
 
 def test_an_endpoint_that_takes_no_question_is_refused(judge_at):
-    turned_away = pytest.raises(Refusal, match="takes no question.*no temperature here")
+    turned_away = pytest.raises(UserError, match="takes no question.*no temperature here")
     with JudgeServer([Scripted("no temperature here", status=400)]) as server, turned_away:
         judge_failures(FAILURES, judge_at(server))
     assert len(server.requests) == 3
@@ -235,7 +235,7 @@ def test_a_torn_last_line_is_asked_again_and_a_broken_one_is_refused(judge_at, t
     lines = cache.read_text().splitlines()
     assert len(lines) == 3
     cache.write_text("\n".join([lines[0], lines[1][5:], lines[2]]) + "\n")
-    with pytest.raises(RunFolderRefusal, match=r"cache\.jsonl, line 2"):
+    with pytest.raises(RunFolderError, match=r"cache\.jsonl, line 2"):
         ReplyCache(cache)
 
 
@@ -298,11 +298,11 @@ def test_images_of_generated_problems_are_drawn_again_and_files_are_read(judge_a
 def test_a_broken_image_is_refused_by_name(judge_at, tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "7.png").write_text("no image")
-    with JudgeServer([LETTER_C]) as server, pytest.raises(Refusal, match=r"step 3, mine/7.*figures/7\.png"):
+    with JudgeServer([LETTER_C]) as server, pytest.raises(UserError, match=r"step 3, mine/7.*figures/7\.png"):
         judge_at(server, image_finder(tmp_path)).judge(FAILURE)
 
 
 def test_without_the_package_the_extra_is_named(judge_at, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(Refusal, match=r"mmhicra\[judge\]"):
+    with pytest.raises(UserError, match=r"mmhicra\[judge\]"):
         judge_at("http://127.0.0.1:1/v1")

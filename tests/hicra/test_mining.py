@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.mining import measure_plant
 from benchmarks.planted import DECOYS, Content, all_wordings, make_solutions, planted_grams
 from mmhicra.commands import mine as command
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.mining.clusters import NOISE, cluster_df, cluster_vectors, find_clusters, select_clusters
@@ -192,7 +192,7 @@ def test_conditions_on_ngrams():
     crowd = ["we can see this, so it is"] * 5 + ["we can see"] * 4
     kept, counts = find_ngrams(crowd, MiningOptions(max_ngrams=3))
     assert (kept.texts, counts["least_df"]) == (["we can see"], 6)
-    with pytest.raises(Refusal, match=r"no n-gram is left of 1 solutions .*--min-df"):
+    with pytest.raises(UserError, match=r"no n-gram is left of 1 solutions .*--min-df"):
         find_ngrams(["we can see"], MiningOptions())
 
 
@@ -202,7 +202,7 @@ def test_conditions_on_ngrams():
      ("cluster_size", 1), ("max_ngrams", 0)],
 )  # fmt: skip
 def test_options_out_of_range(option, value):
-    with pytest.raises(Refusal, match=f"mining option {option} = {value}"):
+    with pytest.raises(UserError, match=f"mining option {option} = {value}"):
         MiningOptions(**{option: value})
 
 
@@ -274,7 +274,7 @@ def test_all_empty_duplicate_and_question(tmp_path):
     ],
 )
 def test_refused_solutions(tmp_path, rows, options, message):
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         read_solutions([write(tmp_path / "a.jsonl", rows)], **options)
 
 
@@ -284,9 +284,9 @@ def test_unreadable_files(tmp_path, data, message):
     path = tmp_path / "a.jsonl"
     if data is not None:
         path.write_bytes(data.replace(b"{}", json.dumps({"text": TEXT, "correct": 1}).encode()))
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         read_solutions([path])
-    with pytest.raises(Refusal, match="no rollouts"):
+    with pytest.raises(UserError, match="no rollouts"):
         read_solutions([tmp_path])
 
 
@@ -339,7 +339,7 @@ def test_the_command_mines_and_inspects(tmp_path, source, embedder, mined, byte_
      (["--inspect", "published_249", "--responses", "x.jsonl"], "--tokenizer")],
 )  # fmt: skip
 def test_refused_arguments(arguments, message):
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(UserError, match=message):
         run_command(*arguments)
 
 
@@ -351,9 +351,9 @@ def test_no_cluster_and_no_embedder(tmp_path):
             return np.eye(len(texts), 40, dtype=np.float32), 0
 
     corpus = Corpus(texts=["we can see that it is so"] * 3)
-    with pytest.raises(Refusal, match="hdbscan finds no cluster"):
+    with pytest.raises(UserError, match="hdbscan finds no cluster"):
         mine(corpus, MiningOptions(algorithm="hdbscan"), Constant())  # type: ignore[arg-type]
     assert count_ngrams(corpus.texts, min_df=3).df.tolist() == [3] * 12
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refusal, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         Embedder(str(tmp_path / "empty"), tmp_path)

@@ -62,7 +62,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmhicra.config import HicraConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.credit import assign_credit, hicra_advantages
 from mmhicra.hicra.grams import Gram, GramLibrary
@@ -172,7 +172,7 @@ def test_by_default_advantages_are_centred_and_not_divided():
 def test_a_list_that_cannot_be_read_is_never_replaced_by_another(content, tmp_path):
     path = tmp_path / "mined.json"
     path.write_text(content)
-    with pytest.raises(Refusal, match=r"mined\.json"):
+    with pytest.raises(UserError, match=r"mined\.json"):
         GramLibrary.load(path)
     LIBRARY.merge(GramLibrary("mine", (Gram("eureka"),))).save(path)
     assert Gram("eureka") in GramLibrary.load(path).grams

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher, math_regions, planning_mask
 from mmhicra.hicra.spans import token_spans
@@ -212,7 +212,7 @@ def test_a_match_that_reaches_over_a_border_belongs_to_neither_side(tokenizer):
 
 
 def test_an_unknown_part_is_refused(tokenizer):
-    with pytest.raises(Refusal, match="thoughts"):
+    with pytest.raises(UserError, match="thoughts"):
         PlanningMatcher(LIBRARY, tokenizer, parts="thoughts")  # pyright: ignore
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.hicra.spans import decode_bytes, token_spans
 
 UTF8_EDGES = b"\x41\x7f\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe2\xed\xef\xf0\xf3\xf4\xf5\xff"
@@ -79,7 +79,7 @@ def test_tokens_added_later_are_known(byte_tokenizer):
 def test_other_kinds_of_tokenizer_are_refused_by_name():
     metaspace = Tokenizer(models.Unigram())
     metaspace.decoder = decoders.Metaspace()
-    with pytest.raises(Refusal, match="Tokenizer: its decoder is Metaspace"):
+    with pytest.raises(UserError, match="Tokenizer: its decoder is Metaspace"):
         token_spans([0], metaspace)
-    with pytest.raises(Refusal, match="object: not a fast tokenizer"):
+    with pytest.raises(UserError, match="object: not a fast tokenizer"):
         token_spans([0], object())

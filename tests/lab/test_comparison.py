@@ -10,7 +10,7 @@ from scipy import stats
 
 from mmhicra.lab.comparison import compare, difference, estimate
 from mmhicra.lab.outcomes import Outcome, refuse_unequal_starts
-from mmhicra.lab.runs import LabRefusal
+from mmhicra.lab.runs import LabError
 from mmhicra.lab.table import csv_text, markdown
 
 values = st.lists(st.floats(0, 1), min_size=2, max_size=12)
@@ -68,5 +68,5 @@ def test_rows_are_paired_by_seed_and_not_by_place():
 def test_unequal_starts_are_refused_by_name():
     same = [outcome("grpo", 0, 0.5), outcome("hicra", 0, 0.5), outcome("grpo", 1, 0.5, start="other")]
     refuse_unequal_starts(same)
-    with pytest.raises(LabRefusal, match="seed 0: placebo and grpo did not start alike"):
+    with pytest.raises(LabError, match="seed 0: placebo and grpo did not start alike"):
         refuse_unequal_starts([*same, outcome("placebo", 0, 0.5, start="other")])

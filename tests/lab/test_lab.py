@@ -10,7 +10,7 @@ from short_runs import SHORT_LAB, STRONG
 from mmhicra.cli import main
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.lab.outcomes import read_outcome
-from mmhicra.lab.runs import LabRefusal, LabRun
+from mmhicra.lab.runs import LabError, LabRun
 
 
 def test_it_writes_tables_numbers_and_a_picture(lab):
@@ -113,7 +113,7 @@ def test_a_damaged_run_is_named_and_not_compared(lab, tmp_path, file):
     for kind, (spoil, said) in DAMAGE[file].items():
         spoilt = spoil(text)
         (folder / file).write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
-        with pytest.raises(LabRefusal, match=f"grpo, seed 0: .*{file} is damaged ") as refusal:
+        with pytest.raises(LabError, match=f"grpo, seed 0: .*{file} is damaged ") as refusal:
             read_outcome(run)
         assert said in str(refusal.value), kind
         assert "\n" not in str(refusal.value), kind

@@ -8,7 +8,7 @@ import pytest
 from report.made_runs import HOSTILE, record, write_run
 
 from mmhicra.cli import main
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.data.refused import RefusedRow, write_refused
 from mmhicra.report import page, rollouts
 from mmhicra.report.audit import suspicions
@@ -152,7 +152,7 @@ def test_a_lab_is_all_of_its_runs(tmp_path):
     assert [(run["method"], run["name"]) for run in data_of(*found)["runs"]] == [
         ("grpo", "grpo, seed 0"), ("grpo", "grpo, seed 1"), ("hicra", "hicra, seed 0"),
     ]  # fmt: skip
-    with pytest.raises(RunFolderRefusal, match="holds no run"):
+    with pytest.raises(RunFolderError, match="holds no run"):
         find_runs([tmp_path])
 
 

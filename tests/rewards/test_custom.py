@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.custom import CustomFailure, find_function
 from mmhicra.rewards.reward import Rewarder
@@ -67,7 +67,7 @@ def test_a_result_that_is_no_reward_is_refused_by_name(rewarder, functions, valu
         rewarder(custom_attempts=5).score_one(SEVEN, "7")
     assert caught.value.wrong_result
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigRefusal, match=r"a first call, with the gold as the response"):
+    with pytest.raises(ConfigError, match=r"a first call, with the gold as the response"):
         rewarder().try_custom(SEVEN)
 
 
@@ -133,7 +133,7 @@ def test_what_does_not_return_has_failed_and_the_next_call_is_made_elsewhere(rew
     _, (failure,) = patient.take_losses()
     assert str(failure).endswith("on problem p1, 2 times: no result within 0.2 s (reward.custom_time_limit)")
     functions.f = lambda problem, completion, record: held.wait()
-    with pytest.raises(ConfigRefusal, match=r"no result within 0.1 s \(reward.custom_time_limit\). This was a first"):
+    with pytest.raises(ConfigError, match=r"no result within 0.1 s \(reward.custom_time_limit\). This was a first"):
         rewarder(custom_time_limit=0.1).try_custom(SEVEN)
     held.set()
 
@@ -250,7 +250,7 @@ FORMS = {
 def test_a_file_with_a_function_of_another_form_is_refused_with_ours(tmp_path, name):
     program, message = FORMS[name]
     (tmp_path / f"{name}.py").write_text(program)
-    with pytest.raises(ConfigRefusal, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         find_function(f"{tmp_path}/{name}.py:f")
     assert "\n" not in str(caught.value)
     if "form" in message or "calls it" in message:
@@ -266,7 +266,7 @@ def test_a_file_is_found_from_the_working_directory_and_may_import_its_neighbour
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert find_function("./my_reward.py:score")(SEVEN, Completion([], [], "stop", ""), None) == 0.5  # type: ignore
     assert find_function("my_reward.py:score") is find_function(f"{tmp_path}/my_reward.py:score")
-    with pytest.raises(ConfigRefusal, match=r"there is no file .*no_such\.py"):
+    with pytest.raises(ConfigError, match=r"there is no file .*no_such\.py"):
         find_function("./no_such.py:score")
 
 
@@ -281,5 +281,5 @@ def test_a_file_is_found_from_the_working_directory_and_may_import_its_neighbour
     ],
 )
 def test_paths_are_checked_at_the_door(settings, custom, functions, path, message):
-    with pytest.raises(ConfigRefusal, match=message.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         Rewarder(settings(custom=(custom(path),)), 10)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.data.gold import read_answer
 from mmhicra.evaluate.scoring.records import Item, Response
 from mmhicra.evaluate.scoring.robust import score_robust
@@ -32,7 +32,7 @@ def verdicts(rows, verifier):
         choices = tuple(row.get("choices", ()))
         try:
             gold, kind = read_answer(row["gold"], choices, prefer_text=row["gold"] in choices)
-        except DataRefusal as refusal:
+        except DataError as refusal:
             refused[at] = f"refused: {refusal}"
             gold, kind = "refused", "text"
         extracted = extract(row["response"], kind, choices=choices).text
@@ -64,7 +64,7 @@ def as_item(row, number):
     choices = tuple(row.get("choices", ()))
     try:
         gold, kind = read_answer(row["gold"], choices, prefer_text=row["gold"] in choices)
-    except DataRefusal:
+    except DataError:
         gold, kind = row["gold"], "math"
     return Item(str(number), row.get("question", ""), gold, kind, choices)
 

@@ -11,7 +11,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mmhicra.config import RewardConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.rewards.reward import Rewarder, follows, overlong
 
@@ -132,9 +132,9 @@ def test_custom_terms_add_up_in_order(settings, custom, functions):
 
 
 def test_contradictory_settings_are_refused(settings, custom):
-    with pytest.raises(ConfigRefusal, match=r"reward\.length_buffer = 11"):
+    with pytest.raises(ConfigError, match=r"reward\.length_buffer = 11"):
         Rewarder(settings(length_weight=1.0, length_buffer=11), 10)
-    with pytest.raises(ConfigRefusal, match="'math:floor' is listed twice"):
+    with pytest.raises(ConfigError, match="'math:floor' is listed twice"):
         Rewarder(settings(custom=(custom("math:floor"), custom("math:floor"))), 10)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
@@ -98,7 +98,7 @@ def test_easy_queries_start_no_process():
 def test_without_workers_algebra_is_refused():
     verifier = Verifier(workers=0)
     assert verifier.verify_all([Query("5", "5")])[0].verdict == "right"
-    with pytest.raises(Refusal, match=r"cos x \+ 1'.*set workers to 1 or more"):
+    with pytest.raises(UserError, match=r"cos x \+ 1'.*set workers to 1 or more"):
         verifier.verify_all([EQUAL])
 
 
@@ -127,13 +127,13 @@ def kill_while(verifier: Verifier, stage: str) -> None:
 
 @pytest.fixture
 def in_thread():
-    def start(verifier: Verifier, *queries: Query) -> tuple[threading.Thread, list[Outcome | Refusal]]:
-        found: list[Outcome | Refusal] = []
+    def start(verifier: Verifier, *queries: Query) -> tuple[threading.Thread, list[Outcome | UserError]]:
+        found: list[Outcome | UserError] = []
 
         def run() -> None:
             try:
                 found.extend(verifier.verify_all(queries))
-            except Refusal as refusal:
+            except UserError as refusal:
                 found.append(refusal)
 
         thread = threading.Thread(target=run)
@@ -186,7 +186,7 @@ def test_a_worker_killed_while_it_starts_is_started_again_and_in_the_end_refused
             kill_while(verifier, "starting")
         thread.join()
         (refusal,) = found
-        assert isinstance(refusal, Refusal)
+        assert isinstance(refusal, UserError)
         assert "end before they are ready, the last by signal SIGKILL (out of memory?)" in str(refusal)
         assert "\n" not in str(refusal)
         assert verifier.verify_all([EQUAL]) == [RIGHT]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhicra.config import DataConfig, FreezeConfig, RolloutConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.engine import Sampling, request_seed, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
@@ -335,7 +335,7 @@ def test_drawn_frequencies():
 
 def test_unusable_sampling_is_refused(tiny_model):
     loaded = tiny_model("qwen2_5_vl")
-    with pytest.raises(ConfigRefusal, match=r"rollout.stop_tokens: 'END' is 3 tokens"):
+    with pytest.raises(ConfigError, match=r"rollout.stop_tokens: 'END' is 3 tokens"):
         sampling_of(RolloutConfig(stop_tokens=["END"]), loaded, n=2, temperature=1.0)
-    with pytest.raises(ConfigRefusal, match=r"rollout.max_sequences \(4\) cannot hold the 5 completions"):
+    with pytest.raises(ConfigError, match=r"rollout.max_sequences \(4\) cannot hold the 5 completions"):
         sampling_of(RolloutConfig(max_sequences=4), loaded, n=5, temperature=1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmhicra.config import DataConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.resources import asset_path
 from mmhicra.hicra.spans import token_spans
 from mmhicra.rewards.reward import follows
@@ -68,5 +68,5 @@ def test_an_instruction_may_ask_for_the_tags_and_not_for_control_tokens(tuned):
 
     assert build("Think in <think></think>, answer in <answer></answer>.")
     for token in CONTROL:
-        with pytest.raises(ConfigRefusal, match=r"data.instruction contains the control token"):
+        with pytest.raises(ConfigError, match=r"data.instruction contains the control token"):
             build(f"End with {token}.")

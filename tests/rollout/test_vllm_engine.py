@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmhicra.config import DataConfig, FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.config.loading import build_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.data.dataset import load_problems
 from mmhicra.rollout.engine import PromptMismatch, StaleEngine, sampling_of
 from mmhicra.train.update.packing import pack, split_groups
@@ -87,7 +87,7 @@ class Scene:
         return float((own - batch.engine_logprobs).abs().max())
 
     def train(self, groups, model=None, steps=3):
-        """Optimiser steps that make half of the responses likelier and half of them less."""
+        """Optimizer steps that make half of the responses likelier and half of them less."""
         policy, batch = self.policy(model or self.loaded.model), pack(split_groups(groups, 10_000))
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=3e-3)
@@ -347,7 +347,7 @@ def write_odd_images(folder):
 
 def test_what_vllm_cannot_do_here_is_refused(fresh_scene):
     def refusal(message, **tree):
-        with pytest.raises(ConfigRefusal, match=message):
+        with pytest.raises(ConfigError, match=message):
             load_vllm(build_config({**fresh_scene.config.model_dump(), **tree}), fresh_scene.loaded)
 
     rollout = fresh_scene.config.rollout.model_dump()

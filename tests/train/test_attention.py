@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.train.update.attention import ATTENTIONS, choose, dense, flex_by, segments, varlen
 from mmhicra.train.update.layout import Layout
 from mmhicra.train.update.segments import joined_attention
@@ -96,16 +96,16 @@ def test_what_a_machine_cannot_run_is_refused_by_name(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose("auto", cpu, "bf16") == "segments"
     for name in ("flex", "flash"):
-        with pytest.raises(ConfigRefusal, match=f"model.attention {name} needs a CUDA GPU, this is cpu"):
+        with pytest.raises(ConfigError, match=f"model.attention {name} needs a CUDA GPU, this is cpu"):
             choose(name, cpu, "bf16")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
     assert [choose(name, cuda, "bf16") for name in ("auto", *ATTENTIONS)] == ["flash", *ATTENTIONS]
     assert choose("auto", cuda, "fp32") == "flex"
-    with pytest.raises(ConfigRefusal, match="model.precision is fp32"):
+    with pytest.raises(ConfigError, match="model.precision is fp32"):
         choose("flash", cuda, "fp32")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
     assert choose("auto", cuda, "bf16") == "flex"
-    with pytest.raises(ConfigRefusal, match=r"compute capability 8\.0"):
+    with pytest.raises(ConfigError, match=r"compute capability 8\.0"):
         choose("flash", cuda, "bf16")
 
 

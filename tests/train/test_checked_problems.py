@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmhicra.config.loading import build_config
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.train.loop.assembly import load_checked_problems
 from mmhicra.train.loop.terminal import Terminal
@@ -72,7 +72,7 @@ def test_half_of_the_images_shrunk_is_no_warning(check, tmp_path):
 
 def test_a_run_without_images_does_not_start_by_accident(check):
     text = {"problem": "1 + 1?", "answer": "2"}
-    with pytest.raises(DataRefusal, match="no row has an image"):
+    with pytest.raises(DataError, match="no row has an image"):
         check([text])
     assert check([text], {"columns": {"images": "none"}})[0] == 1
 
@@ -89,5 +89,5 @@ def test_golds_that_no_reward_reads_are_not_checked(check, monkeypatch):
     assert check([ROW, caption], accuracy_weight=0.0, format_weight=1.0)[0] == 2
     without = {"problem": "Describe.", "image": "a.png"}
     assert check([without], {"columns": {"answer": "none"}}, accuracy_weight=0.0, format_weight=1.0)[0] == 1
-    with pytest.raises(DataRefusal, match="the gold is no use"):
+    with pytest.raises(DataError, match="the gold is no use"):
         check([without], {"columns": {"answer": "none"}})

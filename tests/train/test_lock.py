@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.train.loop import lock
 from mmhicra.train.loop.lock import RunLock
 
@@ -45,7 +45,7 @@ def no_locks(monkeypatch):
 
 def taken(folder):
     other = RunLock(folder)
-    with pytest.raises(RunFolderRefusal) as refusal:
+    with pytest.raises(RunFolderError) as refusal:
         other.acquire()
     assert "\n" not in str(refusal.value)
     return str(refusal.value)

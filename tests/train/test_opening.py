@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.train.loop.opening import refuse_other_run
 
 MAY_CHANGE = {
@@ -48,12 +48,12 @@ def test_only_these_fields_may_change():
     for name in names & MAY_CHANGE:
         refuse_other_run(changed(tree, name), config, Path("run"))
     for name in names - MAY_CHANGE:
-        with pytest.raises(ConfigRefusal, match=f"run with another configuration: {name} was 'another', is "):
+        with pytest.raises(ConfigError, match=f"run with another configuration: {name} was 'another', is "):
             refuse_other_run(changed(tree, name), config, Path("run"))
 
 
 def test_every_field_that_differs_is_named():
     config = load_config(None)
     before = changed(changed(config.model_dump(), "seed"), "credit.method")
-    with pytest.raises(ConfigRefusal, match="credit.method was 'another', is 'hicra'; seed was 'another', is 0"):
+    with pytest.raises(ConfigError, match="credit.method was 'another', is 'hicra'; seed was 'another', is 0"):
         refuse_other_run(before, config, Path("run"))

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DynamoBackend
 from short_runs import short_config
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.train.distributed.launch import processes_of, speaks
 from mmhicra.train.distributed.processes import describe, make_accelerator, overridden
 from mmhicra.train.loop.terminal import Terminal
@@ -55,7 +55,7 @@ def test_what_changes_nothing_is_not_said():
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_another_layout_is_refused(monkeypatch, name):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ConfigRefusal, match=rf"ACCELERATE_USE_{name}\).*set model\.shard to true"):
+    with pytest.raises(ConfigError, match=rf"ACCELERATE_USE_{name}\).*set model\.shard to true"):
         make_accelerator()
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "false")
     make_accelerator()
@@ -87,7 +87,7 @@ def test_what_a_launcher_has_left_is_named(monkeypatch, name):
     variables, said = ENVIRONMENTS[name]
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigRefusal, match=said) as refusal:
+    with pytest.raises(ConfigError, match=said) as refusal:
         make_accelerator()
     assert "\n" not in str(refusal.value)
 
@@ -95,7 +95,7 @@ def test_what_a_launcher_has_left_is_named(monkeypatch, name):
 def test_processes_that_do_not_know_each_other_are_no_run(monkeypatch):
     """As job scripts start them that set ranks, but no local rank: each would be a run of its own."""
     monkeypatch.setattr("mmhicra.train.distributed.processes.processes_of", lambda environment: 2)
-    with pytest.raises(ConfigRefusal, match="speaks of 2 processes, but this one is alone"):
+    with pytest.raises(ConfigError, match="speaks of 2 processes, but this one is alone"):
         make_accelerator()
 
 

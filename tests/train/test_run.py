@@ -8,7 +8,7 @@ import pytest
 from short_runs import short_config
 
 from mmhicra.config import LogConfig
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop import run
 from mmhicra.train.loop.disk import DiskNeed
@@ -77,7 +77,7 @@ def test_a_run_that_cannot_save_is_refused_and_one_that_may_fill_the_disk_is_tol
     parts = SimpleNamespace(trainer=SimpleNamespace(step_number=done), parameters={"total": 1, "trained": 1})
     terminal = SimpleNamespace(say=said.append)
     if refused:
-        with pytest.raises(RunFolderRefusal, match="No space left on device for a checkpoint, which takes 100 B"):
+        with pytest.raises(RunFolderError, match="No space left on device for a checkpoint, which takes 100 B"):
             run.check_disk(config, folder, parts, terminal)
     else:
         run.check_disk(config, folder, parts, terminal)

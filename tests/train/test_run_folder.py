@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.manifest import damage, pack_times, refuse_damaged_model, write_manifest
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.core.step_names import step_of, steps_in
@@ -127,7 +127,7 @@ def test_rewinding(folder, content, kept):
 def test_a_damaged_line_before_the_last_is_named(folder, bad):
     content = b'{"step": 0}\n' + bad + b'\n{"step": 2}\n'
     folder.metrics.write_bytes(content)
-    with pytest.raises(RunFolderRefusal, match=r"metrics\.jsonl, line 2 is damaged"):
+    with pytest.raises(RunFolderError, match=r"metrics\.jsonl, line 2 is damaged"):
         folder.rewind(2)
     assert folder.metrics.read_bytes() == content
 
@@ -184,7 +184,7 @@ def test_a_kill_while_a_run_is_set_aside_leaves_it_in_one_place_in_the_end(folde
     folder.append_metrics({"step": 0})
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "own_entries", lambda self: [self.config, self.path / "gone"])
-        with pytest.raises(RunFolderRefusal):
+        with pytest.raises(RunFolderError):
             folder.set_aside()
     assert not folder.config.exists()
     aside = folder.set_aside()
@@ -257,5 +257,5 @@ def test_a_model_is_judged_by_its_own_files_and_by_nobody_else_s_manifest(folder
     refuse_damaged_model(path.parent / "nothing")
     model = next(file for file in path.iterdir() if file.name != "manifest.json")
     model.write_bytes(model.read_bytes() + b"x")
-    with pytest.raises(RunFolderRefusal, match=rf"the checkpoint {path} is damaged: {model.name} has"):
+    with pytest.raises(RunFolderError, match=rf"the checkpoint {path} is damaged: {model.name} has"):
         refuse_damaged_model(path)

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmhicra.config import LogConfig
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop.metrics import TensorBoardSink, open_sinks
 
@@ -31,7 +31,7 @@ def test_tensorboard_shows_every_step_once(tmp_path, after):
 
 
 def test_a_lost_folder_gives_one_line(tmp_path):
-    with pytest.raises(RunFolderRefusal, match="cannot write"):
+    with pytest.raises(RunFolderError, match="cannot write"):
         TensorBoardSink(tmp_path / "gone" / "tensorboard", None)
 
 

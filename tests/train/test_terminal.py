@@ -29,7 +29,7 @@ def test_a_step_line_stands_under_its_headings():
     assert len(headings) == len(line) <= 150
     words = (
         "step right reward tokens planning entropy kept seconds rollout reward credit reference "
-        "forward backward optimiser sync"
+        "forward backward optimizer sync"
     )
     assert " ".join(headings.split()) == words
     assert " ".join(line.split()) == "7/60 0.500 0.600 31 - - 5 2.00 0.50 - - 0.12 - 1.25 - -"

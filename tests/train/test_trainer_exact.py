@@ -1,7 +1,7 @@
 """The objective that was configured is the one that is trained.
 
 A real trainer with written-down completions against plain formulas, one response at a time through the stock model: the
-loss, every gradient before every optimiser step, the weights after it, and the metrics.
+loss, every gradient before every optimizer step, the weights after it, and the metrics.
 """
 
 from functools import cache

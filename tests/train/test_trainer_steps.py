@@ -9,7 +9,7 @@ import torch
 from scripted_trainer import scripted_config, scripted_trainer, tokenised
 from short_runs import VOLATILE
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem
 from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
@@ -45,7 +45,7 @@ def make(tiny_model_folder):
 
 
 def followed(trainer):
-    """The problems of every optimiser step, noted as they are trained on."""
+    """The problems of every optimizer step, noted as they are trained on."""
     updates, seen = [], []
 
     def look(module, arguments):
@@ -124,10 +124,10 @@ def test_a_step_without_signal_changes_nothing_and_the_next_one_trains(make):
     first, _ = trainer.step()
     assert all(torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
     assert [call[0] for call in trainer.collector.engine.calls] == ["generate", "rest"], "no weights to hand over"
-    assert not any(name.startswith(("loss/", "optimiser/grad")) for name in first)
+    assert not any(name.startswith(("loss/", "optimizer/grad")) for name in first)
     second, _ = trainer.step()
     assert any(not torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
-    assert second["optimiser/grad_norm"] > 0
+    assert second["optimizer/grad_norm"] > 0
     assert trainer.collector.engine.calls[-1][0] == "sync"
 
 
@@ -246,7 +246,7 @@ def test_sirens_anchor_is_of_the_first_step_that_has_one(make):
 
 @pytest.mark.parametrize("reward", [1e30, math.inf, math.nan])
 def test_rewards_that_cannot_be_trained_on_end_the_run_by_name(make, reward):
-    with pytest.raises(Refusal, match="problem p1: its rewards are"):
+    with pytest.raises(UserError, match="problem p1: its rewards are"):
         make([SIGNAL, (reward, 0.0)], "train.prompts_per_step=2").step()
 
 

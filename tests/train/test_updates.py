@@ -12,7 +12,7 @@ import torch
 from short_runs import short_config
 from torch import nn
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, RewardRecord
 from mmhicra.train.collector import finite_rewards, place_groups
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, look_at
@@ -171,7 +171,7 @@ def test_rewards_that_are_not_finite_are_refused(reward):
     group = Group(SimpleNamespace(problem=SimpleNamespace(id="p")), completions)
     assert finite_rewards(Group(group.prompt, completions[:1])) == [1.0]
     with pytest.raises(
-        Refusal, match=f"problem p: its rewards are 1, {re.escape(f'{reward:g}')}: reward.custom must give"
+        UserError, match=f"problem p: its rewards are 1, {re.escape(f'{reward:g}')}: reward.custom must give"
     ):
         finite_rewards(group)
 

@@ -18,7 +18,7 @@ from short_runs import TINY
 
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import load_config
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.generated.visual_math import generate
@@ -315,7 +315,7 @@ def test_what_is_told_of_the_parts_is_what_they_are(scenes):
 def test_every_process_needs_a_prompt():
     config = load_config(TINY, ["train.prompts_per_step=3"])
     refuse_idle_processes(config, SimpleNamespace(num_processes=3))
-    with pytest.raises(ConfigRefusal, match=r"prompts_per_step \(3\) leaves some of the 4 processes without a prompt"):
+    with pytest.raises(ConfigError, match=r"prompts_per_step \(3\) leaves some of the 4 processes without a prompt"):
         refuse_idle_processes(config, SimpleNamespace(num_processes=4))
 
 
@@ -335,7 +335,7 @@ def test_vllm_is_told_everything(tiny_model, monkeypatch):
     assert (found["max_num_seqs"], found["max_model_len"]) == (19, 370), "benchmarks have the longest responses"
     assert found["mm_processor_kwargs"] == {"size": {"shortest_edge": 3000, "longest_edge": 90000}}
     assert found["dtype"] == torch.float32
-    with pytest.raises(ConfigRefusal, match=r"tensor_parallel \(2\) x data_parallel \(3\) must be the 4 processes"):
+    with pytest.raises(ConfigError, match=r"tensor_parallel \(2\) x data_parallel \(3\) must be the 4 processes"):
         arguments_of(config, tiny_model("qwen2_5_vl"), 4)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from mmhicra.config import DataConfig, FreezeConfig, ModelConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.vlm.families import FAMILIES, Pixels, family_of
 from mmhicra.vlm.features import images_of
 from mmhicra.vlm.loading import load_policy
@@ -223,7 +223,7 @@ def test_family_of(config, path, requested, template, expected):
     ],
 )
 def test_family_of_refuses(config, requested, says):
-    with pytest.raises(ConfigRefusal, match=says):
+    with pytest.raises(ConfigError, match=says):
         family_of(config, "some/model", requested)
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from mmhicra.config import DataConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm import features
 from mmhicra.vlm.families import FAMILIES
@@ -95,7 +95,7 @@ def test_a_broken_file_is_named(prompts, tmp_path):
     vision.look(plain)
     broken = next(tmp_path.glob("*.safetensors"))
     broken.write_bytes(b"not a tensor")
-    with pytest.raises(Refusal, match=f"{broken.name} is broken .*: delete it"):
+    with pytest.raises(UserError, match=f"{broken.name} is broken .*: delete it"):
         vision.look(plain)
 
 
@@ -110,7 +110,7 @@ def test_pixels_and_features_do_not_mix(prompts):
 @pytest.mark.parametrize("place", ["/dev/null", "/proc/nothing/here"])
 def test_a_folder_that_cannot_be_made_is_named(place, tiny_model):
     loaded = tiny_model("qwen2_vl")
-    with pytest.raises(Refusal, match=rf"model.vision_cache: {place} is no folder to write to"):
+    with pytest.raises(UserError, match=rf"model.vision_cache: {place} is no folder to write to"):
         FrozenVision(loaded.model, loaded.family, "fp32", place)
 
 

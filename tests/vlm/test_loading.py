@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.config import FreezeConfig, LoraConfig, ModelConfig
-from mmhicra.core.errors import ConfigRefusal, Refusal
+from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from tools.tiny_vlm.factory import make_tiny
@@ -103,9 +103,7 @@ def test_lora_has_the_rank_scale_dropout_and_targets_that_are_configured(tiny_mo
 
 def test_lora_targets_are_checked(tiny_model_folder):
     path = str(tiny_model_folder("qwen2_vl"))
-    with pytest.raises(
-        ConfigRefusal, match=r"model.lora.targets: qkv is not a linear layer .*: choose from down_proj,"
-    ):
+    with pytest.raises(ConfigError, match=r"model.lora.targets: qkv is not a linear layer .*: choose from down_proj,"):
         load_policy(ModelConfig(path=path, lora=LoraConfig(targets=["q_proj", "qkv"])))
 
 
@@ -184,14 +182,14 @@ BROKEN = {
 def test_broken_folders_are_refused_in_a_line(damage, says, tiny_model_folder, tmp_path):
     folder = shutil.copytree(tiny_model_folder("qwen2_5_vl"), tmp_path / "broken")
     damage(folder)
-    with pytest.raises(Refusal, match=rf"^model.path {re.escape(str(folder))}.*{says}") as refusal:
+    with pytest.raises(UserError, match=rf"^model.path {re.escape(str(folder))}.*{says}") as refusal:
         load_policy(ModelConfig(path=str(folder)))
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./here/model", "a/b/c", "some folder"])
 def test_missing_folders_are_refused(path):
-    with pytest.raises(Refusal, match=rf"model.path {path}: no such folder, and not a hub id"):
+    with pytest.raises(UserError, match=rf"model.path {path}: no such folder, and not a hub id"):
         load_processor(ModelConfig(path=path))
 
 
@@ -199,7 +197,7 @@ def test_hub_ids_out_of_reach_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        Refusal, match=r"^model.path nobody/no-such-model cannot be loaded: .*(offline|connect)"
+        UserError, match=r"^model.path nobody/no-such-model cannot be loaded: .*(offline|connect)"
     ) as refusal:
         load_processor(ModelConfig(path="nobody/no-such-model"))
     assert "\n" not in str(refusal.value)
@@ -212,14 +210,14 @@ def test_sliding_windows_are_refused(tiny_model_folder, tmp_path):
     config["text_config"] |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
     del config["text_config"]["layer_types"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Refusal, match="uses sliding-window attention: set use_sliding_window to false"):
+    with pytest.raises(UserError, match="uses sliding-window attention: set use_sliding_window to false"):
         load_policy(ModelConfig(path=str(folder)))
 
 
 def test_family_overrules_but_does_not_contradict(tiny_model_folder):
     path = str(tiny_model_folder("mimo_vl"))
     assert load_processor(ModelConfig(path=path, family="qwen2_5_vl")).family.name == "qwen2_5_vl"
-    with pytest.raises(ConfigRefusal, match=r"model.family is qwen3_vl, but model.path .* is a Qwen2_5_VL"):
+    with pytest.raises(ConfigError, match=r"model.family is qwen3_vl, but model.path .* is a Qwen2_5_VL"):
         load_processor(ModelConfig(path=path, family="qwen3_vl"))
 
 

@@ -14,7 +14,7 @@ from short_runs import run
 
 from mmhicra.cli import main
 from mmhicra.config import DataConfig, ModelConfig
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.vlm.chat import MOST_STEPS, ChatTemplateError, render_chat
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder
@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_trained_is_refused_in_a_line(kind, tiny_model_f
     damage, says = KINDS[kind]
     folder = shutil.copytree(tiny_model_folder("qwen2_5_vl"), tmp_path / "model")
     damage(folder)
-    with pytest.raises(Refusal, match=says) as refusal:
+    with pytest.raises(UserError, match=says) as refusal:
         load_policy(ModelConfig(path=str(folder)))
     assert str(refusal.value).startswith(f"model.path {folder}")
     assert "\n" not in str(refusal.value)
@@ -238,14 +238,14 @@ def test_adapters_say_where_the_model_is(tiny_model_folder, tmp_path):
     """An adapter of peft's, one of our checkpoints, and the run that it belongs to."""
     loaded = load_policy(ModelConfig(path=str(tiny_model_folder("qwen2_5_vl"))))
     peft.get_peft_model(loaded.model, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "sft")
-    with pytest.raises(Refusal, match=r"sft is a LoRA adapter without its model: merge it .*merge_and_unload"):
+    with pytest.raises(UserError, match=r"sft is a LoRA adapter without its model: merge it .*merge_and_unload"):
         load_policy(ModelConfig(path=str(tmp_path / "sft")))
 
     run(tmp_path / "run", "train.steps=1", "eval.problems=0", "model.lora={rank: 2, alpha: 4}")
     step = tmp_path / "run" / "checkpoints" / "step_000001"
-    with pytest.raises(Refusal, match=rf"without its model: the merged model lies in {step}$"):
+    with pytest.raises(UserError, match=rf"without its model: the merged model lies in {step}$"):
         load_policy(ModelConfig(path=str(step / "adapter")))
-    with pytest.raises(Refusal, match=rf"run is a run: name one of its checkpoints, e.g. {step}$"):
+    with pytest.raises(UserError, match=rf"run is a run: name one of its checkpoints, e.g. {step}$"):
         load_policy(ModelConfig(path=str(tmp_path / "run")))
     load_policy(ModelConfig(path=str(step)))
 
@@ -270,7 +270,7 @@ def test_a_template_that_cannot_be_rendered_is_refused_at_load(kind, tiny_model_
     (folder / "chat_template.jinja").write_text(template)
     loaded = load_processor(ModelConfig(path=str(folder)))
     with pytest.raises(
-        Refusal, match=rf"^model.path {folder}: its chat template cannot be rendered \({says}"
+        UserError, match=rf"^model.path {folder}: its chat template cannot be rendered \({says}"
     ) as refusal:
         PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig())
     assert str(refusal.value).endswith("fetch chat_template.jinja of this very model again")
@@ -286,7 +286,7 @@ def test_a_system_prompt_that_the_template_refuses(tiny_model_folder, tmp_path):
     (folder / "chat_template.jinja").write_text(template)
     loaded = load_processor(ModelConfig(path=str(folder)))
     PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig())
-    with pytest.raises(Refusal, match=r"data.system_prompt: .* refuses it \(TemplateError: no system\): drop it"):
+    with pytest.raises(UserError, match=r"data.system_prompt: .* refuses it \(TemplateError: no system\): drop it"):
         PromptBuilder(loaded.processor, loaded.family, loaded.config, DataConfig(system_prompt="Think."))
 
 

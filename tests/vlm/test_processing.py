@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mmhicra.config import DataConfig
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
@@ -109,7 +109,7 @@ def test_prompt_length_is_refused_never_truncated(tiny_model, make_problem):
     enough.check(problem)
     assert len(enough.build(problem)) == length
     for refuse in (short.build, short.check):
-        with pytest.raises(DataRefusal, match=rf"geo/7.*{length} prompt tokens, 49 of them image.*\({length - 1}\)"):
+        with pytest.raises(DataError, match=rf"geo/7.*{length} prompt tokens, 49 of them image.*\({length - 1}\)"):
             refuse(problem)
 
 
@@ -128,13 +128,13 @@ def test_unusable_problems_are_refused_by_name(question, sizes, says, tiny_model
     problem = make_problem(question, *sizes, id="geo/7")
     prompts = builder(tiny_model("qwen2_5_vl"), max_pixels=7056)
     for refuse in (prompts.build, prompts.check):
-        with pytest.raises(DataRefusal, match=rf"^problem geo/7: .*{says}"):
+        with pytest.raises(DataError, match=rf"^problem geo/7: .*{says}"):
             refuse(problem)
 
 
 def test_image_without_a_stable_size_is_refused(tiny_model, make_problem):
     """100x50 becomes 140x84 and that, above max_pixels, 84x56: two looks, two sizes."""
-    with pytest.raises(DataRefusal, match=r"100x50.* fits no multiple of 28 pixels between data.min_pixels \(7056\)"):
+    with pytest.raises(DataError, match=r"100x50.* fits no multiple of 28 pixels between data.min_pixels \(7056\)"):
         builder(tiny_model("qwen2_5_vl"), min_pixels=7056, max_pixels=7056).build(make_problem("<image>", (100, 50)))
 
 
@@ -148,7 +148,7 @@ def test_unreadable_images_are_refused_by_name(tiny_model, tmp_path):
         ("text.png", b"not an image", "not in an image format that Pillow knows"),
     ):
         problem = Problem("p", "<image>", (ProblemImage(payload, name),), "1", source="set.jsonl:3")
-        with pytest.raises(DataRefusal, match=rf"^problem p \(set.jsonl:3\): image {name} cannot be read: {reason}"):
+        with pytest.raises(DataError, match=rf"^problem p \(set.jsonl:3\): image {name} cannot be read: {reason}"):
             build(problem)
 
 
@@ -171,7 +171,7 @@ def test_images_are_turned_as_their_metadata_says(orientation, held, tmp_path):
 
 
 def test_special_token_in_the_instruction_is_refused(tiny_model):
-    with pytest.raises(ConfigRefusal, match=r"data.instruction .*<\|vision_start\|>"):
+    with pytest.raises(ConfigError, match=r"data.instruction .*<\|vision_start\|>"):
         builder(tiny_model("qwen2_5_vl"), instruction="Look: <|vision_start|>")
 
 

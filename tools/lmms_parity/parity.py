@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal
+from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.evaluate.benchmarks.mathvista import extract_by_rules
 from mmhicra.evaluate.benchmarks.registry import Benchmark, load_items, load_questions, load_responses, make_benchmark
 from mmhicra.evaluate.lmms.questions import IMAGE_COLUMN, hub_form, save
@@ -152,15 +152,15 @@ def compare(benchmark_name: str, setup: Setup) -> list[Row]:
     """One row per built-in task of a benchmark.
 
     Raises:
-        ConfigRefusal: lmms-eval has no tasks for the benchmark.
-        DataRefusal: questions or responses cannot be read.
-        Refusal: a built-in task could not be started.
+        ConfigError: lmms-eval has no tasks for the benchmark.
+        DataError: questions or responses cannot be read.
+        UserError: a built-in task could not be started.
     """
     if benchmark_name not in {builtin.benchmark for builtin in BUILTINS}:
-        raise ConfigRefusal(f"lmms-eval's tasks are compared for {', '.join(IMAGE_COLUMN)}, not for {benchmark_name}")
+        raise ConfigError(f"lmms-eval's tasks are compared for {', '.join(IMAGE_COLUMN)}, not for {benchmark_name}")
     source = setup.questions or setup.responses
     if source is None:
-        raise ConfigRefusal("name the questions that the model is to answer with --questions")
+        raise ConfigError("name the questions that the model is to answer with --questions")
     benchmark = make_benchmark(benchmark_name)
     given = None if setup.responses is None else load_responses(benchmark, setup.responses)[0]
     items = _questions(benchmark, setup, given)
@@ -182,7 +182,7 @@ def _questions(benchmark: Benchmark, setup: Setup, given: Sequence[Response] | N
     items = load_items(benchmark, setup.questions or setup.responses, setup.split)
     answered = [item for item in items if item.id in ids]
     if not answered:
-        raise DataRefusal(f"{setup.responses} answers none of the questions: name their source with --questions")
+        raise DataError(f"{setup.responses} answers none of the questions: name their source with --questions")
     return answered[: setup.limit]
 
 
@@ -236,7 +236,7 @@ def attribute(builtin: Builtin, labels: Mapping[Mode, Sequence[bool]], runs: Seq
     best = list(theirs)
     for one in mended:
         if one["error"]:
-            raise Refusal(f"{builtin.name} stopped with {one['mended'][0]} mended: {one['error']}")
+            raise UserError(f"{builtin.name} stopped with {one['mended'][0]} mended: {one['error']}")
         changed = [at for at, label in enumerate(one["labels"]) if label != theirs[at]]
         if changed:
             lost = sum(one["labels"]) - sum(theirs)
@@ -280,7 +280,7 @@ def _work(builtin: Builtin, job: Mapping[str, Any], setup: Setup) -> dict[str, A
     """Run a job in a process of its own.
 
     Raises:
-        Refusal: the process failed.
+        UserError: the process failed.
     """
     environment = dict(os.environ)
     # lmms-eval makes its clients at import and refuses to without a key, also where nothing is asked of them.
@@ -298,7 +298,7 @@ def _work(builtin: Builtin, job: Mapping[str, Any], setup: Setup) -> dict[str, A
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise Refusal(f"lmms-eval's task {builtin.name} could not be run: {last}")
+            raise UserError(f"lmms-eval's task {builtin.name} could not be run: {last}")
         return json.loads(answered.read_text(encoding="utf-8"))
 
 
@@ -306,7 +306,7 @@ def _extraction(extractor: Extractor, item: Item, response: Response) -> str:
     if extractor == "rules":
         return extract_by_rules(item, response.text.strip()).text or ""
     if response.extraction is None:
-        raise DataRefusal(f"response {response.id} has no stored extraction: choose --extractor rules")
+        raise DataError(f"response {response.id} has no stored extraction: choose --extractor rules")
     return response.extraction
 
 

@@ -138,7 +138,7 @@ class Stream:
         return self.of(list(TASKS)[self._turn % len(TASKS)])
 
 
-def optimise(
+def optimize(
     parameters: list[nn.Parameter],
     steps: int,
     loss_at: Callable[[int], Tensor],
@@ -223,7 +223,7 @@ def learn_to_see(pupil: Pupil, stream: Stream, progress: Progress, seed: int) ->
             [nn.functional.cross_entropy(logit, target) for logit, target in zip(logits, targets.T, strict=True)]
         ).sum()
 
-    optimise([*tower.parameters(), *probes.parameters()], SEEING_STEPS, loss_at, progress, "seeing")
+    optimize([*tower.parameters(), *probes.parameters()], SEEING_STEPS, loss_at, progress, "seeing")
 
 
 def lessons_at(stage: Stage, stream: Stream, rng: Random, count: int) -> list[Lesson]:
@@ -262,7 +262,7 @@ def learn_to_talk(
         logits = pupil.model(**inputs).logits[:, :-1]
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
 
-    optimise(parameters, ends[-1], loss_at, progress, "language")
+    optimize(parameters, ends[-1], loss_at, progress, "language")
 
 
 def warm_up(seed: int, progress: Progress) -> Pupil:

@@ -32,7 +32,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage
 from mmhicra.data.generated.drawing import draw_cells
 from mmhicra.data.generated.tasks import Configuration
@@ -91,11 +91,11 @@ def generate(split: Split, count: int, seed: int, tasks: Sequence[str] | None = 
     Held-out problems of one call have distinct images.
 
     Raises:
-        DataRefusal: a task is unknown, or has too few held-out images.
+        DataError: a task is unknown, or has too few held-out images.
     """
     names = [_known(task) for task in (TURNS if tasks is None else tasks)]
     if not names and count:
-        raise DataRefusal("data.tasks is empty: name at least one of " + ", ".join(TASKS))
+        raise DataError("data.tasks is empty: name at least one of " + ", ".join(TASKS))
     taken: set[str] = set()
     return [_draw_problem(split, seed, index, names[index % len(names)], taken) for index in range(count)]
 
@@ -104,11 +104,11 @@ def regenerate(problem_id: str, task: str) -> Problem:
     """Draw the training problem of an id once more: it is a function of its id and its task.
 
     Raises:
-        DataRefusal: the id is not that of a training problem, or the task is unknown.
+        DataError: the id is not that of a training problem, or the task is unknown.
     """
     found = _ID.fullmatch(problem_id)
     if not found:
-        raise DataRefusal(
+        raise DataError(
             f"{problem_id!r} cannot be drawn again: only ids visual-ledger/train/<seed>/<index> can "
             "(a held-out problem also depends on those drawn before it)"
         )
@@ -262,7 +262,7 @@ def _sum_text(totals: Sequence[int]) -> str:
 
 def _known(task: str) -> str:
     if task not in TASKS:
-        raise DataRefusal(f"no ledger task named {task!r}: choose from {', '.join(TASKS)}")
+        raise DataError(f"no ledger task named {task!r}: choose from {', '.join(TASKS)}")
     return task
 
 
@@ -314,7 +314,7 @@ def _draw_problem(split: Split, seed: int, index: int, task: str, taken: set[str
         if split == "train" or key not in taken:
             taken.add(key)
             return _problem(name, configuration, count, rule, rng)
-    raise DataRefusal(f"ledger task {task!r} has too few held-out images: ask for fewer than {index}")
+    raise DataError(f"ledger task {task!r} has too few held-out images: ask for fewer than {index}")
 
 
 def _problem(name: str, configuration: Configuration, count: int, rule: str, rng: Random) -> Problem:

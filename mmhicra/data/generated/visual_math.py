@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage
 from mmhicra.data.generated.drawing import draw
 from mmhicra.data.generated.tasks import TASKS, Configuration, Route, Step
@@ -100,7 +100,7 @@ def plans(task: str) -> tuple[Plan, ...]:
     """The plans of a task, `check` (guess, then careful) last.
 
     Raises:
-        DataRefusal: there is no such task.
+        DataError: there is no such task.
     """
     _known(task)
     return tuple(Plan(name, phrases, name != "guess") for name, phrases in PHRASES.items())
@@ -112,11 +112,11 @@ def generate(split: Split, count: int, seed: int, tasks: Sequence[str] | None = 
     Held-out problems of one call have distinct configurations.
 
     Raises:
-        DataRefusal: a task is unknown, or has too few held-out configurations.
+        DataError: a task is unknown, or has too few held-out configurations.
     """
     names = [_known(task) for task in (TASKS if tasks is None else tasks)]
     if not names and count:
-        raise DataRefusal("data.tasks is empty: name at least one of " + ", ".join(TASKS))
+        raise DataError("data.tasks is empty: name at least one of " + ", ".join(TASKS))
     taken: set[str] = set()
     return [_draw_problem(split, seed, index, names[index % len(names)], taken) for index in range(count)]
 
@@ -125,12 +125,12 @@ def regenerate(problem_id: str, task: str) -> Problem:
     """Draw the training problem of an id once more: it is a function of its id and its task.
 
     Raises:
-        DataRefusal: the id is not that of a training problem, or the task is unknown.
+        DataError: the id is not that of a training problem, or the task is unknown.
     """
     parts = _TRAINING_ID.fullmatch(problem_id)
     problem = _draw_problem("train", int(parts[1]), int(parts[2]), _known(task), set()) if parts else None
     if problem is None or problem.id != problem_id:
-        raise DataRefusal(
+        raise DataError(
             f"{problem_id!r} cannot be drawn again: only ids visual-math/train/<seed>/<index> can "
             "(a held-out problem also depends on those drawn before it)"
         )
@@ -214,7 +214,7 @@ def _segments(response: str) -> list[tuple[str, str]]:
 
 def _known(task: str) -> str:
     if task not in TASKS:
-        raise DataRefusal(f"no visual-math task named {task!r}: choose from {', '.join(TASKS)}")
+        raise DataError(f"no visual-math task named {task!r}: choose from {', '.join(TASKS)}")
     return task
 
 
@@ -235,7 +235,7 @@ def _draw_problem(split: Split, seed: int, index: int, task: str, taken: set[str
         if split_of(configuration) == split and not (split == "held_out" and key in taken):
             taken.add(key)
             return _problem(name, configuration, rng)
-    raise DataRefusal(f"visual-math task {task!r} has too few held-out configurations: ask for fewer than {index}")
+    raise DataError(f"visual-math task {task!r} has too few held-out configurations: ask for fewer than {index}")
 
 
 def _guess_fits(configuration: Configuration) -> bool:

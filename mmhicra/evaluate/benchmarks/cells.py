@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from mmhicra.core.errors import DataRefusal, brief
+from mmhicra.core.errors import DataError, brief
 
 
 def required(cells: Mapping[str, Any], column: str, where: str) -> str:
     """A cell that must be there, as text.
 
     Raises:
-        DataRefusal: it is not.
+        DataError: it is not.
     """
     if cells.get(column) is None:
-        raise DataRefusal(f"{where} has no {column!r}: give the benchmark's own questions (--questions)")
+        raise DataError(f"{where} has no {column!r}: give the benchmark's own questions (--questions)")
     return text_of(cells[column])
 
 
@@ -33,7 +33,7 @@ def object_of(cells: Mapping[str, Any], column: str, where: str) -> Mapping[str,
     """A cell that holds an object, written as JSON text in some builds; an empty one if there is none.
 
     Raises:
-        DataRefusal: it is something else.
+        DataError: it is something else.
     """
     cell = cells.get(column)
     if isinstance(cell, str) and cell.lstrip().startswith("{"):
@@ -41,7 +41,7 @@ def object_of(cells: Mapping[str, Any], column: str, where: str) -> Mapping[str,
             cell = json.loads(cell)
     if cell is None or isinstance(cell, Mapping):
         return cell or {}
-    raise DataRefusal(f"{where}: {column!r} is {brief(cell)}, not an object: give the benchmark's own questions")
+    raise DataError(f"{where}: {column!r} is {brief(cell)}, not an object: give the benchmark's own questions")
 
 
 def choices_of(cell: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import AnswerKind
 from mmhicra.evaluate.benchmarks.cards import Card
 from mmhicra.evaluate.benchmarks.cells import choices_of, required, text_of
@@ -49,7 +49,7 @@ class ColumnBenchmark:
         """One row.
 
         Raises:
-            DataRefusal: a column is missing.
+            DataError: a column is missing.
         """
         identity = text_of(cells.get(self.id_field, cells.get("id"))) or where.rpartition(":")[2]
         answer = self._answer(cells, where)
@@ -72,9 +72,9 @@ class ColumnBenchmark:
         """There is nothing official.
 
         Raises:
-            ConfigRefusal: always.
+            ConfigError: always.
         """
-        raise ConfigRefusal(f"{self.name} has no official rules to score by: use --mode robust")
+        raise ConfigError(f"{self.name} has no official rules to score by: use --mode robust")
 
     def official_scores(self, records: Sequence[SampleRecord]) -> dict[str, Any]:
         """Nothing official."""

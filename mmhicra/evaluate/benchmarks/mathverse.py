@@ -39,7 +39,7 @@ class MathVerse:
         """One row of `testmini.json`, of the hub's builds, or of an output file.
 
         Raises:
-            DataRefusal: a column is missing.
+            DataError: a column is missing.
         """
         metadata = object_of(cells, "metadata", where)
         subject, subfield = str(metadata.get("subject", "")), str(metadata.get("subfield", ""))

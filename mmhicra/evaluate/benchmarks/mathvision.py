@@ -30,7 +30,7 @@ class MathVision:
         """One row of `test.jsonl` or of the hub's parquet.
 
         Raises:
-            DataRefusal: a column is missing.
+            DataError: a column is missing.
         """
         choices = choices_of(cells.get("options"))
         subject, level = required(cells, "subject", where), required(cells, "level", where)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mmhicra.core.errors import DataRefusal, brief
+from mmhicra.core.errors import DataError, brief
 from mmhicra.core.records import AnswerKind
 from mmhicra.evaluate.benchmarks.cells import choices_of, object_of, required, text_of
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
@@ -53,16 +53,16 @@ class MathVista:
         """One row of `testmini.json`, of the hub's parquet, or of an output file.
 
         Raises:
-            DataRefusal: a column is missing.
+            DataError: a column is missing.
         """
         choices = choices_of(cells.get("choices"))
         metadata = object_of(cells, "metadata", where)
         skills = metadata.get("skills") or ()
         if not isinstance(skills, Sequence) or isinstance(skills, str) or not all(isinstance(s, str) for s in skills):
-            raise DataRefusal(f"{where}: skills in 'metadata' is {brief(skills)}, not a list of words: mend the row")
+            raise DataError(f"{where}: skills in 'metadata' is {brief(skills)}, not a list of words: mend the row")
         question_type, answer_type = required(cells, "question_type", where), required(cells, "answer_type", where)
         if question_type == "multi_choice" and not choices:
-            raise DataRefusal(
+            raise DataError(
                 f"{where} is a choice question without choices ({brief(cells.get('choices'))}): mend the row"
             )
         groups = {key: text_of(metadata.get(key)) for key in KEYS[2:-1]}

@@ -11,7 +11,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 _PLACES = {
     "extract": ("tasks/mathvista/mathvista_evals.py", "DEMO_PROMPT"),
@@ -24,11 +24,11 @@ def official_prompt(kind: str) -> str:
     """MathVista's examples of reading an answer out (`extract`), or lmms-eval's yes-or-no judge (`judge`).
 
     Raises:
-        Refusal: lmms-eval is not installed, or not a version that has the prompt where 0.7.3 has it.
+        UserError: lmms-eval is not installed, or not a version that has the prompt where 0.7.3 has it.
     """
     package = importlib.util.find_spec("lmms_eval")
     if package is None or not package.submodule_search_locations:
-        raise Refusal(
+        raise UserError(
             "the judge mode official takes its prompts from lmms-eval, which is not installed: "
             "pip install --no-deps lmms-eval==0.7.3, or use --judge-mode local"
         )
@@ -40,4 +40,4 @@ def official_prompt(kind: str) -> str:
             value = ast.literal_eval(node.value)
             if isinstance(value, str):
                 return value
-    raise Refusal(f"the installed lmms-eval has no {name} in {file}: install lmms-eval==0.7.3")
+    raise UserError(f"the installed lmms-eval has no {name} in {file}: install lmms-eval==0.7.3")

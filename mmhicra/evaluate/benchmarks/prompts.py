@@ -2,7 +2,7 @@ r"""The official prompts by name, and the suite's own: think in `<think>`, answe
 
 from __future__ import annotations
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.evaluate.scoring.records import Item
 from mmhicra.rewards.options import LETTERS
 
@@ -52,7 +52,7 @@ def write_prompt(benchmark: str, item: Item, style: str) -> str:
         style: one of the card's `prompts`.
 
     Raises:
-        ConfigRefusal: the benchmark has no prompt of that name.
+        ConfigError: the benchmark has no prompt of that name.
     """
     match benchmark, style:
         case "mathverse", "boxed" if "asked" in item.facts:
@@ -75,7 +75,7 @@ def write_prompt(benchmark: str, item: Item, style: str) -> str:
             return "\n".join(lines)
         case name, "cot" if name in _TEXT_SETS:
             return f"{item.question}\n{_TEXT_COT}"
-    raise ConfigRefusal(f"{benchmark} has no prompt {style!r} for question {item.id}: its card lists those it has")
+    raise ConfigError(f"{benchmark} has no prompt {style!r} for question {item.id}: its card lists those it has")
 
 
 def mathvista_query(item: Item) -> str:

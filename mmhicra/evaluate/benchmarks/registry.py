@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmhicra.core.errors import ConfigRefusal, DataRefusal, brief
+from mmhicra.core.errors import ConfigError, DataError, brief
 from mmhicra.core.records import ProblemImage
 from mmhicra.data.images import read_images
 from mmhicra.data.sources import Row, Table, find_source
@@ -66,10 +66,10 @@ def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmar
     """A benchmark by name.
 
     Raises:
-        ConfigRefusal: there is none of that name, or the integer rule is set for another than MathVista.
+        ConfigError: there is none of that name, or the integer rule is set for another than MathVista.
     """
     if integer_rule != "current" and name != "mathvista":
-        raise ConfigRefusal(f"--integer-rule {integer_rule} is a rule of mathvista, not of {name}: leave it out")
+        raise ConfigError(f"--integer-rule {integer_rule} is a rule of mathvista, not of {name}: leave it out")
     match name:
         case "mathvista":
             return MathVista(integer_rule)
@@ -80,7 +80,7 @@ def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmar
         case _ if name in NAMES:
             return ColumnBenchmark(read_card(name))
         case _:
-            raise ConfigRefusal(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}")
+            raise ConfigError(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}")
 
 
 def load_items(benchmark: Benchmark, source: str | None = None, split: str | None = None) -> list[Item]:
@@ -92,7 +92,7 @@ def load_items(benchmark: Benchmark, source: str | None = None, split: str | Non
         split: of a hub id or folder; the card's if None.
 
     Raises:
-        DataRefusal: the source cannot be read, a row is not of the benchmark, or an id occurs twice.
+        DataError: the source cannot be read, a row is not of the benchmark, or an id occurs twice.
     """
     return [item for item, _ in _read_items(benchmark, source, split)]
 
@@ -110,7 +110,7 @@ def load_questions(
             that leads nowhere from there counts by its file name alone.
 
     Raises:
-        DataRefusal: as in `load_items`, or an image is of no known form.
+        DataError: as in `load_items`, or an image is of no known form.
     """
     named = Path(images).expanduser() if images else None
     read: list[Item] = []
@@ -118,8 +118,8 @@ def load_questions(
         try:
             found = read_images(item.facts.get("image"), named or table.folder, f"{table.name}:{item.id}")
             found = tuple(_by_file_name(image, named) for image in found) if named else found
-        except DataRefusal as refusal:
-            raise DataRefusal(f"{benchmark.name}, question {item.id}: {refusal}") from None
+        except DataError as refusal:
+            raise DataError(f"{benchmark.name}, question {item.id}: {refusal}") from None
         read.append(replace(item, images=found))
     return read
 
@@ -145,7 +145,7 @@ def load_responses(benchmark: Benchmark, path: str) -> tuple[list[Response], lis
     """The responses of an output file, and its questions if it carries them (MathVista's and MathVerse's do).
 
     Raises:
-        DataRefusal: the file cannot be read, a row has no id or no response, or an id occurs twice.
+        DataError: the file cannot be read, a row has no id or no response, or an id occurs twice.
     """
     rows = _rows(find_source(path, "--responses").table(""))
     responses = [_response(benchmark, row) for row in rows]
@@ -159,12 +159,12 @@ def pair(items: Sequence[Item], responses: Sequence[Response], path: str) -> lis
     """Each response with its question, in the order of the responses.
 
     Raises:
-        DataRefusal: a response answers no question.
+        DataError: a response answers no question.
     """
     by_id = {item.id: item for item in items}
     strays = [response.id for response in responses if response.id not in by_id]
     if strays:
-        raise DataRefusal(
+        raise DataError(
             f"{path}: {len(strays)} responses answer no question, the first has id {strays[0]}: "
             "give the questions they belong to (--questions)"
         )
@@ -175,7 +175,7 @@ def _rows(table: Table) -> list[Row]:
     rows = list(table.rows())
     faulty = next((row for row in rows if row.fault), None)
     if faulty:
-        raise DataRefusal(f"{faulty.where}: {faulty.fault}; mend or remove the row")
+        raise DataError(f"{faulty.where}: {faulty.fault}; mend or remove the row")
     return rows
 
 
@@ -183,11 +183,11 @@ def _response(benchmark: Benchmark, row: Row) -> Response:
     cells = row.cells
     identity = cells.get(benchmark.id_field, cells.get("id"))
     if identity is None:
-        raise DataRefusal(f"{row.where} has no {benchmark.id_field!r}: name the question that it answers")
+        raise DataError(f"{row.where} has no {benchmark.id_field!r}: name the question that it answers")
     text = next((cells[name] for name in benchmark.response_fields if cells.get(name) is not None), None)
     extraction = cells.get(benchmark.extraction_field)
     if text is None and extraction is None:
-        raise DataRefusal(f"{row.where} (id {identity}) has no {benchmark.response_fields[0]!r}: what was answered?")
+        raise DataError(f"{row.where} (id {identity}) has no {benchmark.response_fields[0]!r}: what was answered?")
     label = cells.get(benchmark.label_field)
     sample, tokens = cells.get("sample") or 0, cells.get("tokens")
     for name, cell, least in (("sample", sample, 0), ("tokens", tokens or 0, 0)):
@@ -197,7 +197,7 @@ def _response(benchmark: Benchmark, row: Row) -> Response:
             or cell != cell // 1
             or not least <= cell < 2**53
         ):
-            raise DataRefusal(f"{row.where} (id {identity}): {name!r} is {brief(cell)}, not a count: mend the row")
+            raise DataError(f"{row.where} (id {identity}): {name!r} is {brief(cell)}, not a count: mend the row")
     return Response(
         id=str(identity),
         text="" if text is None else str(text),
@@ -214,5 +214,5 @@ def _refuse_doubles(ids: Sequence[Hashable], source: str) -> None:
     for identity in ids:
         if identity in seen:
             spelt = identity[0] if isinstance(identity, tuple) else identity
-            raise DataRefusal(f"{source}: the id {spelt} occurs twice, keep one row of it")
+            raise DataError(f"{source}: the id {spelt} occurs twice, keep one row of it")
         seen.add(identity)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmhicra.core.errors import ConfigRefusal, DataRefusal, Refusal, one_line
+from mmhicra.core.errors import ConfigError, DataError, UserError, one_line
 from mmhicra.core.resources import evaluation_path
 from mmhicra.evaluate.scoring.records import Item
 
@@ -25,14 +25,14 @@ def choose(items: Sequence[Item], subset: str, benchmark: str) -> list[Item]:
         benchmark: whose questions they are.
 
     Raises:
-        ConfigRefusal: there is no such subset, or it is another benchmark's.
-        DataRefusal: the questions lack some of its ids.
+        ConfigError: there is no such subset, or it is another benchmark's.
+        DataError: the questions lack some of its ids.
     """
     wanted = read_ids(subset, benchmark)
     chosen = [item for item in items if item.id in wanted]
     if len(chosen) < len(wanted):
         missing = sorted(wanted - {item.id for item in chosen})
-        raise DataRefusal(
+        raise DataError(
             f"{benchmark}: {len(missing)} of the {len(wanted)} ids of subset {subset} are not among the questions, "
             f"e.g. {missing[0]}: is it of another split?"
         )
@@ -45,23 +45,23 @@ def read_ids(subset: str, benchmark: str) -> set[str]:
     if not path.is_file():
         try:
             path = evaluation_path(f"subsets/{subset}.json")
-        except Refusal:
-            raise ConfigRefusal(f"subset {subset} is neither a file nor one that ships: see eval/subsets") from None
+        except UserError:
+            raise ConfigError(f"subset {subset} is neither a file nor one that ships: see eval/subsets") from None
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigRefusal(f"subset {path} cannot be read ({one_line(str(error))}): write an id a line") from None
+        raise ConfigError(f"subset {path} cannot be read ({one_line(str(error))}): write an id a line") from None
     if not text.lstrip().startswith("{"):
         return set(text.split())
     try:
         tree = json.loads(text)
         owner, ids = tree["benchmark"], {str(identity) for identity in tree["ids"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"subset {path}: not a subset ({one_line(repr(error), 160)}): write benchmark and ids, or an id a line"
         ) from None
     if owner != benchmark:
-        raise ConfigRefusal(f"subset {subset} is of {owner}, not of {benchmark}: name another")
+        raise ConfigError(f"subset {subset} is of {owner}, not of {benchmark}: name another")
     return ids
 
 
@@ -72,13 +72,13 @@ def stratify(items: Sequence[Item], by: Sequence[str], count: int, seed: int = 0
     items are drawn by the SHA-256 of seed and id: the same from any order and on any machine.
 
     Raises:
-        ConfigRefusal: a group does not exist, or there are fewer items.
+        ConfigError: a group does not exist, or there are fewer items.
     """
     known = items[0].groups.keys() if items else ()
     if strange := [name for name in by if name not in known]:
-        raise ConfigRefusal(f"--by {strange[0]}: no such group, choose from {', '.join(known)}")
+        raise ConfigError(f"--by {strange[0]}: no such group, choose from {', '.join(known)}")
     if count > len(items):
-        raise ConfigRefusal(f"--count {count}: there are only {len(items)} questions")
+        raise ConfigError(f"--count {count}: there are only {len(items)} questions")
     strata: defaultdict[tuple[tuple[str, ...], ...], list[Item]] = defaultdict(list)
     for item in items:
         strata[tuple(item.groups[name] for name in by)].append(item)
@@ -99,7 +99,7 @@ def write_subset(path: Path, benchmark: str, items: Sequence[Item], by: Sequence
     """Store a subset with how it was drawn.
 
     Raises:
-        DataRefusal: the file cannot be written.
+        DataError: the file cannot be written.
     """
     tree = {"benchmark": benchmark, "count": len(items), "by": list(by), "seed": seed, "drawn_from": source}
     tree["ids"] = [item.id for item in items]
@@ -107,7 +107,7 @@ def write_subset(path: Path, benchmark: str, items: Sequence[Item], by: Sequence
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(tree, indent=None, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise DataRefusal(f"{path} cannot be written ({error.strerror}): name another with --out") from None
+        raise DataError(f"{path} cannot be written ({error.strerror}): name another with --out") from None
 
 
 def _lot(seed: int, item: Item) -> str:

@@ -21,7 +21,7 @@ from lmms_eval.utils import load_yaml_config
 from PIL import ImageFile
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigError, RunFolderError
 from mmhicra.core.resources import evaluation_path
 from mmhicra.evaluate.leaderboard import merge, own_row, published_rows, write_leaderboard
 from mmhicra.evaluate.lmms.model import EngineModel
@@ -70,12 +70,12 @@ def evaluate_through_lmms(
         threads: that score at a time.
 
     Raises:
-        Refusal: the model, a benchmark or the folder cannot be used.
+        UserError: the model, a benchmark or the folder cannot be used.
     """
     if not config.eval.benchmarks:
-        raise ConfigRefusal("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
+        raise ConfigError("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
     if config.eval.n > 1:
-        raise ConfigRefusal(f"eval.n is {config.eval.n}, but lmms-eval scores the first response: drop the backend")
+        raise ConfigError(f"eval.n is {config.eval.n}, but lmms-eval scores the first response: drop the backend")
     sets = [load_question_set(options) for options in config.eval.benchmarks]
     check_all(config, sets, load_processor(config.model), watcher)
     loaded = load_policy(config.model, config.seed)
@@ -183,7 +183,7 @@ def _empty_store(questions: QuestionSet, folder: Path, facts: Mapping[str, Any],
     own = {"prompt": questions.prompt, "questions": questions.facts(), **facts}
     store = ResponseStore(folder, questions, own, n=1, at_a_time=facts["at_a_time"])
     if store.answered:
-        raise RunFolderRefusal(f"{store.path} holds responses already: name another folder with --out, or --overwrite")
+        raise RunFolderError(f"{store.path} holds responses already: name another folder with --out, or --overwrite")
     return store
 
 

@@ -20,7 +20,7 @@ from PIL import ImageFile
 from mmhicra.config import RunConfig
 from mmhicra.config.base import MOST
 from mmhicra.config.loading import apply_override, build_config
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Completion, Problem, ProblemImage, Prompt
 from mmhicra.data.images import read_image
 from mmhicra.evaluate.model import open_engine
@@ -87,14 +87,14 @@ class EngineModel(lmms):
         """The configured engine on a model folder, a hub id, or a model that ships with mmhicra.
 
         Raises:
-            ConfigRefusal: an argument is not one of `ARGUMENTS`, or its value is wrong.
-            Refusal: the model cannot be loaded.
+            ConfigError: an argument is not one of `ARGUMENTS`, or its value is wrong.
+            UserError: the model cannot be loaded.
         """
         # Training's own limits have nothing to say here.
         tree: dict[str, Any] = {"data": {"max_prompt_tokens": 8192}, "train": {"tokens_per_micro_batch": MOST}}
         for name, value in arguments.items():
             if name not in ARGUMENTS:
-                raise ConfigRefusal(f"model argument {name} is not known: choose from {', '.join(ARGUMENTS)}")
+                raise ConfigError(f"model argument {name} is not known: choose from {', '.join(ARGUMENTS)}")
             apply_override(tree, f"{ARGUMENTS[name]}={value}")
         config = build_config(tree)
         loaded = load_policy(config.model)
@@ -118,7 +118,7 @@ class EngineModel(lmms):
         """A `GenerationResult` per request, in order. Repeats of a row stand together and are one group's completions.
 
         Raises:
-            DataRefusal: a prompt cannot be built.
+            DataError: a prompt cannot be built.
         """
         asked = [_Asked(*one) for one in _repeats(requests)]
         answers: dict[int, list[Completion]] = {}
@@ -152,17 +152,17 @@ class EngineModel(lmms):
         """Not offered.
 
         Raises:
-            ConfigRefusal: always.
+            ConfigError: always.
         """
-        raise ConfigRefusal("mmhicra answers in one round: choose tasks without multi-round generation")
+        raise ConfigError("mmhicra answers in one round: choose tasks without multi-round generation")
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Not offered.
 
         Raises:
-            ConfigRefusal: always.
+            ConfigError: always.
         """
-        raise ConfigRefusal("mmhicra scores no given answers: choose tasks of output_type generate_until")
+        raise ConfigError("mmhicra scores no given answers: choose tasks of output_type generate_until")
 
     def _by_sampling(self, asked: Sequence[_Asked]) -> Iterator[tuple[Sampling, list[int]]]:
         """Questions that are answered alike go to the engine together."""
@@ -221,7 +221,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], identity: str) -> tuple
         identity: the problem's id.
 
     Raises:
-        DataRefusal: the chat has other parts.
+        DataError: the chat has other parts.
     """
     system: str | None = None
     texts: list[str] = []
@@ -233,7 +233,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], identity: str) -> tuple
             system = "".join(part["text"] for part in parts)
             continue
         if message["role"] != "user" or texts:
-            raise DataRefusal(f"{identity}: a chat of several turns cannot be answered: choose tasks of one question")
+            raise DataError(f"{identity}: a chat of several turns cannot be answered: choose tasks of one question")
         for part in parts:
             if part["type"] == "text":
                 texts.append(part["text"])
@@ -241,5 +241,5 @@ def read_messages(messages: Sequence[Mapping[str, Any]], identity: str) -> tuple
                 texts.append(IMAGE_PLACEHOLDER)
                 images.append(read_image(part["url"], None, f"{identity}#image{len(images) + 1}"))
             else:
-                raise DataRefusal(f"{identity}: the chat holds {part['type']}, mmhicra sees text and images only")
+                raise DataError(f"{identity}: the chat holds {part['type']}, mmhicra sees text and images only")
     return system, Problem(id=identity, question="".join(texts), images=tuple(images), answer="")

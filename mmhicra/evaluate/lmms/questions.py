@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.data.sources import find_source
 from mmhicra.evaluate.benchmarks.cards import read_card
 from mmhicra.evaluate.benchmarks.cells import choices_of, text_of
@@ -41,11 +41,11 @@ def hub_form(name: str, items: Sequence[Item], source: str | None = None, split:
         split: of the source; the card's if None.
 
     Raises:
-        ConfigRefusal: the benchmark has no such form.
-        DataRefusal: an image cannot be read.
+        ConfigError: the benchmark has no such form.
+        DataError: an image cannot be read.
     """
     if name not in IMAGE_COLUMN:
-        raise ConfigRefusal(f"lmms-eval is driven for {', '.join(IMAGE_COLUMN)}, not for {name}: leave {name} out")
+        raise ConfigError(f"lmms-eval is driven for {', '.join(IMAGE_COLUMN)}, not for {name}: leave {name} out")
     card, id_field = read_card(name), make_benchmark(name).id_field
     cells: dict[str, Mapping[str, Any]] = {}
     for place in (source,) if source else card.hub:
@@ -122,7 +122,7 @@ def _image(name: str, item: Item) -> dict[str, Any] | None:
             payload = payload.read_bytes()
         except OSError as error:
             reference = item.images[0].reference
-            raise DataRefusal(
+            raise DataError(
                 f"{name}, question {item.id}: image {reference} cannot be read ({error.strerror}): "
                 "name the folder with --images"
             ) from None

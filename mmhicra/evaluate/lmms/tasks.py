@@ -32,7 +32,7 @@ def visuals(doc: Doc) -> list[Image.Image]:
     """The images of a row, decoded to RGB, transparent pixels on white.
 
     Raises:
-        DataRefusal: the row names an image file instead of holding the image, as the hub's data sets do.
+        DataError: the row names an image file instead of holding the image, as the hub's data sets do.
     """
     return [image.open() for image in _images(doc)]
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from mmhicra.core.endpoint import ChatEndpoint, QuestionNotTakenError
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.evaluate.benchmarks.official_prompts import official_prompt
 from mmhicra.evaluate.benchmarks.prompts import mathvista_query
 from mmhicra.evaluate.scoring.records import Item, Mode, Response, SampleRecord
@@ -82,7 +82,7 @@ class AnswerJudge:
             score: scores by the rules of that mode.
 
         Raises:
-            Refusal: the endpoint cannot be reached, or `official` prompts are not to be had.
+            UserError: the endpoint cannot be reached, or `official` prompts are not to be had.
         """
         before = replace(self.chat.usage)
         places = [number for number, record in enumerate(records) if is_undecided(record, benchmark, mode)]
@@ -196,11 +196,11 @@ def refuse_unofficial(benchmark: str) -> None:
     """Refuse `official` where lmms-eval judges otherwise, and where it is not installed.
 
     Raises:
-        ConfigRefusal: the benchmark is not one that lmms-eval judges with these prompts.
-        Refusal: lmms-eval is not installed.
+        ConfigError: the benchmark is not one that lmms-eval judges with these prompts.
+        UserError: lmms-eval is not installed.
     """
     if benchmark not in ("mathvista", "mathverse", "mathvision"):
-        raise ConfigRefusal(f"--judge-mode official has no prompts for {benchmark}: use --judge-mode local")
+        raise ConfigError(f"--judge-mode official has no prompts for {benchmark}: use --judge-mode local")
     official_prompt("extract" if benchmark == "mathvista" else "judge")
 
 

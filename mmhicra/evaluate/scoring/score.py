@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mmhicra
-from mmhicra.core.errors import DataRefusal
+from mmhicra.core.errors import DataError
 from mmhicra.core.intervals import clustered_interval, wilson_interval
 from mmhicra.evaluate.benchmarks.cards import read_card
 from mmhicra.evaluate.benchmarks.mathverse import TEXT_ONLY
@@ -98,7 +98,7 @@ def score_and_judge(
     """Score by rules, let the judge decide what they could not, and summarise. Arguments as in `score_pairs`.
 
     Raises:
-        Refusal: the judge cannot be reached.
+        UserError: the judge cannot be reached.
     """
     records = score_pairs(benchmark, pairs, mode, stage, verifier)
     facts = None
@@ -134,12 +134,12 @@ def score_file(
         judge: decides what the rules could not.
 
     Raises:
-        DataRefusal: something cannot be read, or no stored extraction is there for `equality`.
+        DataError: something cannot be read, or no stored extraction is there for `equality`.
     """
     answered, carried = load_responses(benchmark, responses)
     items = carried if carried and questions is None else load_items(benchmark, questions, split)
     if stage == "equality" and all(response.extraction is None for response in answered):
-        raise DataRefusal(f"{responses} has no {benchmark.extraction_field!r}: leave --stage equality out")
+        raise DataError(f"{responses} has no {benchmark.extraction_field!r}: leave --stage equality out")
     scores = score_and_judge(benchmark, pair(items, answered, responses), mode, stage, judge=judge)
     missing = sorted({item.id for item in items} - {record.id for record in scores.records})
     scores.result["counts"]["missing"], scores.result["missing"] = len(missing), missing

@@ -20,7 +20,7 @@ const PANELS = [
   ["Engine against trainer, log-prob gap", [["engine/logprob_gap", "mean"], ["engine/logprob_gap_max", "largest"]]],
   ["Alpha", [["hicra/alpha", "alpha"]]],
   ["KL", [["loss/kl", "to the reference"], ["hicra/kl", "of a step"]]],
-  ["Gradient norm", [["optimiser/grad_norm", "before clipping"]]],
+  ["Gradient norm", [["optimizer/grad_norm", "before clipping"]]],
   ["Truncated responses", [["response/truncated", "share"]]],
   ["Error kinds, judged rollouts", [["errors/planning", "planning"], ["errors/execution", "execution"]]],
   ["Seconds of a step", [["time/step", "step"], ["time/rollout", "rollout"], ["time/forward", "forward"], ["time/backward", "backward"]]],

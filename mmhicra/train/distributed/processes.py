@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, KwargsHandler
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import ConfigRefusal, one_line
+from mmhicra.core.errors import ConfigError, one_line
 from mmhicra.train.distributed.launch import number_of, processes_of, said_of
 
 REFUSED = {
@@ -43,7 +43,7 @@ def make_accelerator(*handlers: KwargsHandler) -> Accelerator:
     """This process's accelerator: no accumulation, mixed precision or compilation of its own.
 
     Raises:
-        ConfigRefusal: the environment asks for a layout that is not mmhicra's, or is not what a launcher sets.
+        ConfigError: the environment asks for a layout that is not mmhicra's, or is not what a launcher sets.
     """
     refuse_layouts(os.environ)
     count, said = processes_of(os.environ), said_of(os.environ)  # accelerate adds to it
@@ -56,12 +56,12 @@ def make_accelerator(*handlers: KwargsHandler) -> Accelerator:
             kwargs_handlers=list(handlers),
         )
     except (ValueError, RuntimeError, ImportError, OSError) as error:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"the processes of the run cannot be set up ({one_line(str(error), 200)}): start them with torchrun, "
             f"which sets all that is needed, or unset what another launcher has left{f': {said}' if said else ''}"
         ) from error
     if count > accelerator.num_processes:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"the environment speaks of {count} processes, but this one is alone, and each would train a run of its "
             f"own: start them with torchrun, or unset {said}"
         )
@@ -69,16 +69,16 @@ def make_accelerator(*handlers: KwargsHandler) -> Accelerator:
 
 
 def refuse_layouts(environment: Mapping[str, str]) -> None:
-    """Raise ConfigRefusal if accelerate would lay the model out by itself."""
+    """Raise ConfigError if accelerate would lay the model out by itself."""
     for name, layout in REFUSED.items():
         if environment.get(name, "").lower() in ("1", "true", "t", "yes", "y", "on"):
-            raise ConfigRefusal(
+            raise ConfigError(
                 f"accelerate is configured for {layout} ({name}), but mmhicra splits a model by itself: unset it, or "
                 "take it out of `accelerate config`, and set model.shard to true"
             )
     for name, (neutral, instead) in UNWANTED.items():
         if environment.get(name, "").lower() not in ("", neutral):
-            raise ConfigRefusal(f"unset {name} ({environment[name][:40]}): {instead}")
+            raise ConfigError(f"unset {name} ({environment[name][:40]}): {instead}")
 
 
 def overridden(environment: Mapping[str, str], precision: str) -> list[str]:

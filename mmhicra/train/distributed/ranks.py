@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 
 
 class Ranks:
@@ -47,10 +47,10 @@ class Ranks:
         Each reason is told once, by the first rank that has it. What is in the block must not wait for other ranks, or
         must refuse on all of them alike.
         """
-        refusal: Refusal | None = None
+        refusal: UserError | None = None
         try:
             yield
-        except Refusal as raised:
+        except UserError as raised:
             refusal = raised
         rank = self.accelerator.process_index
         said = self.gather([] if refusal is None else [(rank, str(refusal))])
@@ -58,7 +58,7 @@ class Ranks:
             refusal.told = refusal.told or any(text == str(refusal) for other, text in said if other < rank)
             raise refusal
         if said:
-            refusal = Refusal(said[0][1])
+            refusal = UserError(said[0][1])
             refusal.told = True
             raise refusal
 

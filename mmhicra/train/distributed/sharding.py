@@ -1,4 +1,4 @@
-"""Sharding (FSDP2): parameters, gradients and optimiser state split over the ranks, and states made whole again.
+"""Sharding (FSDP2): parameters, gradients and optimizer state split over the ranks, and states made whole again.
 
 A model that is not sharded passes through every function here unchanged, so the trainer has one path.
 """
@@ -128,7 +128,7 @@ def whole_state(policy: nn.Module) -> dict[str, Any]:
 
 
 def whole_optimizer_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state by parameter name; empty before its first step. Every rank must call it."""
+    """The optimizer's state by parameter name; empty before its first step. Every rank must call it."""
     if not optimizer.state:
         # Asked for a state that is not there, torch makes one by a step of its own, which Adam would count.
         return {}

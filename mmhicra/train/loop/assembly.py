@@ -1,4 +1,4 @@
-"""Put a trainer together: data is checked at the door, then model, engine, rewards and optimiser are made."""
+"""Put a trainer together: data is checked at the door, then model, engine, rewards and optimizer are made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmhicra.config import OptimizerConfig, RunConfig
-from mmhicra.core.errors import ConfigRefusal, DataRefusal
+from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.manifest import refuse_damaged_model
 from mmhicra.core.records import Problem
 from mmhicra.core.run_folder import RunFolder
@@ -88,7 +88,7 @@ def assemble(
         stack: closes the reward workers and the engine when the run ends.
 
     Raises:
-        Refusal: the grams, the data or the model cannot be used.
+        UserError: the grams, the data or the model cannot be used.
     """
     with Ranks(accelerator).refusing_together():  # what one node lacks, e.g. the model's folder, ends the others too
         inputs = check_inputs(config, folder, accelerator, terminal, stack)
@@ -185,9 +185,9 @@ def make_trainer(
 
 
 def refuse_idle_processes(config: RunConfig, accelerator: Accelerator) -> None:
-    """Raise ConfigRefusal if a step has fewer prompts than there are processes."""
+    """Raise ConfigError if a step has fewer prompts than there are processes."""
     if config.train.prompts_per_step < accelerator.num_processes:
-        raise ConfigRefusal(
+        raise ConfigError(
             f"train.prompts_per_step ({config.train.prompts_per_step}) leaves some of the {accelerator.num_processes} "
             "processes without a prompt: raise it, or start fewer"
         )
@@ -239,7 +239,7 @@ def make_engine(
     """The configured engine, sampling from the model as it is; `stack` closes it.
 
     Raises:
-        Refusal: it cannot run here.
+        UserError: it cannot run here.
     """
     if config.rollout.engine == "vllm":
         engine = load_vllm(config, model, accelerator.num_processes)
@@ -270,7 +270,7 @@ def load_checked_problems(
     """Problems that every later room can use; the others are listed in `refused.jsonl`.
 
     Raises:
-        DataRefusal: the source cannot be read, too many rows are refused, or too few are left for one step.
+        DataError: the source cannot be read, too many rows are refused, or too few are left for one step.
     """
     # Where no term of the reward reads the gold, a caption or a list of boxes is a gold like any other.
     golds = [partial(gold_problem, verifier=rewarder.verifier)] if config.reward.accuracy_weight else []
@@ -296,7 +296,7 @@ def load_checked_problems(
         terminal.say(f"  {warning}")
     wanted = config.train.prompts_per_step
     if len(problems.train) < wanted:
-        raise DataRefusal(
+        raise DataError(
             f"{config.data.source} leaves {len(problems.train)} problems to train on, fewer than one step takes: "
             f"set train.prompts_per_step ({wanted}) to {len(problems.train)} or less"
         )
@@ -323,7 +323,7 @@ def make_optimizer(policy: nn.Module, options: OptimizerConfig) -> torch.optim.A
 
 
 def warmup_and_decay(config: RunConfig) -> Any:
-    """The factor on the learning rate at each optimiser step: linear warm-up, then the configured schedule."""
+    """The factor on the learning rate at each optimizer step: linear warm-up, then the configured schedule."""
     options = config.train.optimizer
     total = config.train.steps * config.train.updates_per_step
     warmup = options.warmup_steps

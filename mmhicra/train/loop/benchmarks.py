@@ -94,8 +94,8 @@ def load_benchmarks(config: RunConfig, processor: LoadedProcessor, terminal: Ter
     """Read the configured benchmarks and check every question, before the weights are loaded.
 
     Raises:
-        DataRefusal: a question cannot be read or asked.
-        ConfigRefusal: a benchmark has no such prompt or subset.
+        DataError: a question cannot be read or asked.
+        ConfigError: a benchmark has no such prompt or subset.
     """
     prompts = benchmark_prompts(config, processor)
     sets = [load_question_set(options) for options in config.eval.benchmarks]

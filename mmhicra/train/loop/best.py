@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from mmhicra.config import EvalConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 
 
 def value_of(options: EvalConfig, record: Mapping[str, Any]) -> tuple[str, float]:
@@ -18,12 +18,12 @@ def value_of(options: EvalConfig, record: Mapping[str, Any]) -> tuple[str, float
         record: the metrics of an evaluation.
 
     Raises:
-        ConfigRefusal: `eval.best_by` names none of them.
+        ConfigError: `eval.best_by` names none of them.
     """
     if options.best_by is not None:
         if not isinstance(record.get(options.best_by), int | float):
             known = ", ".join(name for name in record if name.startswith("eval/"))
-            raise ConfigRefusal(f"eval.best_by {options.best_by} is no metric of an evaluation: choose from {known}")
+            raise ConfigError(f"eval.best_by {options.best_by} is no metric of an evaluation: choose from {known}")
         return options.best_by, float(record[options.best_by])
     names = [f"eval/{benchmark.name}" for benchmark in options.benchmarks] or ["eval/accuracy"]
     return " + ".join(names), fmean(float(record[name]) for name in names)

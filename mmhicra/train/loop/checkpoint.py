@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmhicra.config import ModelConfig
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import PARTIAL, json_text, sync_tree, writing
 from mmhicra.core.manifest import STATE_FILE, TIMED, pack_times, write_manifest
 from mmhicra.core.run_folder import RunFolder
@@ -37,7 +37,7 @@ from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a trainer is between two steps, beside its weights and its optimiser: what a resume restores.
+    """Where a trainer is between two steps, beside its weights and its optimizer: what a resume restores.
 
     Attributes:
         step: the last step that was taken.
@@ -81,8 +81,8 @@ def save_checkpoint(
         progress: where the trainer was when it had these weights; None is now.
 
     Raises:
-        NotFinite: a trained weight or the optimiser's state is not finite; nothing is written.
-        RunFolderRefusal: the disk is full or cannot be written.
+        NotFinite: a trained weight or the optimizer's state is not finite; nothing is written.
+        RunFolderError: the disk is full or cannot be written.
     """
     policy = trainer.unwrapped
     refuse_nonfinite_state(policy, trainer.optimizer, trainer.ranks)
@@ -165,18 +165,18 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
     """Put the trainer where it was when `path` was written; returns the state given to `save_checkpoint`.
 
     Raises:
-        RunFolderRefusal: the checkpoint does not fit the configured model, or this version.
+        RunFolderError: the checkpoint does not fit the configured model, or this version.
     """
     state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     missing = [name for name in ("step", "schedule", "collector", "method", TIMED) if name not in state]
     if missing:
-        raise RunFolderRefusal(f"{path} was written by another version of mmhicra: it has no {missing[0]}")
+        raise RunFolderError(f"{path} was written by another version of mmhicra: it has no {missing[0]}")
     weights = load_file(path / TRAINED_WEIGHTS)
     policy = trainer.unwrapped
     own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     if own != weights.keys():
         odd = sorted(own ^ weights.keys())[0]
-        raise RunFolderRefusal(f"{path} was trained with other parameters (first difference: {odd}): same config?")
+        raise RunFolderError(f"{path} was trained with other parameters (first difference: {odd}): same config?")
     moments = torch.load(path / STATE / "optimizer.pt", weights_only=True)
     restore_states(policy, trainer.optimizer, weights, moments)
     restore_random(torch.load(path / STATE / "random.pt", weights_only=True))
@@ -205,11 +205,11 @@ def restore_method(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
     """Take up the method where it was.
 
     Raises:
-        RunFolderRefusal: the gram library is not the one that the checkpoint was trained with.
+        RunFolderError: the gram library is not the one that the checkpoint was trained with.
     """
     library = trainer.crediting.matcher.gram_library
     if state["grams"]["hash"] != library.content_hash:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{path} was trained with other grams ({state['grams']['count']}, not {len(library)}; {library.name}): "
             "restore the file that hicra.grams names, or start a new run"
         )

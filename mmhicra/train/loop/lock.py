@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from mmhicra.core.errors import RunFolderRefusal
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import writing
 
 TOUCH_SECONDS = 5.0
@@ -50,7 +50,7 @@ class RunLock:
         """Take the lock and write down who has it.
 
         Raises:
-            RunFolderRefusal: another training has it, or the folder cannot be written.
+            RunFolderError: another training has it, or the folder cannot be written.
         """
         with writing(self.path):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -58,7 +58,7 @@ class RunLock:
             locked = self._try(descriptor)
             holder = read_holder(self.path)
             if holder and self._holds(holder, locked):
-                raise RunFolderRefusal(self._taken_by(holder))
+                raise RunFolderError(self._taken_by(holder))
             record = own_record()
             with writing(self.path):
                 os.ftruncate(descriptor, 0)
@@ -67,7 +67,7 @@ class RunLock:
                 time.sleep(SETTLE_SECONDS)
                 holder = read_holder(self.path)
                 if holder is not None and holder != record:
-                    raise RunFolderRefusal(self._taken_by(holder))
+                    raise RunFolderError(self._taken_by(holder))
         except BaseException:
             os.close(descriptor)
             raise
@@ -93,7 +93,7 @@ class RunLock:
             except BlockingIOError:
                 holder = read_holder(self.path)
                 if holder is None or holder["host"] != socket.gethostname() or lives(holder) or time.monotonic() > end:
-                    raise RunFolderRefusal(self._taken_by(holder)) from None
+                    raise RunFolderError(self._taken_by(holder)) from None
                 time.sleep(0.05)
             except OSError:
                 return False

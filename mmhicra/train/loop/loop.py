@@ -52,7 +52,7 @@ class Run:
     recorded: int = 0
     """The last step that is in `metrics.jsonl`."""
     snapshot: tuple[Progress, dict[str, Any]] | None = None
-    """Where trainer and run were before the step under way, while its optimiser has not stepped yet."""
+    """Where trainer and run were before the step under way, while its optimizer has not stepped yet."""
     failed_groups: int = 0
     """Since this start: dropped because a custom reward failed."""
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mmhicra.config import LogConfig
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.files import writing
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop.memory import MemoryGauge
@@ -190,10 +190,10 @@ class TrackerSink:
 
 
 def refuse_missing_trackers(log: LogConfig) -> None:
-    """Raise ConfigRefusal for a tracker that is wanted but not installed; cheap, so that it can come first."""
+    """Raise ConfigError for a tracker that is wanted but not installed; cheap, so that it can come first."""
     for package in TRACKERS:
         if getattr(log, package) and importlib.util.find_spec(package) is None:
-            raise ConfigRefusal(
+            raise ConfigError(
                 f"log.{package} is on but {package} is not installed: pip install mmhicra[{package}], "
                 f"or --set log.{package}=false"
             )

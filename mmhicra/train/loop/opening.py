@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import build_config, dump_config, read_yaml
-from mmhicra.core.errors import ConfigRefusal, Refusal, RunFolderRefusal
+from mmhicra.core.errors import ConfigError, RunFolderError, UserError
 from mmhicra.core.files import free_name, writing
 from mmhicra.core.manifest import damage
 from mmhicra.core.run_folder import DAMAGED, RunFolder
@@ -82,7 +82,7 @@ class Opening:
         """Make the folder this run's, after everything else was checked; only the main rank may call it.
 
         Raises:
-            RunFolderRefusal: it cannot be written.
+            RunFolderError: it cannot be written.
         """
         if not self.resumes:
             aside = self.folder.set_aside() if self.replaces else self.folder.finish_setting_aside()
@@ -102,15 +102,15 @@ def open_run(
     The main rank decides and holds the lock, for all of them; `stack` gives it back.
 
     Raises:
-        RunFolderRefusal: the folder is another training's, holds a run and nothing says what to do with it, holds none
+        RunFolderError: the folder is another training's, holds a run and nothing says what to do with it, holds none
             to resume, or none of its checkpoints is whole.
-        ConfigRefusal: the resumed run was started with another configuration.
+        ConfigError: the resumed run was started with another configuration.
     """
     folder = RunFolder(config.run_folder)
 
     def decide() -> Opening:
         if resume is True and not folder.holds_run():
-            raise RunFolderRefusal(f"{folder.path} holds no run to resume: drop --resume, or name the right run_folder")
+            raise RunFolderError(f"{folder.path} holds no run to resume: drop --resume, or name the right run_folder")
         folder.make()
         lock = RunLock(folder.path, terminal.say)
         lock.acquire()
@@ -121,7 +121,7 @@ def open_run(
         if resume:
             return resumed(folder, config, terminal)
         if not overwrite:
-            raise RunFolderRefusal(
+            raise RunFolderError(
                 f"{folder.path} already holds a run: add --resume to continue it, --overwrite to start anew and keep "
                 "it beside, or choose another --set run_folder=..."
             )
@@ -130,7 +130,7 @@ def open_run(
     opening = on_main(accelerator, decide)
     missing = opening.checkpoint is not None and not opening.checkpoint.is_dir()
     if missing:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{opening.checkpoint} is not there for process {accelerator.process_index}: "
             "run_folder has to lie on a disk that all nodes share"
         )
@@ -145,7 +145,7 @@ def refuse_foreign_config(folder: RunFolder) -> None:
     """Stop if the folder has a `config.yaml` that no run has written: it would be replaced by this run's.
 
     Raises:
-        RunFolderRefusal: says what to do.
+        RunFolderError: says what to do.
     """
     if not folder.config.exists():
         return
@@ -154,25 +154,25 @@ def refuse_foreign_config(folder: RunFolder) -> None:
         ours = all(name in tree for name in SECTIONS) and write_yaml(tree, width=110) == folder.config.read_text(
             "utf-8"
         )
-    except ConfigRefusal:
+    except ConfigError:
         ours = folder.config.stat().st_size == 0  # a disk was full
     if not ours:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{folder.config} was not written by a run, and would be replaced: choose another run_folder, or move it"
         )
 
 
 def on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """What `decide` gives on the main rank, on every rank; a refusal too."""
-    outcome: T | Refusal | None = None
+    outcome: T | UserError | None = None
     if accelerator.is_main_process:
         try:
             outcome = decide()
-        except Refusal as refusal:
+        except UserError as refusal:
             outcome = refusal
     if accelerator.num_processes > 1:
         outcome = broadcast_object_list([outcome])[0]
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, UserError):
         outcome.told = not accelerator.is_main_process
         raise outcome
     return outcome  # pyright: ignore[reportReturnType]
@@ -187,7 +187,7 @@ def resumed(folder: RunFolder, config: RunConfig, terminal: Terminal) -> Opening
     checkpoint = whole_checkpoint(folder, terminal)
     every = (before.get("log") or {}).get("checkpoint_every") or 0
     if checkpoint is None and every and max(recorded, default=0) > every:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{folder.metrics} tells of {max(recorded)} steps, but {folder.checkpoints} has no checkpoint: restore "
             "one, or start anew with --overwrite, which keeps this run beside"
         )
@@ -198,19 +198,19 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     """The configuration of the run that is there, with what has been added since at its default.
 
     Raises:
-        RunFolderRefusal: `config.yaml` is missing, empty or damaged.
+        RunFolderError: `config.yaml` is missing, empty or damaged.
     """
     try:
         tree = read_yaml(folder.config)
-    except ConfigRefusal as refusal:
-        raise RunFolderRefusal(f"cannot resume {folder.path}: {refusal}; restore the file") from None
+    except ConfigError as refusal:
+        raise RunFolderError(f"cannot resume {folder.path}: {refusal}; restore the file") from None
     if not tree:
-        raise RunFolderRefusal(f"cannot resume {folder.path}: {folder.config} is empty; restore the file")
+        raise RunFolderError(f"cannot resume {folder.path}: {folder.config} is empty; restore the file")
     try:
         return build_config(tree).model_dump()
-    except ConfigRefusal as refusal:
+    except ConfigError as refusal:
         reason = str(refusal).splitlines()[0].removeprefix("configuration: ")
-        raise RunFolderRefusal(f"cannot resume {folder.path}: in {folder.config}, {reason}") from None
+        raise RunFolderError(f"cannot resume {folder.path}: in {folder.config}, {reason}") from None
 
 
 def whole_checkpoint(folder: RunFolder, terminal: Terminal) -> Path | None:
@@ -220,7 +220,7 @@ def whole_checkpoint(folder: RunFolder, terminal: Terminal) -> Path | None:
     bits, and a job that a scheduler starts again needs nobody.
 
     Raises:
-        RunFolderRefusal: there are checkpoints, and none of them is whole.
+        RunFolderError: there are checkpoints, and none of them is whole.
     """
     damaged: list[tuple[Path, str]] = []
     whole = None
@@ -232,7 +232,7 @@ def whole_checkpoint(folder: RunFolder, terminal: Terminal) -> Path | None:
         damaged.append((path, reason))
     if damaged and whole is None:
         listed = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"no checkpoint in {folder.checkpoints} is whole ({listed}): restore one, or start anew with --overwrite, "
             f"which keeps this run beside; a new run with --set model.path={damaged[0][0]} begins with its weights"
         )
@@ -244,14 +244,14 @@ def whole_checkpoint(folder: RunFolder, terminal: Terminal) -> Path | None:
 
 
 def refuse_other_run(old: dict[str, Any], config: RunConfig, path: Path) -> None:
-    """Raise ConfigRefusal naming every field that a resumed run may not change, with both values."""
+    """Raise ConfigError naming every field that a resumed run may not change, with both values."""
     changed = [
         f"{name} was {before!r}, is {after!r}"
         for name, before, after in differences(old, config.model_dump())
         if not any(name == free or name.startswith(free + ".") for free in MAY_CHANGE_ON_RESUME)
     ]
     if changed:
-        raise ConfigRefusal(f"cannot resume {path} with another configuration: {'; '.join(changed)}")
+        raise ConfigError(f"cannot resume {path} with another configuration: {'; '.join(changed)}")
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -13,7 +13,7 @@ import transformers
 from accelerate import InitProcessGroupKwargs
 
 from mmhicra.config import RunConfig
-from mmhicra.core.errors import DataRefusal, RunFolderRefusal
+from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.digest import digest_problems
 from mmhicra.train.distributed.processes import describe, make_accelerator
@@ -43,7 +43,7 @@ def train(
         terminal: where to print.
 
     Raises:
-        Refusal: something the user can mend, before or during the run.
+        UserError: something the user can mend, before or during the run.
         Interrupted: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1; it says what was saved.
         KeyboardInterrupt: one of them before anything was trained.
     """
@@ -81,7 +81,7 @@ def begin(
     """The run at its first step, or where the one in the folder stood; from here on the folder is this run's.
 
     Raises:
-        Refusal: the checkpoint does not fit, or the folder cannot be written.
+        UserError: the checkpoint does not fit, or the folder cannot be written.
     """
     folder, trainer = opening.folder, parts.trainer
     state = new_state()
@@ -113,19 +113,19 @@ def restore_state(opening: Opening, config: RunConfig, parts: Assembly, held_out
     """Put the trainer where the checkpoint was written; returns the run's own facts.
 
     Raises:
-        RunFolderRefusal: the run has done more steps than are configured, or the checkpoint does not fit.
-        DataRefusal: the held-out problems are others than before training.
+        RunFolderError: the run has done more steps than are configured, or the checkpoint does not fit.
+        DataError: the held-out problems are others than before training.
     """
     assert opening.checkpoint is not None
     kept = restore_checkpoint(opening.checkpoint, parts.trainer)
     done = parts.trainer.step_number
     if done > config.train.steps:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"{opening.folder.path} has done {done} steps, more than train.steps ({config.train.steps}): "
             f"set it to {done} or more, or start another run"
         )
     if kept["held_out"] not in (None, held_out):
-        raise DataRefusal(
+        raise DataError(
             "cannot resume: the held-out problems changed since the checkpoint; put the data back, or start a new run"
         )
     if kept["before"] and not config.eval.benchmarks:
@@ -137,7 +137,7 @@ def check_disk(config: RunConfig, folder: RunFolder, parts: Assembly, terminal: 
     """Say what the run takes of the disk, and whether it may not fit.
 
     Raises:
-        RunFolderRefusal: the next checkpoint cannot fit: all that is trained until then would be lost.
+        RunFolderError: the next checkpoint cannot fit: all that is trained until then would be lost.
     """
     done = parts.trainer.step_number
     if done == config.train.steps:
@@ -146,7 +146,7 @@ def check_disk(config: RunConfig, folder: RunFolder, parts: Assembly, terminal: 
     free = free_bytes(folder.path)
     terminal.say(f"disk: {need}; {bytes_text(free)} free for {folder.path}")
     if need.checkpoint > free:
-        raise RunFolderRefusal(
+        raise RunFolderError(
             f"cannot write {folder.checkpoints}: No space left on device for a checkpoint, which takes "
             f"{bytes_text(need.checkpoint)} of {bytes_text(free)}; free or choose another run_folder"
         )

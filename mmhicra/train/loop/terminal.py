@@ -37,7 +37,7 @@ COLUMNS = (
     ("drift", "time/drift", "{:.2f}"),
     ("forward", "time/forward", "{:.2f}"),
     ("backward", "time/backward", "{:.2f}"),
-    ("optimiser", "time/optimiser", "{:.2f}"),
+    ("optimizer", "time/optimizer", "{:.2f}"),
     ("sync", "time/sync", "{:.2f}"),
 )
 """Of a step's line: heading, name in `metrics.jsonl`, format. What was learned, then where the seconds went."""

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mmhicra.core.errors import ConfigRefusal
+from mmhicra.core.errors import ConfigError
 from mmhicra.train.update.layout import Layout
 from mmhicra.train.update.segments import SegmentAttention, joined_attention
 
@@ -94,20 +94,18 @@ def choose(requested: str, device: torch.device, precision: str) -> str:
     That is flash on CUDA in bf16, FlexAttention on CUDA otherwise, and segments elsewhere.
 
     Raises:
-        ConfigRefusal: this machine or precision cannot run it.
+        ConfigError: this machine or precision cannot run it.
     """
     if requested == "auto":
         if device.type != "cuda":
             return "segments"
         return "flash" if precision == "bf16" and _can_flash(device) else "flex"
     if requested in ("flex", "flash") and device.type != "cuda":
-        raise ConfigRefusal(
-            f"model.attention {requested} needs a CUDA GPU, this is {device.type}: use segments or auto"
-        )
+        raise ConfigError(f"model.attention {requested} needs a CUDA GPU, this is {device.type}: use segments or auto")
     if requested == "flash" and precision != "bf16":
-        raise ConfigRefusal(f"model.attention flash computes in bf16, but model.precision is {precision}: change one")
+        raise ConfigError(f"model.attention flash computes in bf16, but model.precision is {precision}: change one")
     if requested == "flash" and not _can_flash(device):
-        raise ConfigRefusal("model.attention flash needs a GPU of compute capability 8.0 or newer: use flex or auto")
+        raise ConfigError("model.attention flash needs a GPU of compute capability 8.0 or newer: use flex or auto")
     return requested
 
 

@@ -18,7 +18,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
 
 @dataclass(frozen=True)
 class Totals:
-    """What a loss is normalised by: counts over ALL micro-batches and ranks of one optimiser step.
+    """What a loss is normalised by: counts over ALL micro-batches and ranks of one optimizer step.
 
     Normalising each micro-batch by its own count instead would weigh a token by the company it keeps.
     """
@@ -159,7 +159,7 @@ def peak_entropy(entropy: Tensor, sequence: Tensor, quantile: float, count: int)
 def anchored_entropy_slope(mean_entropy: float, anchor: float, coefficient: float) -> float:
     """2 * coefficient * (H - anchor): what grad H is multiplied by in SIREN's coefficient * (H - anchor)^2.
 
-    H is the mean over ALL responses of the optimiser step, known before the first backward pass. Squaring each
+    H is the mean over ALL responses of the optimizer step, known before the first backward pass. Squaring each
     micro-batch's own H instead would add its variance, and make the loss depend on how responses are batched.
     """
     return 2.0 * coefficient * (mean_entropy - anchor)

@@ -54,7 +54,7 @@ def row_objective(
         batch: the row.
         old: (T,) log-probs under the policy before the step's first update.
         options: of the loss.
-        totals: of the optimiser step.
+        totals: of the optimizer step.
         slope: what SIREN weighs the mean peak entropy with; 0 without it.
     """
     policy = clipped_policy_loss(

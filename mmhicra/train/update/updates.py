@@ -1,6 +1,6 @@
-"""Which optimiser updates are made, and which are left out: a loss or a gradient that is not finite spoils its update.
+"""Which optimizer updates are made, and which are left out: a loss or a gradient that is not finite spoils its update.
 
-A spoiled update is skipped by all ranks alike: gradients are dropped, and weights, optimiser state and learning-rate
+A spoiled update is skipped by all ranks alike: gradients are dropped, and weights, optimizer state and learning-rate
 schedule stay as they were.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from mmhicra.core.errors import Refusal
+from mmhicra.core.errors import UserError
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.update.packing import SubGroup
 from mmhicra.vlm.weights import nonfinite
@@ -27,7 +27,7 @@ NAMED = 8
 """Of the problems that spoil an update so many are named."""
 
 
-class NotFinite(Refusal):
+class NotFinite(UserError):
     """Losses, gradients, weights or log-probs that are no finite numbers: going on would spoil what was trained."""
 
 
@@ -59,7 +59,7 @@ class Spoiled:
 
 
 class FiniteCheck:
-    """Watches the rows of one optimiser update; every rank makes one.
+    """Watches the rows of one optimizer update; every rank makes one.
 
     Args:
         policy: what is trained.
@@ -182,7 +182,7 @@ class UpdateCount:
 
 
 def refuse_nonfinite_state(policy: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-    """Raise NotFinite, on every rank, if a trained weight or the optimiser's state of it is not finite on any."""
+    """Raise NotFinite, on every rank, if a trained weight or the optimizer's state of it is not finite on any."""
     trained = [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
     names = {id(parameter): name for name, parameter in trained}
     moments = [
