@@ -30,8 +30,8 @@ def test_a_missing_asset_is_refused_by_name():
 def test_an_installed_wheel_finds_its_share_and_not_somebody_elses_assets(site, tmp_path):
     package = Path(mmhicra.__file__).parent
     (tmp_path / site / "mmhicra").mkdir(parents=True)
-    for name in ("__init__.py", "assets.py", "refusals.py"):
-        shutil.copy(package / name, tmp_path / site / "mmhicra" / name)
+    shutil.copy(package / "__init__.py", tmp_path / site / "mmhicra")
+    shutil.copytree(package / "core", tmp_path / site / "mmhicra" / "core")
     for folder in (tmp_path / "share/mmhicra/assets", tmp_path / site / "assets"):
         folder.mkdir(parents=True)
         (folder / "list.json").write_text("[]")

@@ -19,6 +19,12 @@ from mmhicra.core.run_lines import Fault, JsonLines, judged_fault, rollout_fault
 from mmhicra.core.step_names import steps_in
 from mmhicra.data.refused import RefusedRow
 
+RENAMED = {
+    "optimiser/grad_norm": "optimizer/grad_norm",
+    "optimiser/learning_rate": "optimizer/learning_rate",
+    "time/optimiser": "time/optimizer",
+}
+"""Names of metrics in the runs of the first release candidate, and today's."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -133,7 +139,9 @@ def read_run(path: Path) -> RunData:
     run = RunData(name, folder)
     _read_config(run)
     metrics = _lines(folder.metrics, run.missing, step_fault)
-    run.metrics = [{name: value for name, value in line.items() if _is_number(value)} for line in metrics]
+    run.metrics = [
+        {RENAMED.get(name, name): value for name, value in line.items() if _is_number(value)} for line in metrics
+    ]
     if not run.metrics:
         run.missing.append("metrics.jsonl is missing or empty: no step was finished, there are no curves.")
     elif run.steps <= 1:

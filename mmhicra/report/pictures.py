@@ -19,6 +19,8 @@ SIDE = 256
 """Pixels of the longer side."""
 BUDGET = 5_000_000
 """Bytes of all thumbnails."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, SyntaxError, UserError, DecompressionBombError)
+"""What finding and decoding an image may raise."""
 
 
 class Pictures:
@@ -45,15 +47,7 @@ class Pictures:
                 continue
             try:
                 url = thumbnail(self._find(record, place, reference))
-            except (
-                OSError,
-                ValueError,
-                LookupError,
-                TypeError,
-                SyntaxError,
-                UserError,
-                DecompressionBombError,
-            ) as error:
+            except UNREADABLE as error:
                 self.absent[reference] = str(error) or type(error).__name__
                 continue
             self.data[reference] = url
