@@ -7,7 +7,7 @@ set -uo pipefail
 out=$(realpath -m "${1:-runs/gpu}")
 mkdir -p "$out"
 cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 failed=0
 measure() { # NAME ARGUMENTS...: a benchmark, its JSON in the folder; one that does not fit is said and passed over
   timeout 120 python3 -m benchmarks train --against trl --precision bf16 --checkpointing --update-only --json "${@:2}" \
