@@ -122,8 +122,8 @@ class ScriptedEngine:
         self.calls.append(("sync", {name: value.detach().clone() for name, value in model.named_parameters()}))
         return {}
 
-    def rest(self):
-        self.calls.append(("rest",))
+    def sleep(self):
+        self.calls.append(("sleep",))
 
 
 class ScriptedRewarder:

@@ -58,7 +58,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if self.vision_cache is not None and not self.sees_always_alike:
+        if self.vision_cache is not None and not self.vision_frozen:
             raise ValueError(
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
@@ -66,6 +66,6 @@ class ModelConfig(Section):
         return self
 
     @property
-    def sees_always_alike(self) -> bool:
+    def vision_frozen(self) -> bool:
         """Whether an image looks the same to the model for the whole run."""
         return self.freeze.vision_tower and self.freeze.merger

@@ -135,7 +135,7 @@ class RunConfig(Section):
 
     def _check_trainable(self) -> str | None:
         freeze, lora = self.model.freeze, self.model.lora
-        if lora and not self.model.sees_always_alike:
+        if lora and not self.model.vision_frozen:
             return (
                 "model.lora adapts the language model and freezes the rest, but model.freeze leaves "
                 "vision_tower or merger trainable: set both to true, or drop model.lora"
@@ -144,7 +144,7 @@ class RunConfig(Section):
             return "model.shard splits a model that is trained whole, model.lora trains little of it: drop one"
         if lora and freeze.language_model:
             return "model.lora adapts the language model, which model.freeze.language_model freezes: drop one"
-        if self.model.sees_always_alike and freeze.language_model:
+        if self.model.vision_frozen and freeze.language_model:
             return "model.freeze freezes everything, nothing is left to train: set one part to false"
         return None
 
@@ -155,7 +155,7 @@ class RunConfig(Section):
         return None
 
     def _check_lengths(self) -> str | None:
-        patches = 0 if self.model.sees_always_alike else PATCHES_PER_TOKEN
+        patches = 0 if self.model.vision_frozen else PATCHES_PER_TOKEN
         longest = (1 + patches) * self.data.max_prompt_tokens + self.rollout.max_new_tokens
         if self.train.tokens_per_micro_batch < longest:
             looks = f", and {patches} patches for every image token while the vision side is trained" if patches else ""

@@ -33,7 +33,7 @@ class Load:
         checkpointing: gradient checkpointing.
         dense: the attention that holds an (L, L) mask.
         adapters: LoRA: the weights under the adapters are frozen.
-        sees_always_alike: the vision side is frozen.
+        vision_frozen: the vision side is frozen.
         reference: a frozen copy is kept for the KL term.
         processes: that train together.
         shard: weights, gradients and optimizer state are split over them.
@@ -59,7 +59,7 @@ class Load:
     checkpointing: bool
     dense: bool
     adapters: bool
-    sees_always_alike: bool
+    vision_frozen: bool
     reference: bool
     processes: int
     shard: bool
@@ -93,7 +93,7 @@ class Load:
     @property
     def whole(self) -> int:
         """What an optimizer step takes of budgets: tokens, and patches while the vision side is trained."""
-        looked_at = 0 if self.sees_always_alike else self.patches
+        looked_at = 0 if self.vision_frozen else self.patches
         return self.groups * (self.prompt + looked_at + self.group * self.response)
 
     @property
@@ -109,7 +109,7 @@ class Load:
     @property
     def micro_patches(self) -> int:
         """Patches in the largest micro-batch while the vision side is trained; they share the budget with tokens."""
-        if self.sees_always_alike or not self.patches:
+        if self.vision_frozen or not self.patches:
             return 0
         whole = self.prompt + self.patches + self.response
         return min(self.groups, max(1, self.micro_batch // whole)) * self.patches
@@ -310,7 +310,7 @@ def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
 
     More than a whole optimizer step holds is never used, so that is the most it says.
     """
-    looked_at = 0 if load.sees_always_alike else load.patches
+    looked_at = 0 if load.vision_frozen else load.patches
     least = load.prompt + looked_at + load.response
     most = load.whole
 

@@ -27,7 +27,7 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         checkpointing=config.model.gradient_checkpointing,
         dense=config.model.attention == "dense",
         adapters=config.model.lora is not None,
-        sees_always_alike=config.model.sees_always_alike,
+        vision_frozen=config.model.vision_frozen,
         reference=train.loss.kl_coefficient > 0,
         processes=processes,
         shard=config.model.shard,

@@ -92,7 +92,7 @@ class Engine(Protocol):
         """
         ...
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give back what only generating needs, until the next call."""
         ...
 

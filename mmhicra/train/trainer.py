@@ -133,7 +133,7 @@ class Trainer:
         if self.config.rollout.prefetch and not last and not self.guard.scheduled(upcoming):
             self.collector.start_ahead(upcoming)
         else:
-            self.collector.engine.rest()
+            self.collector.engine.sleep()
 
     def mark(self, rollouts: Rollouts) -> None:
         """Find the planning tokens, and for the placebo its random n-grams."""

@@ -161,7 +161,7 @@ class Family:
         whole = tuple(layer if isinstance(layer, Tensor) else torch.cat(layer) for layer in deep)
         return ImageFeatures(torch.cat(output.pooler_output), whole)
 
-    def look_at_nothing(self, model: nn.Module) -> Tensor:
+    def dummy_vision_forward(self, model: nn.Module) -> Tensor:
         """A scalar that depends on every parameter of the vision tower and its mergers: one blank image token's sum."""
         options, like = self.vision_tower(model).config, next(self.vision_tower(model).parameters())
         merge = options.spatial_merge_size

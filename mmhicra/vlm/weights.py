@@ -18,25 +18,25 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The two sides of a model: its language model with the head, and its vision tower with the mergers."""
+class TrainedParts:
+    """The two parts of a model: its language model with the head, and its vision tower with the mergers."""
 
     language: bool = True
     vision: bool = True
 
 
-def trained_sides(model: nn.Module, family: Family) -> Sides:
-    """Which sides have anything that is trained, adapters included."""
+def trained_parts(model: nn.Module, family: Family) -> TrainedParts:
+    """Which parts have anything that is trained, adapters included."""
     seen = {id(parameter) for parameter in family.vision_tower(model).parameters()}
     trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
-    return Sides(
+    return TrainedParts(
         language=any(number not in seen for number in trained), vision=any(number in seen for number in trained)
     )
 
 
 @torch.no_grad()
-def named_weights(model: nn.Module, family: Family, sides: Sides) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of `sides`, in the order of the layers.
+def named_weights(model: nn.Module, family: Family, parts: TrainedParts) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of `parts`, in the order of the layers.
 
     Adapters are merged into the weight under them, and a weight that is split over ranks is made whole (every rank must
     ask for it), one at a time: there is never a second copy of the model. A head that is tied to the embeddings does
@@ -46,7 +46,7 @@ def named_weights(model: nn.Module, family: Family, sides: Sides) -> Iterator[tu
     seen = {id(parameter) for parameter in family.vision_tower(base).parameters()}
     modules: dict[str, Any] = dict(base.named_modules())
     for name, parameter in base.named_parameters():
-        if ".lora_" in name or not (sides.vision if id(parameter) in seen else sides.language):
+        if ".lora_" in name or not (parts.vision if id(parameter) in seen else parts.language):
             continue
         owner, _, kind = name.rpartition(".")
         weight: Any = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()

@@ -92,7 +92,7 @@ def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
         checkpointing=config.gradient_checkpointing,
         dense=False,
         adapters=config.lora is not None,
-        sees_always_alike=config.sees_always_alike,
+        vision_frozen=config.vision_frozen,
         reference=False,
         processes=1,
         shard=False,

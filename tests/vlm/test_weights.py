@@ -4,7 +4,7 @@ import torch
 
 from mmhicra.config import ModelConfig
 from mmhicra.vlm.loading import load_policy
-from mmhicra.vlm.weights import Sides, checksum, named_weights, trained_sides
+from mmhicra.vlm.weights import TrainedParts, checksum, named_weights, trained_parts
 
 
 def test_adapters_are_added_to_the_weight_under_them(tiny_model_folder):
@@ -14,7 +14,7 @@ def test_adapters_are_added_to_the_weight_under_them(tiny_model_folder):
     parts = {name: parameter for name, parameter in loaded.model.named_parameters() if "lora_" in name}
     for parameter in parts.values():
         torch.nn.init.normal_(parameter, std=0.1)
-    found = dict(named_weights(loaded.model, loaded.family, Sides()))
+    found = dict(named_weights(loaded.model, loaded.family, TrainedParts()))
     assert found.keys() == plain.keys()
     changed = [name for name in plain if not torch.equal(found[name], plain[name])]
     assert changed == [name for name in plain if "language_model" in name and name.endswith("q_proj.weight")]
@@ -22,8 +22,8 @@ def test_adapters_are_added_to_the_weight_under_them(tiny_model_folder):
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         product = parts[f"{stem}.lora_B.default.weight"] @ parts[f"{stem}.lora_A.default.weight"]
         torch.testing.assert_close(found[name], plain[name] + 6 / 2 * product)
-    assert trained_sides(loaded.model, loaded.family) == Sides(language=True, vision=False)
-    language = dict(named_weights(loaded.model, loaded.family, Sides(vision=False)))
+    assert trained_parts(loaded.model, loaded.family) == TrainedParts(language=True, vision=False)
+    language = dict(named_weights(loaded.model, loaded.family, TrainedParts(vision=False)))
     assert language.keys() == {name for name in plain if "visual" not in name}
 
 

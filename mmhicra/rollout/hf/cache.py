@@ -1,5 +1,14 @@
 """Keys and values while responses grow, and the attention that reads them.
 
+Two prompts with three responses each, of which one of the second prompt has ended and left (`-`), at the fifth token:
+
+    prompts   [ keys of prompt 0 ]  [ keys of prompt 1 ]      B = 2, padded on the right, held once
+    rows      0   1   2             3   4   -                 R = 5, each with its own 5 slots
+    seats     0   1   2             3   4   5                 B x M = 6, so that the queries of a prompt lie together
+
+A query is multiplied with the keys of its prompt (in its seat) and with those of its own response (in its row); one
+softmax runs over both.
+
 Shapes: B prompts, R rows (completions), K key-value heads, Q query heads, P longest prompt, D head size, M the most
 rows of one prompt.
 """

@@ -70,7 +70,7 @@ class HFEngine:
         self.model = model
         return {}
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Nothing is held between calls."""
 
     def generate(

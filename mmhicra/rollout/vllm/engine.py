@@ -27,10 +27,10 @@ from mmhicra.rollout.engine import (
     refuse_nonfinite,
     request_seed,
 )
-from mmhicra.rollout.vllm.parallel import ALONE, Together
+from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import Held
 from mmhicra.vlm.families import Family
-from mmhicra.vlm.weights import Sides, checksum, named_weights, trained_sides
+from mmhicra.vlm.weights import TrainedParts, checksum, named_weights, trained_parts
 
 Stage = Literal["weights", "kv_cache"]
 STAGES: tuple[Stage, ...] = ("weights", "kv_cache")
@@ -56,7 +56,7 @@ class VLLMEngine:
         tokenizer: of the model.
         dtype: of the engine's weights.
         sleeps: whether `llm` can sleep.
-        together: the processes that hold one copy of the engine's weights.
+        tp_group: the processes that hold one copy of the engine's weights.
         owns_group: whether torch's process group was made for `llm`, and ends with it.
     """
 
@@ -69,7 +69,7 @@ class VLLMEngine:
         tokenizer: PreTrainedTokenizerBase,
         dtype: torch.dtype,
         sleeps: bool = False,
-        together: Together = ALONE,
+        tp_group: TPGroup = ALONE,
         owns_group: bool = False,
     ) -> None:
         self.llm = llm
@@ -77,7 +77,7 @@ class VLLMEngine:
         self.tokenizer = tokenizer
         self.dtype = dtype
         self.sleeps = sleeps
-        self.together = together
+        self.tp_group = tp_group
         self.owns_group = owns_group
         self.asleep: set[Stage] = set()
         self.numbers = count()
@@ -93,18 +93,18 @@ class VLLMEngine:
     ) -> list[Group]:
         """See `Engine.generate`. Processes that hold the weights together generate for all of them."""
         self._wake(*STAGES)
-        engine, union = self.llm.llm_engine, self.together.union(prompts)
+        engine, gathered = self.llm.llm_engine, self.tp_group.gather_prompts(prompts)
         waiting: dict[str, int] = {}
         groups: dict[int, Group] = {}
         try:
-            for index, prompt in enumerate(union.prompts):
+            for index, prompt in enumerate(gathered.prompts):
                 request = str(next(self.numbers))
                 params = sampling_params(sampling, request_seed(seed, step, prompt.problem.id))
                 engine.add_request(request, self.read(prompt), params)
                 waiting[request] = index
             while engine.has_unfinished_requests():
                 for output in engine.step():
-                    number = waiting.pop(output.request_id) - union.own.start
+                    number = waiting.pop(output.request_id) - gathered.own.start
                     if not 0 <= number < len(prompts):
                         continue
                     groups[number] = Group(prompts[number], self._completions(output, sampling.n))
@@ -136,14 +136,14 @@ class VLLMEngine:
         return rendered
 
     def sync(self, model: nn.Module) -> dict[str, float]:
-        """See `Engine.sync`: sends the sides that are trained, resets what became stale, and compares checksums."""
+        """See `Engine.sync`: sends the parts that are trained, resets what became stale, and compares checksums."""
         self._wake("weights")
-        sides = trained_sides(model, self.family)
+        parts = trained_parts(model, self.family)
         sent: dict[str, Print] = {}
         with quiet():
-            self.llm.collective_rpc("take_weights", args=(self._noting(model, sides, sent),))
+            self.llm.collective_rpc("take_weights", args=(self._noting(model, parts, sent),))
         self.reset_prefix_cache()
-        if sides.vision:
+        if parts.vision:
             self.reset_image_caches()
         return {"sync/weights": float(len(sent)), "sync/verified": self._compare(sent)}
 
@@ -154,7 +154,7 @@ class VLLMEngine:
             StaleEngine: they differ.
         """
         sent: dict[str, Print] = {}
-        for _ in self._noting(model, Sides(), sent):
+        for _ in self._noting(model, TrainedParts(), sent):
             pass
         return self._compare(sent)
 
@@ -172,8 +172,8 @@ class VLLMEngine:
         self.llm.reset_mm_cache()
         self.llm.llm_engine.reset_encoder_cache()
 
-    def rest(self) -> None:
-        """See `Engine.rest`: with `sleeps`, weights go to main memory and the cache of keys and values is freed."""
+    def sleep(self) -> None:
+        """See `Engine.sleep`: with `sleeps`, weights go to main memory and the cache of keys and values is freed."""
         if self.sleeps and not self.asleep:
             self.llm.sleep(level=1)
             self.asleep = set(STAGES)
@@ -193,9 +193,9 @@ class VLLMEngine:
             self.llm.wake_up(tags=wanted)
             self.asleep -= set(wanted)
 
-    def _noting(self, model: nn.Module, sides: Sides, sent: dict[str, Print]) -> Iterator[tuple[str, Tensor]]:
+    def _noting(self, model: nn.Module, parts: TrainedParts, sent: dict[str, Print]) -> Iterator[tuple[str, Tensor]]:
         """The weights of `model` as the engine keeps them; the checksum of each goes into `sent` as it passes."""
-        for name, weight in named_weights(model, self.family, sides):
+        for name, weight in named_weights(model, self.family, parts):
             cast = weight.to(self.dtype)
             sent[name] = Print(checksum(cast), cast.numel())
             yield name, cast
@@ -206,7 +206,7 @@ class VLLMEngine:
         Weights that share a parameter there are compared together. Quantised ones cannot be, nor those that vLLM's CPU
         build packs away, nor split ones that some processes hold twice.
         """
-        workers = self.together.gather(self.llm.collective_rpc("held_weights", args=(list(sent),))[0])
+        workers = self.tp_group.gather(self.llm.collective_rpc("held_weights", args=(list(sent),))[0])
         totals: dict[str, Print] = {}
         for name, place in workers[0].items():
             before = totals.get(place.name, Print(0, 0))

@@ -16,7 +16,7 @@ import torch
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.vllm.engine import VLLMEngine
-from mmhicra.rollout.vllm.parallel import ALONE, Together
+from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
 from mmhicra.vlm.loading import LoadedModel
 
@@ -71,8 +71,8 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
             reason = " ".join(str(error).split())
             raise ConfigError(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error
     options = config.rollout.vllm
-    together = Together(tensor_parallel_group()) if options.tensor_parallel > 1 else ALONE
-    engine = VLLMEngine(llm, loaded.family, loaded.tokenizer, arguments["dtype"], options.sleep, together, alone)
+    tp_group = TPGroup(tensor_parallel_group()) if options.tensor_parallel > 1 else ALONE
+    engine = VLLMEngine(llm, loaded.family, loaded.tokenizer, arguments["dtype"], options.sleep, tp_group, alone)
     engine.verify(loaded.model)
     return engine
 

@@ -14,26 +14,26 @@ import torch.distributed as dist
 from mmhicra.core.records import Prompt
 
 
-class Union(NamedTuple):
+class GatheredPrompts(NamedTuple):
     """The prompts of several processes one after another, and which of them are this one's."""
 
     prompts: Sequence[Prompt]
     own: range
 
 
-class Together:
+class TPGroup:
     """The processes that share one copy; `group` is None if there is just one."""
 
     def __init__(self, group: Any) -> None:
         self.group = group
 
-    def union(self, prompts: Sequence[Prompt]) -> Union:
+    def gather_prompts(self, prompts: Sequence[Prompt]) -> GatheredPrompts:
         """The prompts of all. Every process must call it."""
         if self.group is None:
-            return Union(prompts, range(len(prompts)))
+            return GatheredPrompts(prompts, range(len(prompts)))
         shares = self.gather([_light(prompt) for prompt in prompts])
         start = sum(len(share) for share in shares[: dist.get_rank(self.group)])
-        return Union([prompt for share in shares for prompt in share], range(start, start + len(prompts)))
+        return GatheredPrompts([prompt for share in shares for prompt in share], range(start, start + len(prompts)))
 
     def gather(self, item: Any) -> list[Any]:
         """One `item` of each. Every process must call it."""
@@ -44,7 +44,7 @@ class Together:
         return items
 
 
-ALONE = Together(None)
+ALONE = TPGroup(None)
 
 
 def _light(prompt: Prompt) -> Prompt:

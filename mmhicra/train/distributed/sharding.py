@@ -98,9 +98,9 @@ class GatheringEngine:
         """See `Engine.sync`."""
         return self.engine.sync(model)
 
-    def rest(self) -> None:
-        """See `Engine.rest`."""
-        self.engine.rest()
+    def sleep(self) -> None:
+        """See `Engine.sleep`."""
+        self.engine.sleep()
 
 
 @contextmanager

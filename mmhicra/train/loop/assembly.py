@@ -206,7 +206,7 @@ def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sa
 
 def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
     """What looks at images ahead of training, if the vision side stays as it is."""
-    if not config.model.sees_always_alike:
+    if not config.model.vision_frozen:
         return None
     return FrozenVision(model.model, model.family, config.model.precision, config.model.vision_cache)
 
@@ -224,7 +224,7 @@ def make_policy(
         precision=config.model.precision,
         attention=choose(config.model.attention, accelerator.device, config.model.precision),
         nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
-        looks_always=accelerator.num_processes > 1 and not config.model.sees_always_alike,
+        always_runs_vision=accelerator.num_processes > 1 and not config.model.vision_frozen,
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
     if sharded(config, accelerator):

@@ -86,7 +86,7 @@ class Benchmarks:
             for groups in self.asking.answer(problems, lambda done: terminal.advance(bar, done)):
                 items = [questions.items[place] for place in mine[len(answered) : len(answered) + len(groups)]]
                 answered += responses_of(items, groups)
-        self.asking.engine.rest()
+        self.asking.engine.sleep()
         return trainer.ranks.gather_shares(answered)
 
 

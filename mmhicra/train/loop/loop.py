@@ -217,7 +217,7 @@ class Run:
                 at_a_time=max(1, self.config.rollout.max_sequences // options.n),
                 on_finish=lambda done: self.terminal.advance(bar, done),
             )
-        trainer.collector.engine.rest()
+        trainer.collector.engine.sleep()
         result = summarise(trainer.ranks.gather_shares(outcomes))
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
         return evaluation_facts(result)

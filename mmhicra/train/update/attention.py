@@ -61,23 +61,28 @@ def varlen(
     kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float
 ) -> Tensor:
     """`flash` by any kernel for sequences of different lengths whose causal mask is aligned to their ends."""
-    sights = layout.sights
+    index = layout.varlen
     return kernel(
         query,
-        key[sights.index],
-        value[sights.index],
-        (sights.query_borders, sights.key_borders),
-        (sights.longest_query, sights.longest_sight),
+        key[index.index],
+        value[index.index],
+        (index.cu_seqlens_q, index.cu_seqlens_k),
+        (index.max_seqlen_q, index.max_seqlen_k),
         scale,
     )
 
 
 def _flash(
-    query: Tensor, key: Tensor, value: Tensor, borders: tuple[Tensor, Tensor], longest: tuple[int, int], scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: tuple[Tensor, Tensor],
+    max_seqlens: tuple[int, int],
+    scale: float,
 ) -> Tensor:
     # `torch.nn.attention.varlen` calls the same, under arguments that changed from 2.11 to 2.13.
     return torch.ops.aten._flash_attention_forward(
-        query, key, value, *borders, *longest, 0.0, True, return_debug_mask=False, scale=scale
+        query, key, value, *cu_seqlens, *max_seqlens, 0.0, True, return_debug_mask=False, scale=scale
     )[0]
 
 

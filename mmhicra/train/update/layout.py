@@ -1,5 +1,12 @@
 """Where prompts and responses lie in a flat row: `[prompt][response 1]...[response G][next prompt]...`.
 
+A row of two pieces, a prompt `abc` with responses `de` and `f`, and a prompt `g` with one response `hi`:
+
+    tokens        a b c d e f g h i       L = 9
+    span          0 0 0 1 1 2 3 4 4       `owners[0]`: the prompt or response that a token belongs to
+    prompt        0 0 0 0 0 0 3 3 3       `owners[1]`: the span of its prompt
+    e attends to  a b c d e               the prompt of its piece and the response so far, never `f` or `g`
+
 Shapes: L tokens of the row.
 """
 
@@ -108,19 +115,19 @@ class Layout:
         return create_block_mask(sees, None, None, len(self), len(self), device=str(self.device))
 
     @cached_property
-    def sights(self) -> Sights:
-        """What each span sees, one after another, for a kernel that takes sequences of different lengths."""
+    def varlen(self) -> VarlenIndex:
+        """The keys that each span attends to, span after span, for kernels that take sequences of different lengths."""
         index: list[Tensor] = []
         for piece in self.pieces:
             prompt = torch.arange(piece.prompt.start, piece.prompt.end)
             index += [prompt, *(torch.cat([prompt, torch.arange(s.start, s.end)]) for s in piece.responses)]
         queries, keys = [len(span) for span in self.spans], [len(part) for part in index]
-        return Sights(
+        return VarlenIndex(
             index=torch.cat(index).to(self.device),
-            query_borders=_borders(queries).to(self.device),
-            key_borders=_borders(keys).to(self.device),
-            longest_query=max(queries),
-            longest_sight=max(keys),
+            cu_seqlens_q=_cumulated(queries).to(self.device),
+            cu_seqlens_k=_cumulated(keys).to(self.device),
+            max_seqlen_q=max(queries),
+            max_seqlen_k=max(keys),
         )
 
     @cached_property
@@ -136,22 +143,29 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Sights:
-    """What spans see: a prompt itself, a response its prompt and then itself. S spans, N keys in all.
+class VarlenIndex:
+    """A row as a batch of sequences of different lengths, in the terms of flash-attention. S spans, N keys in all.
+
+    Every span is a sequence of its own: its queries are its tokens, its keys are those of its prompt and then its own.
+    A row of a prompt of 2 tokens with responses of 1 and 2 has
+
+        index         0 1 | 0 1 2 | 0 1 3 4       keys to gather from the row, span after span
+        cu_seqlens_q  0 2 3 5                     where each span's queries begin, and the end
+        cu_seqlens_k  0 2 5 9                     where each span's keys begin in `index`, and the end
 
     Attributes:
         index: (N,) int64 positions in the row.
-        query_borders: (S + 1,) int32, where each span begins in the row, and the end.
-        key_borders: (S + 1,) int32, where its keys begin in `index`, and the end.
-        longest_query: tokens of the longest span.
-        longest_sight: the most keys of a span.
+        cu_seqlens_q: (S + 1,) int32.
+        cu_seqlens_k: (S + 1,) int32.
+        max_seqlen_q: tokens of the longest span.
+        max_seqlen_k: the most keys of a span.
     """
 
     index: Tensor
-    query_borders: Tensor
-    key_borders: Tensor
-    longest_query: int
-    longest_sight: int
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,5 +213,5 @@ class SpanBatch:
             row.index_copy_(0, self.positions, values.flatten(0, 1) if self.real is None else values[self.real])
 
 
-def _borders(lengths: Sequence[int]) -> Tensor:
+def _cumulated(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)

@@ -28,8 +28,8 @@ class Policy(nn.Module):
         precision: `bf16` computes under autocast.
         attention: a name in `attention.ATTENTIONS` that this machine can run.
         nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
-        looks_always: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it: one
-            that skipped the tower would leave the others waiting for its part.
+        always_runs_vision: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it:
+            one that skipped the tower would leave the others waiting for its part.
     """
 
     banned: Tensor
@@ -45,7 +45,7 @@ class Policy(nn.Module):
         precision: Literal["fp32", "bf16"] = "fp32",
         attention: str = "segments",
         nucleus: float | None = None,
-        looks_always: bool = False,
+        always_runs_vision: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -55,7 +55,7 @@ class Policy(nn.Module):
         self.precision = precision
         self.attention = attention
         self.nucleus = nucleus
-        self.looks_always = looks_always
+        self.always_runs_vision = always_runs_vision
         # For good: gradient checkpointing asks for it again in the backward pass.
         family.language_model(model).config._attn_implementation = registered(attention)
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
@@ -69,8 +69,8 @@ class Policy(nn.Module):
             hidden, _ = self.family.hidden_states(
                 self.model, embedded, batch.positions.unsqueeze(1), None, layout=batch.layout
             )
-            if self.looks_always and batch.images is None:
-                hidden = hidden + 0.0 * self.family.look_at_nothing(self.model)
+            if self.always_runs_vision and batch.images is None:
+                hidden = hidden + 0.0 * self.family.dummy_vision_forward(self.model)
             states = hidden[0].index_select(0, batch.predictors)
             return token_stats(
                 states,

@@ -3,6 +3,12 @@
 Every span, prompt or response, attends causally to itself; every response attends to its whole prompt besides. Both
 partial softmaxes come with their log-sum-exp, which is all it takes to put them together, and with the log-sum-exp of
 the whole each part's backward pass is exact on its own (as in ring attention, arXiv 2310.01889, section 3).
+
+    keys      prompt  response 1  response 2
+    prompt    within                            `within`: every span causally with itself, spans of like length batched
+    resp. 1   across  within                    `across`: all responses of a piece, without a mask, with their prompt
+    resp. 2   across              within        what is empty here is never computed
+
 Shapes: L tokens of the row, H query heads, K key-value heads, D head size; N tokens of a piece's responses, or N spans.
 """
 
