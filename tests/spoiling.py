@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 import mmhicra.train.trainer as module
 from mmhicra.cli import main
 from mmhicra.core.errors import UserError
-from mmhicra.evaluate.runner import Asking
+from mmhicra.evaluate.runner import BenchmarkRunner
 
 SPOILT = "SPOILT"
 """Environment variable: `spoilt_sums` arguments as JSON."""
@@ -89,7 +89,7 @@ def refusing_answers(rank):
         raise UserError(f"refused by rank {rank}")
 
     if int(os.environ["RANK"]) == rank:
-        Asking.answer = refuse
+        BenchmarkRunner.answer = refuse
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--processes is {options.processes}: training takes at least one")
     from rich.console import Console
 
-    from mmhicra.doctor.examination import Examination
+    from mmhicra.doctor.doctor import Doctor
     from mmhicra.doctor.lines import ConfigLines
     from mmhicra.doctor.terminal import as_dict, show_report
 
@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> int:
         def progress(title: str, done: int, total: int) -> None:
             status.update(f"{title}: {done} of {total}" if total else title)
 
-        examination = Examination(options.config, options.overrides, options.processes, progress)
-        report = examination.run()
-    lines = ConfigLines(options.config, options.overrides, getattr(examination, "config", None))
+        doctor = Doctor(options.config, options.overrides, options.processes, progress)
+        report = doctor.run()
+    lines = ConfigLines(options.config, options.overrides, getattr(doctor, "config", None))
     if options.json:
         print(json.dumps(as_dict(report, lines), indent=1))
     else:

@@ -11,7 +11,7 @@ import torch
 
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.train.update.attention import choose
 
 GIB = 2**30
@@ -53,9 +53,9 @@ def cpu() -> Device:
     return Device("cpu", f"CPU, {os.cpu_count()} cores", total, free)
 
 
-def check_devices(config: RunConfig, devices: list[Device], processes: int) -> Check:
+def check_devices(config: RunConfig, devices: list[Device], processes: int) -> CheckResult:
     """Say what there is, and whether the configuration can compute on it."""
-    check = Check("devices", "Devices")
+    check = CheckResult("devices", "Devices")
     check.facts = {
         "devices": [vars(device) for device in devices],
         "processes": processes,

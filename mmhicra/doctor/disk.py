@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmhicra.config import RunConfig
-from mmhicra.doctor.findings import Check, Remedy
+from mmhicra.doctor.findings import CheckResult, Remedy
 from mmhicra.train.loop.disk import bytes_text, disk_need, free_bytes
 from mmhicra.vlm.shape import ModelShape
 
 
-def check_disk(config: RunConfig, shape: ModelShape) -> Check:
+def check_disk(config: RunConfig, shape: ModelShape) -> CheckResult:
     """Compare checkpoints and rollouts with what is free."""
-    check = Check("disk", "Disk")
+    check = CheckResult("disk", "Disk")
     need, free = disk_need(config, shape.parameters, shape.trained), free_bytes(Path(config.run_folder))
     check.facts = {
         "checkpoint": need.checkpoint,

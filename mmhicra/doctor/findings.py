@@ -1,4 +1,4 @@
-"""What a check finds: facts, faults with their remedies, and what it could not look at. Plain data, JSON-able."""
+"""What a check finds: facts, faults with their remedies, and what it could not check. Plain data, JSON-able."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Grid:
 
 
 @dataclass
-class Check:
-    """One look at the configuration.
+class CheckResult:
+    """What one check of the configuration found.
 
     Attributes:
         name: for `--json`.
@@ -99,7 +99,7 @@ class Report:
 
     config: str
     version: str
-    checks: Sequence[Check]
+    checks: Sequence[CheckResult]
 
     @property
     def faults(self) -> list[Fault]:

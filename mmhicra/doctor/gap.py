@@ -8,7 +8,7 @@ from typing import Any
 
 from mmhicra.config import RunConfig
 from mmhicra.core.records import Group, Prompt
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.rollout.engine import Engine, PromptMismatch, Sampling
 from mmhicra.train.guard import Limits, Look, looks_of, mean_error, worst_prompt
 from mmhicra.train.update.policy import Policy
@@ -26,11 +26,11 @@ def check_gap(
     prompts: Sequence[Prompt],
     tokenizer: Any,
     judge: Callable[[Sequence[Group]], None] | None = None,
-) -> Check:
+) -> CheckResult:
     """Roll out, score again, and compare as the alignment guard does. Top-p and top-k are left off: the trainer does
     not follow them. `judge` rewards the responses, of which the check says how many are right.
     """
-    check = Check("gap", f"Log-probs of {ROLLOUTS} rollouts")
+    check = CheckResult("gap", f"Log-probs of {ROLLOUTS} rollouts")
     each = -(-ROLLOUTS // len(prompts))
     tokens = min(TOKENS, sampling.max_new_tokens)
     try:
@@ -72,7 +72,7 @@ def check_gap(
     return check
 
 
-def _tell_right(check: Check, groups: Sequence[Group], cut: bool) -> None:
+def _tell_right(check: CheckResult, groups: Sequence[Group], cut: bool) -> None:
     """How many responses are right: where all or none are, training has nothing to go by."""
     verdicts = [c.reward.verdict for group in groups for c in group.completions if c.reward is not None]
     right = verdicts.count("right")
@@ -87,7 +87,7 @@ def _tell_right(check: Check, groups: Sequence[Group], cut: bool) -> None:
         )
 
 
-def _blame(check: Check, error: float, worst: Sequence[Look], tokenizer: Any) -> None:
+def _blame(check: CheckResult, error: float, worst: Sequence[Look], tokenizer: Any) -> None:
     look = max(worst, key=lambda each: each.error / each.tokens)
     place, token, engine, trainer = look.first
     said = tokenizer.convert_ids_to_tokens(token)

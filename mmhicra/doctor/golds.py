@@ -6,7 +6,7 @@ import statistics
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Problem, RewardRecord
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.problems import Progress, Reader, list_golds, smallest_share, too_many_refused
 from mmhicra.rewards.reward import FormatStyle, Rewarder
 
@@ -16,9 +16,9 @@ NONSENSE_CHECKED = 64
 """So many problems are answered by nonsense as well: a reward that pays for it teaches nothing."""
 
 
-def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = None) -> Check:
+def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = None) -> CheckResult:
     """Score the gold of every problem, and nonsense in its place for some."""
-    check = Check("golds", "Reward on the gold answers")
+    check = CheckResult("golds", "Reward on the gold answers")
     assert reader.loaded is not None
     problems = [*reader.loaded.train, *reader.loaded.held_out]
     style = reader.config.reward.format_style
@@ -45,7 +45,11 @@ def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = 
 
 
 def _judge(
-    check: Check, reader: Reader, problems: list[Problem], records: list[RewardRecord], nonsense: list[RewardRecord]
+    check: CheckResult,
+    reader: Reader,
+    problems: list[Problem],
+    records: list[RewardRecord],
+    nonsense: list[RewardRecord],
 ) -> None:
     totals = [record.total for record in records]
     failed = [(p, r) for p, r in zip(problems, records, strict=True) if r.parts["accuracy"] != 1.0]

@@ -304,8 +304,8 @@ def sampling(shape: ModelShape, load: Load) -> int:
     return load.sequences * shape.vocabulary * (2 * FLOAT + 2 * DOUBLE)
 
 
-def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
-    """The most tokens per micro-batch that fit into `room` bytes, rounded down to 256; None if not even one group's
+def largest_budget(shape: ModelShape, load: Load, capacity: int) -> int | None:
+    """The most tokens per micro-batch that fit into `capacity` bytes, rounded down to 256; None if not even one group's
     prompt and response do.
 
     More than a whole optimizer step holds is never used, so that is the most it says.
@@ -315,13 +315,13 @@ def largest_budget(shape: ModelShape, load: Load, room: int) -> int | None:
     most = load.whole
 
     def fits(budget: int) -> bool:
-        return plan_memory(shape, replace(load, budget=budget)).total("update") <= room
+        return plan_memory(shape, replace(load, budget=budget)).total("update") <= capacity
 
     return _largest(fits, least, most, 256)
 
 
-def most_sequences(shape: ModelShape, load: Load, room: int, phase: Phase) -> int | None:
-    """The most completions that can decode at a time in `room` bytes, in whole groups; None if not even one group."""
+def most_sequences(shape: ModelShape, load: Load, capacity: int, phase: Phase) -> int | None:
+    """The most completions that decode at a time in `capacity` bytes, in whole groups; None if not even one group."""
     evaluation = phase == "evaluation"
     group = load.evaluation_group if evaluation else load.group
     now = load.evaluation_sequences if evaluation else load.sequences
@@ -329,7 +329,7 @@ def most_sequences(shape: ModelShape, load: Load, room: int, phase: Phase) -> in
     def fits(groups: int) -> bool:
         count = groups * group
         changed = replace(load, evaluation_sequences=count) if evaluation else replace(load, sequences=count)
-        return plan_memory(shape, changed).total(phase) <= room
+        return plan_memory(shape, changed).total(phase) <= capacity
 
     groups = _largest(fits, 1, max(1, now // group), 1)
     return None if groups is None else groups * group

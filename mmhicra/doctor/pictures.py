@@ -9,7 +9,7 @@ from typing import Any
 
 from mmhicra.config import DataConfig
 from mmhicra.config.data import NOT_READ
-from mmhicra.doctor.findings import Check, Grid
+from mmhicra.doctor.findings import CheckResult, Grid
 from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.processing import ImageSize, warn_of_shrinking
 
@@ -18,9 +18,9 @@ EDGES = (0, 64, 128, 224, 336, 448, 672, 1024, 1536, 2048, 4096, 10**6)
 BAR = 14
 
 
-def check_images(reader: Reader) -> Check:
+def check_images(reader: Reader) -> CheckResult:
     """A histogram by pixels, with tokens per image and what is resized."""
-    check = Check("images", "Images")
+    check = CheckResult("images", "Images")
     limits = reader.config.data
     images = [image for size in reader.sizes.values() for image in size.images]
     if not images:

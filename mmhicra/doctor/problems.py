@@ -12,7 +12,7 @@ from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, summarise_refused
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.lines import named_field
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.workers import Verifier
@@ -92,9 +92,9 @@ class Reader:
         return [row for row in (self.loaded.refused if self.loaded else ()) if row.id in known]
 
 
-def check_data(reader: Reader, progress: Progress | None = None) -> Check:
+def check_data(reader: Reader, progress: Progress | None = None) -> CheckResult:
     """Read the data, and judge what is refused as training would; golds are judged by `check_golds`."""
-    config, check = reader.config, Check("data", "Data")
+    config, check = reader.config, CheckResult("data", "Data")
     try:
         loaded = reader.read(progress)
     except DataError as refusal:
@@ -192,7 +192,7 @@ def _list_rows(title: str, rows: Sequence[RefusedRow]) -> Grid:
     return Grid(title, ("row", "why"), shown)
 
 
-def _blame_long(check: Check, reader: Reader) -> None:
+def _blame_long(check: CheckResult, reader: Reader) -> None:
     """Prompts over the limit, in one fault."""
     if not reader.long:
         return

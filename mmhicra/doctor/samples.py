@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.core.records import Problem, Prompt
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.loading import LoadedProcessor
 from mmhicra.vlm.processing import PromptBuilder, PromptSize
@@ -63,7 +63,7 @@ def choose_samples(reader: Reader, count: int = SAMPLES) -> list[Problem]:
 
 def check_samples(
     reader: Reader, builder: PromptBuilder, loaded: LoadedProcessor, empty: Any
-) -> tuple[Check, list[Prompt]]:
+) -> tuple[CheckResult, list[Prompt]]:
     """Compare both sides of real samples; returns their prompts as well.
 
     Args:
@@ -72,7 +72,7 @@ def check_samples(
         loaded: the model's folder.
         empty: the model without weights, for its positions.
     """
-    check = Check("samples", "Trainer and engine on real samples")
+    check = CheckResult("samples", "Trainer and engine on real samples")
     prompts = [builder.build(problem) for problem in choose_samples(reader)]
     rows, facts = [], []
     for prompt in prompts:
@@ -124,7 +124,7 @@ def compare(prompt: Prompt, seen: Seen) -> dict[str, bool]:
     }
 
 
-def _blame_limits(check: Check, reader: Reader, loaded: LoadedProcessor, facts: Sequence[dict[str, Any]]) -> None:
+def _blame_limits(check: CheckResult, reader: Reader, loaded: LoadedProcessor, facts: Sequence[dict[str, Any]]) -> None:
     """The folder's own pixel limits change what the trainer's have made."""
     data, size = reader.config.data, loaded.processor.image_processor.size
     least, most = int(size["shortest_edge"]), int(size["longest_edge"])

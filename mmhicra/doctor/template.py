@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from transformers.utils.hub import cached_file
 
 from mmhicra.config import RunConfig
-from mmhicra.doctor.findings import Check, Remedy
+from mmhicra.doctor.findings import CheckResult, Remedy
 from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.loading import LoadedProcessor
 
@@ -28,9 +28,9 @@ QUESTION: list[dict[str, Any]] = [
 ANSWERED: list[dict[str, Any]] = [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": REPLY}]}]
 
 
-def check_template(config: RunConfig, loaded: LoadedProcessor) -> Check:
+def check_template(config: RunConfig, loaded: LoadedProcessor) -> CheckResult:
     """Render a chat with an image by every template the folder holds, and see that the model knows its marks."""
-    check = Check("template", "Chat template")
+    check = CheckResult("template", "Chat template")
     used = str(loaded.processor.chat_template)
     chat = render(loaded.processor, used, QUESTION)
     if isinstance(chat, ChatTemplateError):
@@ -90,7 +90,7 @@ def render(processor: Any, template: str, messages: list[dict[str, Any]]) -> str
         return error
 
 
-def _check_end(check: Check, config: RunConfig, loaded: LoadedProcessor, template: str) -> None:
+def _check_end(check: CheckResult, config: RunConfig, loaded: LoadedProcessor, template: str) -> None:
     """A response is over at the token that closes the assistant's turn: sampling has to stop there."""
     whole = render(loaded.processor, template, ANSWERED)
     tail = "" if isinstance(whole, ChatTemplateError) else whole.rpartition(REPLY)[2]

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mmhicra.doctor.findings import MARKS, Check, Grid, Remedy, Report, State
+from mmhicra.doctor.findings import MARKS, CheckResult, Grid, Remedy, Report, State
 from mmhicra.doctor.lines import ConfigLines
 
 COLOURS: dict[State, str] = {"well": "green", "doubtful": "yellow", "faulty": "red", "not checked": "yellow"}
@@ -27,7 +27,7 @@ def show_report(report: Report, lines: ConfigLines, console: Console) -> None:
     console.print(verdict(report, lines))
 
 
-def show_check(check: Check, console: Console) -> None:
+def show_check(check: CheckResult, console: Console) -> None:
     """One check: mark, title, summary, then its tables, notes and faults."""
     colour = COLOURS[check.state]
     console.print(Text.assemble((f" {MARKS[check.state]} ", f"bold {colour}"), (check.title, "bold")))

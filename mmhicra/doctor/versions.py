@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mmhicra.config import RunConfig
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 
 IMPORTS = ("torch", "torchvision", "transformers", "accelerate", "qwen_vl_utils", "math_verify")
 """What must come up for anything else to work; builds that do not fit together show here."""
@@ -55,9 +55,9 @@ OPTIONAL = (
 )
 
 
-def check_versions(config: RunConfig) -> Check:
+def check_versions(config: RunConfig) -> CheckResult:
     """Compare what is installed with what mmhicra declares, and see that the libraries come up."""
-    check = Check("versions", "Versions")
+    check = CheckResult("versions", "Versions")
     rows: list[list[str]] = [_python_row(check)]
     for requirement in declared():
         rows.append(_required_row(check, requirement))
@@ -117,7 +117,7 @@ def broken_import() -> str | None:
     return None
 
 
-def _python_row(check: Check) -> list[str]:
+def _python_row(check: CheckResult) -> list[str]:
     found, wanted = platform.python_version(), importlib.metadata.metadata("mmhicra")["Requires-Python"]
     if SpecifierSet(wanted).contains(found, prereleases=True):
         return ["python", found, wanted, ""]
@@ -125,7 +125,7 @@ def _python_row(check: Check) -> list[str]:
     return ["python", found, wanted, "wrong"]
 
 
-def _required_row(check: Check, requirement: Requirement) -> list[str]:
+def _required_row(check: CheckResult, requirement: Requirement) -> list[str]:
     found, wanted = installed(requirement.name), str(requirement.specifier)
     if found is not None and requirement.specifier.contains(found, prereleases=True):
         return [requirement.name, found, wanted, ""]
@@ -135,7 +135,7 @@ def _required_row(check: Check, requirement: Requirement) -> list[str]:
     return [requirement.name, found or "missing", wanted, "wrong" if found else "missing"]
 
 
-def _optional_row(check: Check, optional: OptionalPackage) -> list[str]:
+def _optional_row(check: CheckResult, optional: OptionalPackage) -> list[str]:
     found = next(filter(None, map(installed, optional.distributions)), None)
     specifiers = {r.name: r.specifier for r in declared(optional.extra)}
     wanted = next((s for name, s in specifiers.items() if name in optional.distributions), SpecifierSet())

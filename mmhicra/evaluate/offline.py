@@ -15,11 +15,11 @@ from mmhicra.evaluate.model import billions, model_facts, open_engine, versions
 from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
 from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.runner import (
-    Asking,
+    BenchmarkRunner,
     benchmark_prompts,
     decoding_facts,
     limits_facts,
-    make_asking,
+    make_runner,
     responses_of,
     score_responses,
 )
@@ -87,12 +87,12 @@ def evaluate_model(
     model = load_policy(config.model, config.seed)
     done: list[Evaluated] = []
     with open_engine(config, model, checkpoint) as engine, Verifier(time_limit=TIME_LIMIT) as verifier:
-        asking = make_asking(config, model, engine)
-        generation = generation_facts(config, model, asking, str(checkpoint or config.model.path), name)
+        runner = make_runner(config, model, engine)
+        generation = generation_facts(config, model, runner, str(checkpoint or config.model.path), name)
         for questions in sets:
             if overwrite:
                 remove_stored(folder, questions.name)
-            store = generate(questions, asking, folder, generation, watcher)
+            store = generate(questions, runner, folder, generation, watcher)
             scores = score_responses(questions, store.by_question(), verifier, generation, judge)
             for mode, scored in scores.items():
                 path = folder / f"{questions.name}.{mode}.json"
@@ -114,24 +114,24 @@ def check_all(config: RunConfig, sets: list[QuestionSet], model: LoadedProcessor
 
 
 def generate(
-    questions: QuestionSet, asking: Asking, folder: Path, generation: Mapping[str, Any], watcher: Watcher
+    questions: QuestionSet, runner: BenchmarkRunner, folder: Path, generation: Mapping[str, Any], watcher: Watcher
 ) -> ResponseStore:
     """Answer what is not answered yet."""
     facts = {"prompt": questions.prompt, "questions": questions.facts(), **generation}
-    store = ResponseStore(folder, questions, facts, asking.sampling.n, asking.at_a_time)
-    total, n = len(questions.items), asking.sampling.n
+    store = ResponseStore(folder, questions, facts, runner.sampling.n, runner.at_a_time)
+    total, n = len(questions.items), runner.sampling.n
     if store.answered:
         watcher.say(f"{questions.name}: {store.answered} of {total} questions are answered already")
     start = store.answered
     with watcher.watch(f"answering {questions.name}", total * n, start * n) as bar:
         told = lambda done: watcher.advance(bar, start * n + done)  # noqa: E731
-        for groups in asking.answer(questions.problems[start:], told):
+        for groups in runner.answer(questions.problems[start:], told):
             store.append(responses_of(questions.items[store.answered :][: len(groups)], groups))
     return store
 
 
 def generation_facts(
-    config: RunConfig, model: LoadedModel, asking: Asking, path: str, name: str | None
+    config: RunConfig, model: LoadedModel, runner: BenchmarkRunner, path: str, name: str | None
 ) -> dict[str, Any]:
     """How responses come about; a folder with responses that came about otherwise is refused."""
     return {
@@ -143,8 +143,8 @@ def generation_facts(
         "engine": config.rollout.engine,
         "precision": config.model.precision,
         "limits": limits_facts(config),
-        "decoding": decoding_facts(asking.sampling),
+        "decoding": decoding_facts(runner.sampling),
         "seed": config.seed,
-        "at_a_time": asking.at_a_time,
+        "at_a_time": runner.at_a_time,
         "versions": versions(),
     }

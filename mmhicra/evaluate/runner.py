@@ -23,7 +23,7 @@ EVALUATION_STEP = -1
 
 
 @dataclass(frozen=True)
-class Asking:
+class BenchmarkRunner:
     """How questions are put to a model, alike in the loop and offline.
 
     Attributes:
@@ -62,10 +62,10 @@ class Asking:
             )
 
 
-def make_asking(config: RunConfig, model: LoadedModel, engine: Engine) -> Asking:
+def make_runner(config: RunConfig, model: LoadedModel, engine: Engine) -> BenchmarkRunner:
     """How `config.eval` says benchmarks are asked."""
     sampling = benchmark_sampling(config, model)
-    return Asking(
+    return BenchmarkRunner(
         engine=engine,
         prompts=benchmark_prompts(config, model),
         sampling=sampling,

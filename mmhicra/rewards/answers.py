@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmhicra.core.records import AnswerKind
-from mmhicra.rewards.guesses import guess_number, states_number
+from mmhicra.rewards.fallback_extraction import guess_number, states_number
+from mmhicra.rewards.fallback_options import guess_option, guess_yes_or_no
 from mmhicra.rewards.notation import brace_pairs, plain
-from mmhicra.rewards.option_guesses import guess_option, guess_yes_or_no
 from mmhicra.rewards.options import options_named
 from mmhicra.rewards.sentences import first_turn
 from mmhicra.rewards.statements import asks_yes_or_no
@@ -107,7 +107,7 @@ def extract(
         response: what the model wrote, hostile or not.
         kind: `choice` adds the rules that look for option letters.
         loose: for evaluation, never for rewards. A `phrase` or `bold` without a number does not count where a number is
-            wanted, and as a last resort the answer is guessed (`GUESSES`; see `guesses`).
+            wanted, and as a last resort the answer is guessed (`GUESSES`; see `fallback_extraction`).
         question: its numbers are no answer if there are others. Only read with `loose`.
         choices: the options of a multiple-choice problem.
     """

@@ -11,7 +11,7 @@ from mmhicra.core.records import RewardRecord
 from mmhicra.data.generated.visual_math import generate
 from mmhicra.doctor.gap import check_gap
 from mmhicra.doctor.memory import Load
-from mmhicra.doctor.pace import Pace, longest_step
+from mmhicra.doctor.step_time import StepTime, longest_step
 from mmhicra.rollout.engine import sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.update.policy import Policy
@@ -72,7 +72,7 @@ def test_the_longest_step_adds_up(tmp_path):
         sequences=8,
         step_prompts=6,
     )
-    seconds = longest_step(config, load, Pace(prefill=0.5, token=0.01, micro_batch=2.0, tokens=900, peak=None))
+    seconds = longest_step(config, load, StepTime(prefill=0.5, token=0.01, micro_batch=2.0, tokens=900, peak=None))
     assert seconds["rollout"] == pytest.approx(3 * (0.5 + 100 * 0.01))
     assert seconds["update"] == pytest.approx(2 * 6 * 450 / 900 * 2.0)
     assert seconds["log-probs before"] == pytest.approx(6 * 450 / 900 * 2.0 / 3)

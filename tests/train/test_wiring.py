@@ -82,7 +82,7 @@ SCENES = {
         "data.system_prompt": ("Be brief.", lambda run: run.prompt.count("Be brief."), 1),
         "data.instruction": ("In a box.", lambda run: run.prompt.count("In a box."), 1),
         "data.min_pixels": (3000, lambda run: run.collector.prompts.limits["min_pixels"]),
-        "data.max_pixels": (90_000, lambda run: run.asking.prompts.limits["max_pixels"]),
+        "data.max_pixels": (90_000, lambda run: run.runner.prompts.limits["max_pixels"]),
         "data.max_prompt_tokens": (333, lambda run: run.collector.prompts.data.max_prompt_tokens),
         "rollout.n": (3, lambda run: run.collector.sampling.n),
         "rollout.temperature": (0.7, lambda run: run.trainer.unwrapped.temperature),
@@ -125,7 +125,7 @@ SCENES = {
         "eval.problems": (2, lambda run: len(run.parts.held_out)),
         "eval.n": (4, lambda run: run.evaluation.n),
         "eval.temperature": (0.3, lambda run: run.evaluation.temperature),
-        "eval.max_new_tokens": (44, lambda run: run.asking.sampling.max_new_tokens),
+        "eval.max_new_tokens": (44, lambda run: run.runner.sampling.max_new_tokens),
     },
     "whole model": {
         "model.freeze.vision_tower": (False, lambda run: any("visual.blocks" in name for name in run.trained), True),
@@ -231,7 +231,7 @@ def scenes(tmp_path_factory):
                 model=model,
                 trainer=trainer,
                 collector=collector,
-                asking=parts.benchmarks.asking,
+                runner=parts.benchmarks.runner,
                 evaluation=parts.evaluation_sampling,
                 tokenizer=parts.processor.tokenizer,
                 prompt=parts.processor.tokenizer.decode(collector.prompts.build(collector.stream.problems[0]).ids),
@@ -253,17 +253,17 @@ def test_a_field_arrives(scenes, scene, field):
 def test_one_field_may_work_in_several_places(scenes):
     run = scenes("adapters")
     trainer, guard = run.trainer, run.trainer.guard.limits
-    assert run.asking.seed == 11
+    assert run.runner.seed == 11
     assert (run.collector.engine.precision, run.collector.vision.precision) == ("bf16", "bf16")
     assert guard.stop == 1.05, "that of bf16"
     assert run.parts.benchmarks.verifier.workers == 1
     assert run.parts.benchmarks.verifier.time_limit == TIME_LIMIT, "benchmarks are scored as `mmhicra eval` does"
-    assert run.asking.prompts.data.instruction == "", "benchmarks have prompts of their own"
-    assert run.asking.prompts.data.system_prompt == "Be brief."
-    assert run.asking.prompts.limits == run.collector.prompts.limits
-    assert run.asking.sampling.stop_token_ids == run.collector.sampling.stop_token_ids
-    assert (run.asking.sampling.n, run.asking.sampling.temperature) == (4, 0.3)
-    assert run.asking.at_a_time == 9 // 4
+    assert run.runner.prompts.data.instruction == "", "benchmarks have prompts of their own"
+    assert run.runner.prompts.data.system_prompt == "Be brief."
+    assert run.runner.prompts.limits == run.collector.prompts.limits
+    assert run.runner.sampling.stop_token_ids == run.collector.sampling.stop_token_ids
+    assert (run.runner.sampling.n, run.runner.sampling.temperature) == (4, 0.3)
+    assert run.runner.at_a_time == 9 // 4
     assert run.evaluation.max_new_tokens == 32
     assert run.collector.policy is trainer.policy
 
@@ -288,7 +288,7 @@ def test_the_placebo_is_drawn_by_the_seed(scenes, monkeypatch):
 
 def test_what_is_evaluated_is_sampled_from_the_whole_vocabulary(scenes):
     run = scenes("whole model")
-    assert [(each.top_p, each.top_k) for each in (run.evaluation, run.asking.sampling)] == [(1.0, 0)] * 2
+    assert [(each.top_p, each.top_k) for each in (run.evaluation, run.runner.sampling)] == [(1.0, 0)] * 2
 
 
 def test_adapters_begin_as_the_seed_says(scenes):

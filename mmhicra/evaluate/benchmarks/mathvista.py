@@ -18,7 +18,7 @@ from mmhicra.evaluate.benchmarks.cells import choices_of, object_of, required, t
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
 from mmhicra.evaluate.scoring.robust import blank_record, named_options, read_answer
 from mmhicra.rewards.answers import Extraction, final_text
-from mmhicra.rewards.guesses import number_stated
+from mmhicra.rewards.fallback_extraction import number_stated
 from mmhicra.rewards.notation import LONGEST_ANSWER
 from mmhicra.rewards.options import LETTERS
 from mmhicra.rewards.values import read_value

@@ -31,7 +31,7 @@ from mmhicra.evaluate.model import open_engine
 from mmhicra.evaluate.offline import Evaluated, Watcher, check_all, generation_facts
 from mmhicra.evaluate.questions import QuestionSet, load_question_set
 from mmhicra.evaluate.results import write_result
-from mmhicra.evaluate.runner import make_asking
+from mmhicra.evaluate.runner import make_runner
 from mmhicra.evaluate.scoring.records import Mode, Response, SampleRecord
 from mmhicra.evaluate.scoring.score import Scores, summarise
 from mmhicra.evaluate.store import ResponseStore, remove_stored
@@ -85,8 +85,8 @@ def evaluate_through_lmms(
         tempfile.TemporaryDirectory(prefix="mmhicra-lmms-") as place,
         watcher.watch("answering", total) as bar,
     ):
-        asking = make_asking(config, loaded, engine)
-        facts = generation_facts(config, loaded, asking, str(checkpoint or config.model.path), name)
+        runner = make_runner(config, loaded, engine)
+        facts = generation_facts(config, loaded, runner, str(checkpoint or config.model.path), name)
         stores = {questions.name: _empty_store(questions, folder, facts, overwrite) for questions in sets}
         model = EngineModel(config, loaded, engine, lambda done: watcher.advance(bar, done))
         tasks = {questions.name: _task_of(questions, config, Path(place)) for questions in sets}

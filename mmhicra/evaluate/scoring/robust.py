@@ -14,9 +14,9 @@ from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
 from mmhicra.rewards import algebra, verify
 from mmhicra.rewards.answers import GUESSES, Extraction, extract, final_text
 from mmhicra.rewards.asked import nouns_asked
-from mmhicra.rewards.guesses import declared_number
+from mmhicra.rewards.fallback_extraction import declared_number
+from mmhicra.rewards.fallback_options import option_stated
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
-from mmhicra.rewards.option_guesses import option_stated
 from mmhicra.rewards.options import LETTERS, options_in, options_named, spell
 from mmhicra.rewards.options import gold_options as gold_letters
 from mmhicra.rewards.readers import understand

@@ -21,7 +21,7 @@ from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.dataset import Loaded, ProblemStream, load_problems, refuse_without_images
 from mmhicra.data.refused import summarise_refused
 from mmhicra.evaluate.questions import QuestionSet
-from mmhicra.evaluate.runner import make_asking
+from mmhicra.evaluate.runner import make_runner
 from mmhicra.evaluate.scoring.score import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
@@ -100,14 +100,14 @@ def assemble(
         f"{len(library)} Strategic Grams ({library.name})"
     )
     trainer = make_trainer(config, inputs, model, accelerator, terminal, stack)
-    asking = make_asking(config, model, trainer.collector.engine)
+    runner = make_runner(config, model, trainer.collector.engine)
     return Assembly(
         trainer=trainer,
         processor=model.processor,
         gram_library=library,
         held_out=inputs.problems.held_out,
         evaluation_sampling=evaluation_sampling(config, model),
-        benchmarks=Benchmarks(inputs.question_sets, asking, inputs.verifier),
+        benchmarks=Benchmarks(inputs.question_sets, runner, inputs.verifier),
         refused=len(inputs.problems.refused),
         parameters=parameters,
     )

@@ -17,7 +17,7 @@ from mmhicra.core.run_folder import RunFolder
 from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
 from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.runner import (
-    Asking,
+    BenchmarkRunner,
     benchmark_prompts,
     decoding_facts,
     limits_facts,
@@ -39,7 +39,7 @@ class Benchmarks:
     """The configured question sets, how they are asked, and what works out algebra; empty if there are none."""
 
     sets: Sequence[QuestionSet]
-    asking: Asking
+    runner: BenchmarkRunner
     verifier: Verifier
 
     def evaluate(self, trainer: Trainer, folder: RunFolder, terminal: Terminal, when: str) -> dict[str, float]:
@@ -66,7 +66,7 @@ class Benchmarks:
         terminal: Terminal,
         when: str,
     ) -> dict[str, float]:
-        facts = generation_facts(trainer.config, self.asking, trainer.step_number)
+        facts = generation_facts(trainer.config, self.runner, trainer.step_number)
         scores = score_responses(questions, responses, self.verifier, facts)
         write_evaluation(folder, trainer.step_number, questions, responses, scores)
         said = ", ".join(f"{mode} {_said(scored.result)}" for mode, scored in scores.items())
@@ -76,17 +76,17 @@ class Benchmarks:
     def _answer(self, questions: QuestionSet, trainer: Trainer, terminal: Terminal, when: str) -> list[list[Response]]:
         mine = trainer.ranks.share(range(len(questions.items)))
         answered: list[list[Response]] = []
-        n = self.asking.sampling.n
+        n = self.runner.sampling.n
         with (
             terminal.watch(f"{questions.name} {when}", len(mine) * n) as bar,
             trainer.ranks.refusing_together(),  # ranks may have different numbers of questions
             gathered(trainer.policy),
         ):
             problems = [questions.problems[place] for place in mine]
-            for groups in self.asking.answer(problems, lambda done: terminal.advance(bar, done)):
+            for groups in self.runner.answer(problems, lambda done: terminal.advance(bar, done)):
                 items = [questions.items[place] for place in mine[len(answered) : len(answered) + len(groups)]]
                 answered += responses_of(items, groups)
-        self.asking.engine.sleep()
+        self.runner.engine.sleep()
         return trainer.ranks.gather_shares(answered)
 
 
@@ -106,16 +106,16 @@ def load_benchmarks(config: RunConfig, processor: LoadedProcessor, terminal: Ter
     return sets
 
 
-def generation_facts(config: RunConfig, asking: Asking, step: int) -> dict[str, Any]:
+def generation_facts(config: RunConfig, runner: BenchmarkRunner, step: int) -> dict[str, Any]:
     """How the responses of an evaluation in the loop came about, for its result files."""
     return {
         "model": {"name": f"{config.run_folder}, step {step}", "path": config.model.path, "step": step},
         "engine": config.rollout.engine,
         "precision": config.model.precision,
         "limits": limits_facts(config),
-        "decoding": decoding_facts(asking.sampling),
+        "decoding": decoding_facts(runner.sampling),
         "seed": config.seed,
-        "at_a_time": asking.at_a_time,
+        "at_a_time": runner.at_a_time,
     }
 
 

@@ -1,4 +1,4 @@
-"""The longest step to expect: every prompt as long as the longest, every response to its limit, at a measured pace."""
+"""The longest step to expect: every prompt as long as the longest, every response to its limit, at a measured times."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 
 from mmhicra.config import RunConfig
 from mmhicra.core.records import Completion, Group, Prompt
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.memory import Load
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.update.packing import SubGroup, fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
 
 SHORT, LONG = 2, 18
-"""Response tokens of the two rollouts whose difference is the pace of decoding."""
+"""Response tokens of the two rollouts whose difference is the times of decoding."""
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepTime:
     """Measured seconds.
 
     Attributes:
@@ -41,14 +41,14 @@ class Pace:
     peak: int | None
 
 
-def check_pace(
+def check_step_time(
     config: RunConfig, load: Load, policy: Policy, engine: Engine, sampling: Sampling, prompts: Sequence[Prompt]
-) -> Check:
+) -> CheckResult:
     """Run one batch of rollouts and one full micro-batch, and say what the longest step comes to."""
-    check = Check("pace", "Longest step to expect")
+    check = CheckResult("pace", "Longest step to expect")
     longest = max(prompts, key=lambda prompt: len(prompt) + prompt.patches)
     try:
-        pace = measure(policy, engine, sampling, longest, load)
+        times = measure(policy, engine, sampling, longest, load)
     except torch.OutOfMemoryError as error:
         check.blame(
             "too small memory",
@@ -59,37 +59,37 @@ def check_pace(
         return check
     finally:
         policy.zero_grad(set_to_none=True)
-    seconds = longest_step(config, load, pace)
+    seconds = longest_step(config, load, times)
     total = sum(seconds.values())
     responses = config.train.prompts_per_step * config.rollout.n
     tokens = config.train.prompts_per_step * load.prompt + responses * load.response
-    check.facts = {**vars(pace), "tokens_of_a_step": tokens, "seconds": seconds, "step": total}
+    check.facts = {**vars(times), "tokens_of_a_step": tokens, "seconds": seconds, "step": total}
     check.summary = (
         f"{total:.1f} s if all {responses} responses run to their limit of {load.response} tokens ({tokens:,} tokens "
         f"in all); {config.train.steps} such steps take {_hours(total * config.train.steps)}"
     )
     rows = [[name, f"{value:.1f} s"] for name, value in seconds.items() if value]
-    rows.append(["a token of every row", f"{1000 * pace.token:.1f} ms for {load.sequences} rows"])
-    rows.append(["a micro-batch", f"{pace.micro_batch:.2f} s for {pace.tokens} tokens"])
+    rows.append(["a token of every row", f"{1000 * times.token:.1f} ms for {load.sequences} rows"])
+    rows.append(["a micro-batch", f"{times.micro_batch:.2f} s for {times.tokens} tokens"])
     check.grids = [Grid("", ("phase", "time"), rows)]
     return check
 
 
-def longest_step(config: RunConfig, load: Load, pace: Pace) -> dict[str, float]:
+def longest_step(config: RunConfig, load: Load, times: StepTime) -> dict[str, float]:
     """Seconds of rollout, of passes without gradients, and of updates."""
     train = config.train
     groups = -(-train.prompts_per_step // load.processes)
     waves = -(-groups // max(1, load.sequences // load.group))
-    whole = groups * (load.prompt + load.group * load.response) / pace.tokens * pace.micro_batch
+    whole = groups * (load.prompt + load.group * load.response) / times.tokens * times.micro_batch
     looks = (train.updates_per_step > 1) + (train.loss.kl_coefficient > 0)
     return {
-        "rollout": waves * (pace.prefill + load.response * pace.token),
+        "rollout": waves * (times.prefill + load.response * times.token),
         "log-probs before": looks * whole / 3,  # a backward pass takes twice its forward pass
         "update": train.epochs * whole,
     }
 
 
-def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, load: Load) -> Pace:
+def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, load: Load) -> StepTime:
     """Time both halves of a step on copies of one prompt."""
     prompts = [copy_of(prompt, number) for number in range(max(1, load.sequences // load.group))]
     # Without stop tokens every row runs to the end.
@@ -109,7 +109,7 @@ def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, 
     micro_batch = _time(lambda: update(policy, row))
     peak = torch.cuda.max_memory_allocated() - before if cuda else None
     tokens = sum(part.size for part in row)
-    return Pace(max(0.0, short - SHORT * token), token, micro_batch, tokens, peak)
+    return StepTime(max(0.0, short - SHORT * token), token, micro_batch, tokens, peak)
 
 
 def full_row(prompt: Prompt, load: Load, policy: Policy) -> list[SubGroup]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.devices import GIB, Device
-from mmhicra.doctor.findings import Check, Grid, Remedy
+from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.memory import Load, Phase, Plan, largest_budget, most_sequences, plan_memory
 from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.shape import ModelShape
@@ -63,19 +63,19 @@ def engine_bytes(config: RunConfig, shape: ModelShape, device: Device) -> int:
     return width * shape.parameters // options.tensor_parallel + cache
 
 
-def room_on(devices: list[Device], processes: int) -> int:
+def capacity_on(devices: list[Device], processes: int) -> int:
     """Bytes that a training process may take: of the fullest GPU, or its part of the machine's memory."""
     if devices[0].kind == "cuda":
         return int(USABLE * min(device.free for device in devices))
     return int(USABLE * devices[0].free / processes)
 
 
-def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list[Device]) -> Check:
+def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list[Device]) -> CheckResult:
     """Plan a step, and compare it with what is free."""
-    check = Check("memory", "Memory plan")
-    room = room_on(devices, load.processes)
+    check = CheckResult("memory", "Memory plan")
+    capacity = capacity_on(devices, load.processes)
     plan = plan_memory(shape, load)
-    budget = largest_budget(shape, load, room)
+    budget = largest_budget(shape, load, capacity)
     check.facts = {
         "parameters": shape.parameters,
         "trained": shape.trained,
@@ -83,7 +83,7 @@ def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list
         "phases": plan.phases,
         "totals": {phase: plan.total(phase) for phase in plan.phases},
         "peak": plan.peak,
-        "room": room,
+        "room": capacity,
         "micro_batch": load.micro_batch,
         "largest_budget": budget,
         "longest_prompt": load.prompt,
@@ -91,50 +91,52 @@ def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list
     check.grids = [_show(plan)]
     check.summary = (
         f"{shape.parameters:,} parameters, {shape.trained:,} trained; {size_text(plan.peak)} at the peak "
-        f"({plan.fullest}) of {size_text(room)} that can be used"
+        f"({plan.fullest}) of {size_text(capacity)} that can be used"
     )
     if budget is not None:
         whole = ", a whole optimizer step" if budget >= load.whole else ""
         check.notes.append(f"the largest train.tokens_per_micro_batch that fits is {budget:,}{whole}")
     for phase in plan.phases:
-        if plan.total(phase) > room:
-            _blame(check, config, shape, load, plan, phase, room)
+        if plan.total(phase) > capacity:
+            _blame(check, config, shape, load, plan, phase, capacity)
     check.passable = not check.faults
     return check
 
 
-def _blame(check: Check, config: RunConfig, shape: ModelShape, load: Load, plan: Plan, phase: Phase, room: int) -> None:
+def _blame(
+    check: CheckResult, config: RunConfig, shape: ModelShape, load: Load, plan: Plan, phase: Phase, capacity: int
+) -> None:
     what = (
-        f"{phase}: {size_text(plan.total(phase))} are needed and {size_text(room)} can be used; the largest part is "
-        f"{_largest_part(plan, phase)}"
+        f"{phase}: {size_text(plan.total(phase))} are needed and {size_text(capacity)} can be used; the largest part "
+        f"is {_largest_part(plan, phase)}"
     )
-    check.blame("too small memory", what, *_ways_out(config, shape, load, phase, room))
+    check.blame("too small memory", what, *_ways_out(config, shape, load, phase, capacity))
 
 
-def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, room: int) -> list[Remedy]:
+def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, capacity: int) -> list[Remedy]:
     """What would fit: first what costs nothing but time."""
     remedies = []
     least = config.data.max_prompt_tokens + load.response
     if phase == "update":
-        budget = largest_budget(shape, load, room)
+        budget = largest_budget(shape, load, capacity)
         if budget is not None and budget >= least:
             remedies.append(Remedy("train.tokens_per_micro_batch", budget))
         saving = replace(load, checkpointing=True)
-        if not load.checkpointing and _fits(shape, saving, phase, room):
+        if not load.checkpointing and _fits(shape, saving, phase, capacity):
             remedies.append(Remedy("model.gradient_checkpointing", True))
         elif not load.checkpointing and not remedies:
-            budget = largest_budget(shape, saving, room)
+            budget = largest_budget(shape, saving, capacity)
             if budget is not None and budget >= least:
                 remedies.append(
                     Remedy("model.gradient_checkpointing", True, words=f"and train.tokens_per_micro_batch: {budget}")
                 )
     elif phase in ("rollout", "evaluation"):
-        sequences = most_sequences(shape, load, room, phase)
+        sequences = most_sequences(shape, load, capacity, phase)
         if sequences is not None:
             remedies.append(Remedy("rollout.max_sequences", sequences))
     if remedies:
         return remedies
-    if load.processes > 1 and not load.shard and _fits(shape, replace(load, shard=True), phase, room):
+    if load.processes > 1 and not load.shard and _fits(shape, replace(load, shard=True), phase, capacity):
         remedies.append(Remedy("model.shard", True))
     if config.model.lora is None:
         remedies.append(Remedy("model.lora", words="{rank: 64, alpha: 128}, which trains little of the model"))
@@ -145,8 +147,8 @@ def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, ro
     return remedies
 
 
-def _fits(shape: ModelShape, load: Load, phase: Phase, room: int) -> bool:
-    return plan_memory(shape, load).total(phase) <= room
+def _fits(shape: ModelShape, load: Load, phase: Phase, capacity: int) -> bool:
+    return plan_memory(shape, load).total(phase) <= capacity
 
 
 def _largest_part(plan: Plan, phase: Phase) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmhicra.rewards.answers import GUESSES, extract
-from mmhicra.rewards.guesses import guess_number, number_stated
-from mmhicra.rewards.option_guesses import guess_option, options_quoted
+from mmhicra.rewards.fallback_extraction import guess_number, number_stated
+from mmhicra.rewards.fallback_options import guess_option, options_quoted
 from mmhicra.rewards.options import options_named
 
 NUMBERS = [

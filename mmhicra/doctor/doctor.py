@@ -1,6 +1,6 @@
-"""All checks in order; what one finds is what the next looks at, and what cannot be looked at is said to be so.
+"""All checks of `mmhicra doctor` in order. A check builds on what earlier ones found; one that cannot be made says why.
 
-Nothing is imported from torch here before the versions have been looked at.
+Nothing is imported from torch here before the versions have been checked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import load_config
 from mmhicra.core.errors import ConfigError, UserError
-from mmhicra.doctor.findings import Check, Remedy, Report
+from mmhicra.doctor.findings import CheckResult, Remedy, Report
 from mmhicra.doctor.lines import named_field
 from mmhicra.doctor.versions import check_versions
 from mmhicra.train.distributed.launch import number_of
@@ -37,23 +37,23 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Look:
-    """One check: its name, its title, the checks it builds on, and what makes it."""
+class Check:
+    """One check that can be made: its name, its title, the names of the checks it builds on, and what makes it."""
 
     name: str
     title: str
     needs: tuple[str, ...]
-    make: Callable[[], Check]
+    make: Callable[[], CheckResult]
 
 
-class Examination:
+class Doctor:
     """The checks of one configuration.
 
     Args:
         path: of the YAML file.
         overrides: `--set` of the command line.
         processes: that training will be started with; None is one for each GPU.
-        progress: told what is looked at.
+        progress: told which check is being made.
     """
 
     config: RunConfig
@@ -80,52 +80,52 @@ class Examination:
         self.processes = processes
         self.progress = progress
         self.builder: PromptBuilder | None = None
-        self.made: dict[str, Check] = {}
+        self.made: dict[str, CheckResult] = {}
         self.rewarder: Rewarder | None = None
 
     def run(self) -> Report:
         """Make every check that can be made."""
-        looks = (
-            Look("configuration", "Configuration", (), self.look_at_configuration),
-            Look("versions", "Versions", ("configuration",), lambda: check_versions(self.config)),
-            Look("devices", "Devices", ("versions",), self.look_at_devices),
-            Look("grams", "Strategic Grams", ("versions",), self.look_at_grams),
-            Look("model", "Model folder", ("versions",), self.look_at_model),
-            Look("template", "Chat template", ("model",), self.look_at_template),
-            Look("data", "Data", ("versions",), self.look_at_data),
-            Look("golds", "Reward on the gold answers", ("data",), self.look_at_golds),
-            Look("images", "Images", ("model", "data"), self.look_at_images),
-            Look("samples", "Trainer and engine on real samples", ("template", "data"), self.look_at_samples),
-            Look("disk", "Disk", ("model",), self.look_at_disk),
-            Look("memory", "Memory plan", ("devices", "model", "data"), self.look_at_memory),
-            Look("weights", "Weights", ("memory",), self.look_at_weights),
-            Look("engine", "Rollout engine", ("weights",), self.look_at_engine),
-            Look("gap", "Log-probs of 8 rollouts", ("samples", "engine"), self.look_at_gap),
-            Look("pace", "Longest step to expect", ("gap",), self.look_at_pace),
+        checks = (
+            Check("configuration", "Configuration", (), self.check_configuration),
+            Check("versions", "Versions", ("configuration",), lambda: check_versions(self.config)),
+            Check("devices", "Devices", ("versions",), self.check_devices),
+            Check("grams", "Strategic Grams", ("versions",), self.check_grams),
+            Check("model", "Model folder", ("versions",), self.check_model),
+            Check("template", "Chat template", ("model",), self.check_template),
+            Check("data", "Data", ("versions",), self.check_data),
+            Check("golds", "Reward on the gold answers", ("data",), self.check_golds),
+            Check("images", "Images", ("model", "data"), self.check_images),
+            Check("samples", "Trainer and engine on real samples", ("template", "data"), self.check_samples),
+            Check("disk", "Disk", ("model",), self.check_disk),
+            Check("memory", "Memory plan", ("devices", "model", "data"), self.check_memory),
+            Check("weights", "Weights", ("memory",), self.check_weights),
+            Check("engine", "Rollout engine", ("weights",), self.check_engine),
+            Check("gap", "Log-probs of 8 rollouts", ("samples", "engine"), self.check_gap),
+            Check("pace", "Longest step to expect", ("gap",), self.check_step_time),
         )
         with ExitStack() as self.stack:
-            for look in looks:
-                self.progress(look.title, 0, 0)
-                self.made[look.name] = self.make(look)
+            for check in checks:
+                self.progress(check.title, 0, 0)
+                self.made[check.name] = self.make(check)
         return Report(self.path, mmhicra.__version__, list(self.made.values()))
 
-    def make(self, look: Look) -> Check:
+    def make(self, check: Check) -> CheckResult:
         """One check, or why it cannot be made."""
-        blocked = [self.made[name] for name in look.needs if not self.made[name].passable]
+        blocked = [self.made[name] for name in check.needs if not self.made[name].passable]
         if blocked:
             reasons = [f"{c.title}: " + ("has a fault" if c.faults else "was not checked") for c in blocked]
-            return Check(look.name, look.title, because="; ".join(reasons), passable=False)
+            return CheckResult(check.name, check.title, because="; ".join(reasons), passable=False)
         try:
-            return look.make()
+            return check.make()
         except UserError as refusal:
-            check = Check(look.name, look.title, passable=False)
+            result = CheckResult(check.name, check.title, passable=False)
             words = str(refusal).rpartition(": ")[2]
-            check.blame(look.title.lower(), str(refusal), Remedy(named_field(str(refusal)), words=words))
-            return check
+            result.blame(check.title.lower(), str(refusal), Remedy(named_field(str(refusal)), words=words))
+            return result
 
-    def look_at_configuration(self) -> Check:
+    def check_configuration(self) -> CheckResult:
         """Read the YAML file."""
-        check = Check("configuration", "Configuration")
+        check = CheckResult("configuration", "Configuration")
         try:
             self.config = load_config(self.path, self.overrides)
         except ConfigError as refusal:
@@ -139,7 +139,7 @@ class Examination:
         check.summary = f"{self.path}{changed} is whole and free of contradictions"
         return check
 
-    def look_at_devices(self) -> Check:
+    def check_devices(self) -> CheckResult:
         """Find the devices."""
         from mmhicra.doctor.devices import check_devices, find_devices
 
@@ -148,11 +148,11 @@ class Examination:
         self.processes = self.processes or number_of(os.environ, "WORLD_SIZE", gpus)
         return check_devices(self.config, self.devices, self.processes)
 
-    def look_at_grams(self) -> Check:
+    def check_grams(self) -> CheckResult:
         """Load the gram library."""
         from mmhicra.hicra.grams import GramLibrary
 
-        check = Check("grams", "Strategic Grams")
+        check = CheckResult("grams", "Strategic Grams")
         try:
             library = GramLibrary.load(self.config.hicra.grams).subset(min_words=self.config.hicra.min_words)
         except UserError as refusal:
@@ -162,13 +162,13 @@ class Examination:
         check.summary = f"{len(library)} of {library.name}"
         return check
 
-    def look_at_model(self) -> Check:
+    def check_model(self) -> CheckResult:
         """Load everything of the model but its weights."""
         from mmhicra.vlm.loading import load_processor
         from mmhicra.vlm.processing import PromptBuilder
         from mmhicra.vlm.shape import empty_model
 
-        check, options = Check("model", "Model folder"), self.config.model
+        check, options = CheckResult("model", "Model folder"), self.config.model
         try:
             self.processor = load_processor(options)
             self.empty = empty_model(self.processor.config, self.processor.family)
@@ -201,13 +201,13 @@ class Examination:
             check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the control token"))
         return check
 
-    def look_at_template(self) -> Check:
+    def check_template(self) -> CheckResult:
         """Render by every template."""
         from mmhicra.doctor.template import check_template
 
         return check_template(self.config, self.processor)
 
-    def look_at_data(self) -> Check:
+    def check_data(self) -> CheckResult:
         """Read every row."""
         from mmhicra.doctor.problems import Reader, check_data
 
@@ -215,12 +215,12 @@ class Examination:
         return check_data(self.reader, lambda done, total: self.progress("Data", done, total))
 
     def verifier(self) -> Verifier:
-        """Closed when the examination ends."""
+        """A verifier that is closed when the last check is made."""
         from mmhicra.rewards.workers import Verifier
 
         return self.stack.enter_context(Verifier(self.config.reward.workers, self.config.reward.time_limit))
 
-    def look_at_golds(self) -> Check:
+    def check_golds(self) -> CheckResult:
         """Score every gold."""
         from mmhicra.doctor.golds import check_golds
         from mmhicra.rewards.reward import Rewarder
@@ -228,18 +228,18 @@ class Examination:
         try:
             self.rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
         except ConfigError as refusal:
-            check = Check("golds", "Reward on the gold answers")
+            check = CheckResult("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))
             return check
         return check_golds(self.reader, self.rewarder, lambda done, total: self.progress("Gold answers", done, total))
 
-    def look_at_images(self) -> Check:
+    def check_images(self) -> CheckResult:
         """Count sizes."""
         from mmhicra.doctor.pictures import check_images
 
         return check_images(self.reader)
 
-    def look_at_samples(self) -> Check:
+    def check_samples(self) -> CheckResult:
         """Compare both sides."""
         from mmhicra.doctor.samples import check_samples
 
@@ -247,16 +247,16 @@ class Examination:
         check, self.prompts = check_samples(self.reader, self.builder, self.processor, self.empty)
         return check
 
-    def look_at_disk(self) -> Check:
+    def check_disk(self) -> CheckResult:
         """Compare what is written with what is free."""
         from mmhicra.doctor.disk import check_disk
         from mmhicra.vlm.shape import shape_of
 
         return check_disk(self.config, shape_of(self.empty, self.processor.family, self.config.model))
 
-    def look_at_memory(self) -> Check:
+    def check_memory(self) -> CheckResult:
         """Plan a step."""
-        from mmhicra.doctor.room import check_memory, load_of
+        from mmhicra.doctor.capacity import check_memory, load_of
         from mmhicra.vlm.shape import shape_of
 
         assert self.processes is not None
@@ -264,7 +264,7 @@ class Examination:
         self.load = load_of(self.config, shape, self.reader, self.devices[0], self.processes)
         return check_memory(self.config, shape, self.load, self.devices)
 
-    def look_at_weights(self) -> Check:
+    def check_weights(self) -> CheckResult:
         """Load the model."""
         from transformers.utils import logging
 
@@ -272,7 +272,7 @@ class Examination:
         from mmhicra.train.loop.assembly import count_parameters, evaluation_sampling
         from mmhicra.vlm.loading import load_policy
 
-        check, config = Check("weights", "Weights"), self.config
+        check, config = CheckResult("weights", "Weights"), self.config
         logging.disable_progress_bar()  # it breaks ours
         try:
             self.model = load_policy(config.model, config.seed)
@@ -297,12 +297,12 @@ class Examination:
             check.blame("configuration", str(refusal), remedy)
         return check
 
-    def look_at_engine(self) -> Check:
+    def check_engine(self) -> CheckResult:
         """Put the model on its device, and start the engine that the configuration names."""
         from mmhicra.train.distributed.processes import make_accelerator
         from mmhicra.train.loop.assembly import make_engine, make_policy
 
-        check = Check("engine", "Rollout engine")
+        check = CheckResult("engine", "Rollout engine")
         faults = [fault for name in ("versions", "devices") for fault in self.made[name].faults]
         stopping = [f for f in faults if any(remedy.field in STOPPING for remedy in f.remedies)]
         if stopping:
@@ -315,7 +315,7 @@ class Examination:
         check.summary = f"{self.engine.name} samples, attention of the trainer is {self.policy.attention}"
         return check
 
-    def look_at_gap(self) -> Check:
+    def check_gap(self) -> CheckResult:
         """Roll out and score again."""
         from mmhicra.doctor.gap import check_gap
         from mmhicra.train.loop.assembly import make_vision
@@ -330,11 +330,11 @@ class Examination:
         judge = self.rewarder.score if self.rewarder and sound else None
         return check_gap(self.config, self.policy, self.engine, self.sampling, self.prompts, tokenizer, judge)
 
-    def look_at_pace(self) -> Check:
+    def check_step_time(self) -> CheckResult:
         """Time the longest step."""
-        from mmhicra.doctor.pace import check_pace
+        from mmhicra.doctor.step_time import check_step_time
 
-        return check_pace(self.config, self.load, self.policy, self.engine, self.sampling, self.prompts)
+        return check_step_time(self.config, self.load, self.policy, self.engine, self.sampling, self.prompts)
 
 
 STOPPING = ("rollout.engine", "model.attention")

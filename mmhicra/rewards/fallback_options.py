@@ -1,4 +1,7 @@
-"""The option that a response most probably means where it declares none. For evaluation only, like `guesses`."""
+"""The option that a response most probably means where it declares none.
+
+For evaluation only, as `fallback_extraction` is: a reward that took guesses could be farmed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from mmhicra.rewards.guesses import guess_number, is_altered, number_stated
+from mmhicra.rewards.fallback_extraction import guess_number, is_altered, number_stated
 from mmhicra.rewards.notation import plain, words
 from mmhicra.rewards.options import LETTERS, options_named
 from mmhicra.rewards.sentences import (
