@@ -1,7 +1,7 @@
 """The typed run configuration. `mmhicra.config.loading.load_config` reads one."""
 
 from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
-from mmhicra.config.eval import BenchmarkConfig, BenchmarkName, EvalConfig
+from mmhicra.config.eval import BenchmarkConfig, EvalConfig
 from mmhicra.config.method import (
     AdaptiveAlphaConfig,
     AlphaScheduleConfig,
@@ -27,7 +27,6 @@ __all__ = [
     "AdaptiveAlphaConfig",
     "AlphaScheduleConfig",
     "BenchmarkConfig",
-    "BenchmarkName",
     "ColumnsConfig",
     "CorrectionConfig",
     "CreditConfig",

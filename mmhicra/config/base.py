@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import CoreSchema, PydanticKnownError
+from pydantic_core.core_schema import no_info_after_validator_function
 
+FORMS = "package.module:object or ./file.py:object"
+"""How the address of a plug-in reads (`core.plugins`)."""
 MOST = 2**31
 """The largest count that a field takes unless it says otherwise: beyond any run, far below what overflows int64."""
 LONGEST = 2**20
@@ -72,6 +86,44 @@ def _check_path(path: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_check_path)]
 """A file, a folder, or a name in their place (a hub id, what ships)."""
+
+
+@dataclass(frozen=True)
+class NamedOrPlugin:
+    """Of a text field: one of the names that mmhicra knows, or the address of a plug-in (`core.plugins`).
+
+    Args:
+        names: a Literal of `core.names`.
+        also: names that only the configuration knows, such as `auto`.
+        file: the ending of files that are named without an object, such as `.yaml`; None if there are none.
+    """
+
+    names: Any
+    also: tuple[str, ...] = ()
+    file: str | None = None
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names."""
+        return (*self.also, *get_args(self.names))
+
+    @property
+    def forms(self) -> str:
+        """What may stand in place of a name."""
+        return f"{FORMS} or ./file{self.file}" if self.file else FORMS
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        own = {"type": "string", "pattern": rf":|\{self.file}$" if self.file else ":"}
+        return {"anyOf": [{"enum": list(self.known), "type": "string"}, own]}
+
+    def _check(self, value: str) -> str:
+        if value in self.known or ":" in value.strip() or (self.file and value.endswith(self.file)):
+            return _check_path(value)
+        expected = ", ".join(repr(name) for name in self.known)
+        raise PydanticKnownError("literal_error", {"expected": f"{expected}, or {self.forms}"})
 
 
 class Section(BaseModel):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from mmhicra.config.base import NonNegative, PathText, Positive, Samples, Section, Tokens
-
-BenchmarkName = Literal[
-    "mathvista", "mathverse", "mathvision", "emma", "aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
-]
-"""The benchmarks that `evaluate` knows; each has a card in `eval/cards`."""
+from mmhicra.core.names import BenchmarkName
 
 
 class BenchmarkConfig(Section):

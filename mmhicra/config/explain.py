@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mmhicra.config import RunConfig
+from mmhicra.config.base import NamedOrPlugin
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.yaml_text import write_yaml
 
@@ -149,6 +150,8 @@ def _type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> s
         return f"list of {_type_text(inner[0])}"
     if annotation is type(None):
         return "none"
+    if own := next((each for each in metadata if isinstance(each, NamedOrPlugin)), None):
+        return ", ".join(f"`{name}`" for name in own.known) + f", or {own.forms}"
     names = {bool: "true or false", int: "integer", float: "number", str: "text"}
     return names[annotation] + "".join(f", {bound}" for bound in _bounds(metadata))
 

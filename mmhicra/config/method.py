@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from mmhicra.config.base import MOST, NonNegative, PathText, Positive, Processes, Section, Tokens, Weight
+from mmhicra.config.base import (
+    MOST,
+    NamedOrPlugin,
+    NonNegative,
+    PathText,
+    Positive,
+    Processes,
+    Section,
+    Tokens,
+    Weight,
+)
+from mmhicra.core.names import AdvantageScale, AlphaSignal, CreditMethod, FormatStyle, PlanningParts
 
 
 class CustomRewardConfig(Section):
@@ -25,7 +36,7 @@ class RewardConfig(Section):
     """Weight of the answer: 1 if it is right, else 0."""
     format_weight: Weight = 0.0
     """Weight of the form: 1 if the response has `format_style`, else 0."""
-    format_style: Literal["boxed", "think_boxed", "think_answer"] = "boxed"
+    format_style: FormatStyle = "boxed"
     """`boxed`: one \\boxed{} answer. `think_boxed`: <think>...</think>, then that. `think_answer`:
     <think>...</think><answer>...</answer>."""
     length_weight: Weight = 0.0
@@ -54,9 +65,10 @@ class RewardConfig(Section):
 class CreditConfig(Section):
     """How the group's rewards become per-token advantages."""
 
-    method: Literal["hicra", "grpo", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"] = "hicra"
-    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`."""
-    scale: Literal["none", "std"] = "none"
+    method: Annotated[str, NamedOrPlugin(CreditMethod)] = "hicra"
+    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`. A function of your own: see
+    docs/extend/credit_method.md."""
+    scale: AdvantageScale = "none"
     """`none` is the paper's mean-centred advantage; `std` also divides by the group's standard deviation."""
     top_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
     """`high_entropy`: the share of a response's tokens that is amplified."""
@@ -78,7 +90,7 @@ class AlphaScheduleConfig(Section):
 class AdaptiveAlphaConfig(Section):
     """Alpha is moved after every step to hold `signal` at `target`. Ours, not the paper's."""
 
-    signal: Literal["mass", "kl"]
+    signal: AlphaSignal
     """`mass`: share of the positive advantage mass on planning tokens. `kl`: KL(old || new) of a step, per token."""
     target: Annotated[float, Field(gt=0.0, le=100.0)]
     """The value of `signal` to hold."""
@@ -105,7 +117,7 @@ class HicraConfig(Section):
     """Drop grams with fewer words; 2 leaves out the connectives (`so`, `but`, ...)."""
     skip_math: bool = False
     """Leave matches inside LaTeX, code and boxed answers unmarked."""
-    parts: Literal["all", "thinking", "answer"] = "all"
+    parts: PlanningParts = "all"
     """Where planning is looked for: in the whole response, before `</think>` or `<answer>`, or after it."""
 
     @model_validator(mode="after")

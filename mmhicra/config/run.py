@@ -5,11 +5,11 @@ Sections live in `config_*.py` and are handed on from here.
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mmhicra.config.base import NonNegative, PathText, Positive, Section, Seed, Threads
 from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
-from mmhicra.config.eval import BenchmarkConfig, BenchmarkName, EvalConfig
+from mmhicra.config.eval import BenchmarkConfig, EvalConfig
 from mmhicra.config.method import (
     AdaptiveAlphaConfig,
     AlphaScheduleConfig,
@@ -35,7 +35,6 @@ __all__ = [
     "AdaptiveAlphaConfig",
     "AlphaScheduleConfig",
     "BenchmarkConfig",
-    "BenchmarkName",
     "ColumnsConfig",
     "CorrectionConfig",
     "CreditConfig",
@@ -78,6 +77,8 @@ class LogConfig(Section):
     """Log to Weights & Biases (`mmhicra[wandb]`)."""
     trackio: bool = False
     """Log to Trackio (`mmhicra[trackio]`)."""
+    callbacks: list[PathText] = Field(default=[])
+    """Objects or classes of your own that are told what the run does: see docs/extend/callback.md."""
     project: str = "mmhicra"
     """The project in W&B and Trackio."""
 

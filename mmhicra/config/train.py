@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mmhicra.config.base import NonNegative, Positive, Section, Weight
+from mmhicra.core.names import Aggregation, CorrectionKind, RatioLevel
 
 
 class SirenConfig(Section):
@@ -23,9 +24,9 @@ class SirenConfig(Section):
 class CorrectionConfig(Section):
     """Importance weights for what engine and trainer disagree on: trainer / engine probability of what was sampled."""
 
-    kind: Literal["truncated", "masked"] = "truncated"
+    kind: CorrectionKind = "truncated"
     """`truncated`: weights above `limit` are cut to it. `masked`: weights outside 1/limit to limit become 0."""
-    level: Literal["token", "sequence"] = "token"
+    level: RatioLevel = "token"
     """`sequence`: one weight a response, the product over its tokens."""
     limit: Annotated[float, Field(gt=1.0, le=1e6)] = 2.0
     """The largest weight that is left as it is."""
@@ -38,9 +39,9 @@ class LossConfig(Section):
     """Ratios below 1 - clip_low earn no more where the advantage is negative."""
     clip_high: Annotated[float, Field(gt=0.0, le=1e4)] = 0.28
     """Ratios above 1 + clip_high earn no more where the advantage is positive."""
-    ratio: Literal["token", "sequence"] = "token"
+    ratio: RatioLevel = "token"
     """`token`: new / old probability of each token. `sequence`: their geometric mean over the response (GSPO)."""
-    aggregation: Literal["token_mean", "sequence_mean", "dr_grpo"] = "token_mean"
+    aggregation: Aggregation = "token_mean"
     """`token_mean`: over all tokens of the update (DAPO, HICRA). `sequence_mean`: over each response, then over
     responses (GRPO). `dr_grpo`: the sum over each response divided by `rollout.max_new_tokens`, then over responses."""
     kl_coefficient: Weight = 0.0

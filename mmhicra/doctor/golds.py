@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 
 from mmhicra.core.errors import UserError
+from mmhicra.core.names import FormatStyle
 from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.problems import Progress, Reader, list_golds, smallest_share, too_many_refused
-from mmhicra.rewards.reward import FormatStyle, Rewarder
+from mmhicra.rewards.reward import Rewarder
 
 BATCH = 512
 NONSENSE = "?"

@@ -2,21 +2,17 @@
 
 The adaptive controller is an integrator: where what was measured lies below its target, alpha grows, else it shrinks,
 never beyond its bounds. More amplification moves more of the advantage onto planning tokens and the policy further, so
-either signal rises with alpha.
+either signal rises with alpha. Signals: `mass`, the share of the positive advantage mass that lies on planning tokens;
+`kl`, the drift of the policy in one step, KL(old || new). The mass is the positive one only, because the share of all
+|advantage| does not answer to alpha: a group's advantages add up to zero, so what alpha adds in its successes it takes
+away in its failures.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-AlphaSignal = Literal["mass", "kl"]
-"""`mass`: share of the positive advantage mass that lies on planning tokens. `kl`: drift of the policy in one step,
-KL(old || new).
-
-Positive only, because the share of all |advantage| does not answer to alpha: a group's advantages add up to zero, so
-what alpha adds in its successes it takes away in its failures.
-"""
+from mmhicra.core.names import AlphaSignal
 
 
 def scheduled_alpha(step: int, start: float, end: float, steps: int) -> float:

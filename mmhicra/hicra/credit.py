@@ -1,21 +1,21 @@
 """From a group's rewards to per-token advantages (paper section 3): GRPO, HICRA and what HICRA must be compared with.
 
 Every method is one pure function of one signature, `Rule`: (advantages, tokens, options) -> advantages. Shapes: G
-completions of one prompt, R tokens of one response. Only `assign_credit` writes, and only into its own fields.
+completions of one prompt, R tokens of one response. Only `assign_credit` writes, and only into its own fields. A method
+of the user's own is a `Rule` too, named by its address (`hicra.own_method`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 
+from mmhicra.core.errors import UserError
+from mmhicra.core.names import AdvantageScale, CreditMethod
 from mmhicra.core.records import Completion, Group
-
-Scale = Literal["none", "std"]
-Method = Literal["grpo", "hicra", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"]
 
 REWARD_TOLERANCE = 1e-6
 """Rewards this close are alike: the same terms, summed in another order, differ by float rounding."""
@@ -69,7 +69,7 @@ def has_signal(rewards: torch.Tensor | Sequence[float], eps: float = REWARD_TOLE
 
 
 def group_advantages(
-    rewards: torch.Tensor | Sequence[float], scale: Scale = "none", eps: float = REWARD_TOLERANCE
+    rewards: torch.Tensor | Sequence[float], scale: AdvantageScale = "none", eps: float = REWARD_TOLERANCE
 ) -> torch.Tensor:
     """A_i = r_i - mean(r), the paper's advantage; `std` divides by the sample standard deviation + `eps`.
 
@@ -166,7 +166,7 @@ def uniform(advantages: torch.Tensor, tokens: TokenSignals, options: CreditOptio
 
 Rule: TypeAlias = Callable[[torch.Tensor, TokenSignals, CreditOptions], torch.Tensor]
 
-METHODS: dict[Method, Rule] = {
+METHODS: dict[CreditMethod, Rule] = {
     "grpo": grpo,
     "hicra": hicra,
     "hicra_positive": hicra_positive,
@@ -177,7 +177,7 @@ METHODS: dict[Method, Rule] = {
 }
 """How each method turns the advantages of one response, (R,), into its per-token advantages, (R,)."""
 
-NEEDS_ENTROPY: frozenset[Method] = frozenset({"high_entropy", "entropy"})
+NEEDS_ENTROPY: frozenset[CreditMethod] = frozenset({"high_entropy", "entropy"})
 """Methods that need `Completion.entropy`, which takes a forward pass before credit is assigned."""
 
 
@@ -190,9 +190,9 @@ def top_entropy_mask(entropy: torch.Tensor, top_share: float) -> torch.Tensor:
 
 def assign_credit(
     group: Group,
-    method: Method = "hicra",
+    method: CreditMethod | Rule = "hicra",
     options: CreditOptions | float = 0.2,
-    scale: Scale = "none",
+    scale: AdvantageScale = "none",
 ) -> None:
     """Set `advantages`, (R,) float32, of every completion from the group's rewards and its token signals alone.
 
@@ -200,24 +200,26 @@ def assign_credit(
 
     Args:
         group: scored; its completions carry what the method needs (`TokenSignals`).
-        method: a key of `METHODS`.
+        method: a key of `METHODS`, or another function of the same form.
         options: how strongly it acts; a number is alpha.
         scale: see `group_advantages`.
 
     Raises:
         ValueError: a completion has no reward, a signal is missing or misshapen, or an option is out of range.
+        UserError: a method of the user's own failed.
     """
-    if method not in METHODS:
+    if not callable(method) and method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    rule = method if callable(method) else METHODS[method]
     options = options if isinstance(options, CreditOptions) else CreditOptions(alpha=options)
     advantages = group_advantages(group.rewards(), scale).tolist()
     results = []
     for number, (completion, advantage) in enumerate(zip(group.completions, advantages, strict=True)):
         try:
             signals = _signals(completion, method)
-            results.append(METHODS[method](spread(advantage, len(completion)), signals, options))
-        except ValueError as error:
-            raise ValueError(f"problem {group.prompt.problem.id}, completion {number}: {error}") from None
+            results.append(rule(spread(advantage, len(completion)), signals, options))
+        except (ValueError, UserError) as error:
+            raise type(error)(f"problem {group.prompt.problem.id}, completion {number}: {error}") from None
     for completion, advantage, result in zip(group.completions, advantages, results, strict=True):
         completion.base_advantage = advantage
         completion.advantages = result
@@ -235,10 +237,10 @@ def positive_mass(groups: Sequence[Group]) -> tuple[float, float]:
     return planning, total
 
 
-def _signals(completion: Completion, method: Method) -> TokenSignals:
+def _signals(completion: Completion, method: CreditMethod | Rule) -> TokenSignals:
     planning = completion.planning
     if planning is None:
-        if method != "grpo":
+        if method not in ("grpo", grpo):
             raise ValueError("no planning mask")
         planning = torch.zeros(len(completion), dtype=torch.bool)
     return TokenSignals(planning, completion.placebo, completion.entropy)

@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mmhicra.core.errors import UserError
+from mmhicra.core.names import PlanningParts
 from mmhicra.hicra.grams import Gram, GramLibrary, fold, normalise
 from mmhicra.hicra.search import Indices, PhraseSearch, is_word
 from mmhicra.hicra.spans import Ids, read_tokens, token_table
-
-Parts = Literal["all", "thinking", "answer"]
 
 _SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 """By code point; the last entry, U+3001, stands for everything from there on: none of that is space."""
@@ -106,7 +105,7 @@ class PlanningMatcher:
         tokenizer: Any,
         *,
         skip_math: bool = False,
-        parts: Parts = "all",
+        parts: PlanningParts = "all",
         stop_ids: Collection[int] = (),
     ) -> None:
         if parts not in ("all", "thinking", "answer"):

@@ -6,19 +6,16 @@ again; one that keeps failing on a completion costs its whole group the signal, 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from pathlib import Path
 from typing import Protocol, cast
 
 from mmhicra.core.errors import ConfigError, UserError
+from mmhicra.core.plugins import check_call, load_object, signature_of, spell_error
 from mmhicra.core.records import Completion, Problem, RewardRecord
 from mmhicra.rewards.calls import Calls, CallsClosed, Overdue, Raised
 
@@ -44,7 +41,7 @@ class CustomSettings(Protocol):
 
     @property
     def path(self) -> str:
-        """`package.module:function` or `./file.py:function`."""
+        """`package.module:function` or `./file.py:function`; see `core.plugins`."""
         ...
 
     @property
@@ -172,70 +169,26 @@ def find_function(path: str) -> CustomReward:
         ConfigError: the path is not of that form, there is no such module, file or function, importing it fails, or
             the function takes other arguments.
     """
-    module, _, name = path.rpartition(":")
-    if not module or not name.isidentifier():
-        raise ConfigError(f"reward.custom: {path!r} must read package.module:function or ./file.py:function")
-    try:
-        found = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
-        function = getattr(found, name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        hint = "" if module.endswith(".py") else "; is it on PYTHONPATH? A file is named with its ending, ./file.py:f"
-        raise ConfigError(f"reward.custom: cannot load {path!r}: {_spell(error)}{hint}") from error
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"reward.custom: {path!r} fails when it is imported: {_spell(error)}") from error
-    if not callable(function):
-        raise ConfigError(f"reward.custom: {path!r} is not a function")
-    _refuse_other_forms(path, function)
-    return cast(CustomReward, function)
-
-
-def _import_file(file: Path) -> object:
-    """The module of a file, imported once; its folder is searched for what it imports, after everything else."""
-    file = file.expanduser().resolve()
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    name = f"mmhicra_custom_reward_{abs(hash(str(file)))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    function = load_object(path, "reward.custom", "function")
+    if callable(function):
+        _refuse_other_forms(path, function)
+    return cast(CustomReward, check_call(function, path, "reward.custom", ("problem", "completion", "record"), _FORM))
 
 
 def _refuse_other_forms(path: str, function: Callable[..., object]) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # compiled functions may have none: the dry call shows whether they take ours
-    names = set(signature.parameters)
-    takes = f"reward.custom: {path!r} takes {signature}"
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise ConfigError(f"reward.custom: {path!r} is an async function: make it a plain one; {_FORM}")
+    signature = signature_of(function)  # of a function without one the dry call shows whether it takes ours
+    names = set(signature.parameters) if signature else set()
     if trainer := next((trainer for trainer, known in _OTHER_FORMS if names & known), None):
-        raise ConfigError(f"{takes}, as {trainer} calls it: {_FORM}")
-    try:
-        signature.bind("problem", "completion", "record")
-    except TypeError as error:
-        raise ConfigError(f"{takes} and cannot be called with three arguments ({error}): {_FORM}") from error
+        raise ConfigError(f"reward.custom: {path!r} takes {signature}, as {trainer} calls it: {_FORM}")
 
 
 def _spell(error: BaseException) -> str:
     """An error in one line, with where it was raised last."""
     if isinstance(error, Overdue):
         return f"{error} (reward.custom_time_limit)"
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {_short(said, text=True)}" if said else type(error).__name__
+    return spell_error(error)
 
 
-def _short(value: object, text: bool = False, longest: int = 200) -> str:
-    spelled = str(value) if text else " ".join(repr(value).split())
+def _short(value: object, longest: int = 200) -> str:
+    spelled = " ".join(repr(value).split())
     return spelled if len(spelled) <= longest else spelled[: longest - 3] + "..."

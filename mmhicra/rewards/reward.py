@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.names import FormatStyle
 from mmhicra.core.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
 from mmhicra.rewards.calls import Calls
 from mmhicra.rewards.custom import CustomFailure, CustomSettings, load_terms
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
-
-FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
 
 
 class RewardSettings(Protocol):

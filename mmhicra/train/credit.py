@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmhicra.config import RunConfig
+from mmhicra.config import CreditConfig, RunConfig
 from mmhicra.core.records import Group
 from mmhicra.hicra.alpha import AlphaController
 from mmhicra.hicra.controls import Sample, placebo_library
-from mmhicra.hicra.credit import NEEDS_ENTROPY, CreditOptions, assign_credit
+from mmhicra.hicra.credit import CreditOptions, assign_credit
 from mmhicra.hicra.grams import Gram, GramLibrary
+from mmhicra.hicra.own_method import find_method, needs_entropy
 from mmhicra.hicra.planning import Marked, PlanningMatcher
 
 
@@ -28,12 +29,13 @@ class Crediting:
         self.matcher = matcher
         self.tokenizer = tokenizer
         self.controller = make_controller(config)
+        self.rule = find_method(config.credit.method)
         self.placebo: PlanningMatcher | None = None
 
     @property
     def needs_entropy(self) -> bool:
         """Whether the method reads token entropies, which takes a forward pass before it."""
-        return self.config.credit.method in NEEDS_ENTROPY
+        return needs_entropy(self.config.credit.method, self.rule)
 
     @property
     def follows_drift(self) -> bool:
@@ -68,13 +70,8 @@ class Crediting:
     def assign(self, group: Group, step: int, *, kept: bool) -> None:
         """Set the per-token advantages of a group of this step; if it is not kept, for the record only."""
         credit = self.config.credit
-        options = CreditOptions(
-            alpha=self.controller.at(step),
-            top_share=credit.top_share,
-            entropy_weight=credit.entropy_weight,
-            entropy_divisor=credit.entropy_divisor,
-        )
-        assign_credit(group, credit.method if kept else "grpo", options, credit.scale)
+        options = credit_options(credit, self.controller.at(step))
+        assign_credit(group, self.rule if kept else "grpo", options, credit.scale)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able."""
@@ -93,6 +90,16 @@ class Crediting:
 
     def _use_placebo(self, library: GramLibrary) -> None:
         self.placebo = PlanningMatcher(library, self.tokenizer)
+
+
+def credit_options(credit: CreditConfig, alpha: float) -> CreditOptions:
+    """How strongly the method acts while alpha is this."""
+    return CreditOptions(
+        alpha=alpha,
+        top_share=credit.top_share,
+        entropy_weight=credit.entropy_weight,
+        entropy_divisor=credit.entropy_divisor,
+    )
 
 
 def make_controller(config: RunConfig) -> AlphaController:

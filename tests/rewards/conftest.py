@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mmhicra.rewards.reward import FormatStyle
+from mmhicra.core.names import FormatStyle
 from mmhicra.rewards.workers import Verifier
 
 

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import pytest
 from short_runs import short_config
 
+from mmhicra.core.errors import ConfigError
+from mmhicra.core.plugins import load_object
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.loop import loop
+from mmhicra.train.loop.callbacks import CallbackError, Callbacks
 from mmhicra.train.loop.evaluation import Accuracy, Evaluation
 from mmhicra.train.loop.loop import Run, evaluation_facts
 from mmhicra.train.loop.metrics import Timers
@@ -47,7 +50,7 @@ class PlannedTrainer:
         self.step_number += 1
         number = self.failures[self.step_number - 1] if self.failures else 0
         self.reward_failures = [CustomFailure("it failed", f"p{n}", wrong_result=False) for n in range(number)]
-        return {"reward/workers_lost": 0.0, "time/rollout": 2.0, "time/forward": 0.5}, None
+        return {"reward/workers_lost": 0.0, "time/rollout": 2.0, "time/forward": 0.5}, SimpleNamespace(all=["a group"])
 
 
 @pytest.fixture
@@ -80,12 +83,13 @@ def follow(tmp_path, monkeypatch):
             processor=None,
             gram_library=SimpleNamespace(content_hash="0" * 64),
             benchmarks=SimpleNamespace(evaluate=lambda *about: {}),
+            callbacks=Callbacks.load(config.log.callbacks),
         )
         stop = SimpleNamespace(requested=None, unlimited=nullcontext)
         run = Run(config, folder, Terminal(quiet=True), parts, [], stop)
         try:
             run.loop()
-        except CustomFailure as failure:
+        except (CustomFailure, CallbackError) as failure:
             did.append((str(failure), trainer.step_number))
         return did, saved, run
 
@@ -147,3 +151,89 @@ def test_failures_of_custom_rewards_are_added_up(follow, failures, ends):
     else:
         assert did[-2] == ("save", ends), "before it ends"
         assert f"{sum(failures[:ends])} groups were dropped, reward.custom_failures allows 3" in did[-1][0]
+
+
+WATCHER = """
+told = []
+
+class Watcher:
+    def on_run_begin(self, config, folder, step):
+        told.append(("begin", config.train.steps, folder.name, step))
+    def on_step_end(self, step, metrics, groups):
+        told.append(("step", step, metrics["step"], groups))
+        metrics.clear()
+    def on_evaluation(self, step, metrics):
+        told.append(("evaluation", step, metrics["eval/accuracy"]))
+    def on_checkpoint(self, step, folder):
+        told.append(("checkpoint", step, folder.name))
+
+class Failing:
+    def __init__(self):
+        self.calls = 0
+    def HOOK(self, *facts):
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("the disk\\nis full")
+"""
+
+
+def test_callbacks_are_told_in_order_and_cannot_change_what_is_written(follow, tmp_path):
+    (tmp_path / "watcher.py").write_text(WATCHER)
+    address = f"{tmp_path}/watcher.py:"
+    overrides = (f"log.callbacks=['{address}Watcher']", "train.steps=3", "log.checkpoint_every=2", "eval.every=2")
+    _, _, run = follow(*overrides, "eval.keep_best=false")
+    assert load_object(f"{address}told", "") == [
+        ("begin", 3, "run", 0),
+        ("evaluation", 0, 0.1),
+        ("step", 1, 1, ["a group"]),
+        ("step", 2, 2, ["a group"]),
+        ("evaluation", 2, 0.3),
+        ("checkpoint", 2, "step_000002"),
+        ("step", 3, 3, ["a group"]),
+        ("evaluation", 3, 0.2),
+        ("checkpoint", 3, "step_000003"),
+    ]
+    lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("hook", "saved", "ends"),
+    [
+        ("on_step_end", [2], "Saved after step 2"),
+        ("on_evaluation", [1], "Saved after step 1"),  # the first is before training
+        ("on_checkpoint", [1, 2], "Saved after step 2"),
+    ],
+)
+def test_a_callback_that_fails_ends_the_run_with_a_checkpoint(follow, tmp_path, hook, saved, ends):
+    (tmp_path / f"{hook}.py").write_text(WATCHER.replace("HOOK", hook))
+    every = 1 if hook == "on_checkpoint" else 0
+    overrides = (f"log.callbacks=['{tmp_path}/{hook}.py:Failing']", f"log.checkpoint_every={every}")
+    did, _, _ = follow(*overrides, "eval.every=1", "eval.keep_best=false")
+    assert steps(did, "save") == saved
+    said, _ = did[-1]
+    failed = f"the callback {tmp_path}/{hook}.py:Failing failed in {hook}: RuntimeError: the disk is full. {ends}"
+    assert said == f"{failed}: mend the callback and go on with --resume"
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("f = 3", "has none of the methods on_run_begin, on_step_end, on_evaluation, on_checkpoint"),
+        (
+            "class f:\n  def on_step_begin(self, step): pass",
+            "has on_step_begin, which nothing calls: did you mean on",
+        ),
+        ("class f:\n  def on_step_end(self, step): pass", "cannot be called with three arguments"),
+        ("class f:\n  async def on_checkpoint(self, step, folder): pass", "is an async function"),
+        ("class f:\n  def __init__(self, a): pass", r"f\(\) fails: TypeError"),
+    ],
+)
+def test_a_wrong_callback_is_refused_in_one_line(tmp_path, program, message):
+    (tmp_path / "wrong.py").write_text(program)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Callbacks.load([f"{tmp_path}/wrong.py:f"])
+    assert str(caught.value).startswith("log.callbacks: ")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="is listed twice, keep one"):
+        Callbacks.load(["json:dumps", "json:dumps"])

@@ -174,6 +174,7 @@ ELSEWHERE = {
     "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.keep_checkpoints log.rollouts_every"
     " reward.custom_failures",
     "train/test_best.py": "eval.best_by",
+    "test_examples.py": "log.callbacks",
     "train/test_run.py": "threads train.rank_timeout log.project",
     "train/test_sinks.py": "log.tensorboard log.wandb log.trackio",
     "end_to_end/test_run_folder.py": "run_folder train.grace_seconds",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import yaml
 
-from mmhicra.config import BenchmarkName
+from mmhicra.core.names import BenchmarkName
 from mmhicra.core.resources import evaluation_path
 from mmhicra.evaluate.scoring.records import Mode
 

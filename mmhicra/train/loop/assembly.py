@@ -24,6 +24,7 @@ from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.runner import make_runner
 from mmhicra.evaluate.scoring.score import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
+from mmhicra.hicra.own_method import try_method
 from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
@@ -32,13 +33,14 @@ from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.rollout.vllm.loading import load_vllm, refuse_without_vllm
 from mmhicra.train.collector import Collector
-from mmhicra.train.credit import Crediting
+from mmhicra.train.credit import Crediting, credit_options
 from mmhicra.train.distributed.balance import Work
 from mmhicra.train.distributed.processes import sharded
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import GatheringEngine, shard
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
+from mmhicra.train.loop.callbacks import Callbacks
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
@@ -59,6 +61,7 @@ class Assembly:
     held_out: list[Problem]
     evaluation_sampling: Sampling
     benchmarks: Benchmarks
+    callbacks: Callbacks
     refused: int
     parameters: dict[str, int]
 
@@ -73,6 +76,7 @@ class Inputs:
     problems: Loaded
     question_sets: list[QuestionSet]
     verifier: Verifier
+    callbacks: Callbacks
 
 
 def assemble(
@@ -108,6 +112,7 @@ def assemble(
         held_out=inputs.problems.held_out,
         evaluation_sampling=evaluation_sampling(config, model),
         benchmarks=Benchmarks(inputs.question_sets, runner, inputs.verifier),
+        callbacks=inputs.callbacks,
         refused=len(inputs.problems.refused),
         parameters=parameters,
     )
@@ -120,6 +125,8 @@ def check_inputs(
     refuse_idle_processes(config, accelerator)
     if config.rollout.engine == "vllm":
         refuse_without_vllm()
+    try_method(config.credit.method, credit_options(config.credit, config.hicra.alpha))
+    callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     refuse_damaged_model(Path(config.model.path).expanduser())
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
@@ -135,6 +142,7 @@ def check_inputs(
         problems=problems,
         question_sets=load_benchmarks(config, processor, terminal),
         verifier=stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT)),  # the limit of `mmhicra eval`
+        callbacks=callbacks,
     )
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from mmhicra.config import RunConfig
 from mmhicra.core.run_folder import RunFolder
+from mmhicra.hicra.own_method import MethodError
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.distributed.sharding import gathered
 from mmhicra.train.loop.assembly import Assembly
 from mmhicra.train.loop.best import better, value_of
+from mmhicra.train.loop.callbacks import CallbackError
 from mmhicra.train.loop.checkpoint import Progress, progress_of, save_checkpoint
 from mmhicra.train.loop.evaluation import Evaluation, evaluate, summarise
 from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
@@ -68,15 +70,20 @@ class Run:
     def loop(self) -> None:
         """Evaluate, train step by step, evaluate, and keep everything on disk."""
         trainer = self.parts.trainer
+        self.tell("on_run_begin", self.config, self.folder.path, trainer.step_number)
         if self.state["before"] is None and self.evaluates:
             self.state["before"] = self.evaluate("before training")
             value_of(self.config.eval, self.state["before"]["record"])  # a wrong eval.best_by is refused here
             self.write({"step": 0, **self.state["before"]["record"]})
+            self.tell("on_evaluation", 0, self.state["before"]["record"])
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
                 self.remember()
-                self.take_step()
+                try:
+                    self.take_step()
+                except MethodError as error:
+                    raise MethodError(f"{error}; {self.give_up_step()}. Go on with --resume") from error
                 self.terminal.advance(bar, trainer.step_number)
         if trainer.step_number < self.steps:
             self.save()
@@ -125,14 +132,18 @@ class Run:
         if self.due(self.config.log.rollouts_every):
             records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
             self.on_main(lambda: self.folder.write_rollouts(step, records))
-        improved = False
+        improved, evaluated = False, {}
         if (last or self.due(self.config.eval.every)) and self.evaluates:
             self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
-            record |= self.state["latest"]["record"]
-            improved = self.note_best(self.state["latest"]["record"])
+            evaluated = self.state["latest"]["record"]
+            record |= evaluated
+            improved = self.note_best(evaluated)
         self.write(record)
         self.recorded = step
         self.terminal.show_step(record, self.steps)
+        self.tell("on_step_end", step, record, rollouts.all if self.config.log.callbacks else ())
+        if evaluated:
+            self.tell("on_evaluation", step, evaluated)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
             self.save()
         if improved:
@@ -266,6 +277,30 @@ class Run:
             save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
         self.saved = step
         self.spend("checkpoint", time.perf_counter() - started)
+        self.tell("on_checkpoint", step, self.folder.checkpoint(step))
+
+    def tell(self, hook: str, *facts: Any) -> None:
+        """Call the callbacks' method `hook` with copies of facts that are mappings. Every rank must call it.
+
+        Raises:
+            CallbackError: a callback failed, after a checkpoint was written if there is anything new to save.
+        """
+        if not self.config.log.callbacks:
+            return
+        failure: CallbackError | None = None
+        if self.is_main:
+            try:
+                self.parts.callbacks.call(hook, *(dict(fact) if isinstance(fact, dict) else fact for fact in facts))
+            except CallbackError as error:
+                failure = error
+        if not self.parts.trainer.ranks.max(float(failure is not None)):
+            return
+        if hook != "on_run_begin":
+            self.save()
+        with self.parts.trainer.ranks.refusing_together():
+            if failure is not None:
+                where = f"Saved after step {self.saved}" if self.saved is not None else "Nothing was trained yet"
+                raise CallbackError(f"{failure}. {where}: mend the callback and go on with --resume") from failure
 
     @property
     def wall_seconds(self) -> float:

@@ -6,14 +6,11 @@ Shapes: T response tokens, S responses they belong to. `sequence` (T,) int64 map
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-RatioLevel = Literal["token", "sequence"]
-CorrectionKind = Literal["truncated", "masked"]
-Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
+from mmhicra.core.names import Aggregation, CorrectionKind, RatioLevel
 
 
 @dataclass(frozen=True)
