@@ -60,7 +60,8 @@ def train(size: int, split: pre_tokenizers.PreTokenizer, normalizer: normalizers
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
     if normalizer:
         tokenizer.normalizer = normalizer
-    prose = [path.read_text() for path in (ROOT / "README.md", ROOT / "LICENSE", ROOT / "docs/architecture.md")]
+    texts = ("README.md", "LICENSE", "docs/explanation/architecture.md")
+    prose = [(ROOT / text).read_text() for text in texts]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([*prose, *GRAMS, " ".join(FILLERS)], trainer)
