@@ -104,6 +104,9 @@ class TrainConfig(Section):
     is one process and its optimizer has not stepped, and the run ends. Slurm kills 30 s after SIGTERM. 0: no limit."""
     rank_timeout: Annotated[int, Field(ge=60, le=7 * 86400)] = 7200
     """Seconds that a process waits for another one, e.g. while the first one writes a checkpoint of 100 GB."""
+    deterministic: bool = False
+    """Use only operations of torch that give the same bits every time, where there are any: on a GPU two runs differ in
+    the last digits without it. Operations that have no such form are named in a warning."""
     loss: LossConfig = LossConfig()
     """The objective."""
     max_skipped_updates: Positive = 3

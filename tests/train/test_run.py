@@ -1,10 +1,12 @@
 """What a run sets up before its first step."""
 
+import os
 import sys
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import torch
 from short_runs import short_config
 
 from mmhicra.config import LogConfig
@@ -43,6 +45,23 @@ def test_ranks_wait_as_long_and_torch_has_the_threads_that_are_configured(tmp_pa
     with pytest.raises(FarEnough):
         run.train(config, terminal=Terminal(quiet=True))
     assert (patience, threads_set, seeds) == ([timedelta(seconds=123)], set_to, [11])
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_operations_are_deterministic_while_a_run_that_asks_for_it_lasts(tmp_path, monkeypatch, wanted):
+    seen = []
+
+    def open_run(*arguments):
+        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        raise FarEnough
+
+    monkeypatch.setattr(run, "open_run", open_run)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is as it was afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with pytest.raises(FarEnough):
+        run.train(short_config(tmp_path, f"train.deterministic={str(wanted).lower()}"), terminal=Terminal(quiet=True))
+    assert seen == [(True, ":4096:8") if wanted else (False, None)]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_tracker_is_told_the_project_and_the_configuration(tmp_path, monkeypatch):

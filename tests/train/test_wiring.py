@@ -175,7 +175,7 @@ ELSEWHERE = {
     " reward.custom_failures",
     "train/test_best.py": "eval.best_by",
     "test_examples.py": "log.callbacks",
-    "train/test_run.py": "threads train.rank_timeout log.project",
+    "train/test_run.py": "threads train.rank_timeout train.deterministic log.project",
     "train/test_sinks.py": "log.tensorboard log.wandb log.trackio",
     "end_to_end/test_run_folder.py": "run_folder train.grace_seconds",
     "end_to_end/test_ranks.py": "model.shard",

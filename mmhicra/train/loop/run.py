@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -59,6 +60,8 @@ def train(
         terminal.say(line)
     torch.manual_seed(config.seed)
     with ExitStack() as stack:
+        if config.train.deterministic:
+            stack.enter_context(deterministic_operations())
         stop = stack.enter_context(Stopping(quiet=not accelerator.is_main_process))
         opening = open_run(config, resume, overwrite, accelerator, terminal, stack)
         parts = assemble(config, opening.checked(), accelerator, terminal, stack)
@@ -73,6 +76,18 @@ def train(
         if accelerator.is_main_process:
             run.folder.write_summary(summary)
         return summary
+
+
+@contextmanager
+def deterministic_operations() -> Iterator[None]:
+    """Operations of torch that give the same bits every time, where there are any; the others warn."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def begin(
