@@ -20,9 +20,7 @@ from mmhicra.core.run_folder import RunFolder
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.distributed.processes import make_accelerator
 from mmhicra.train.loop.assembly import assemble
-from mmhicra.train.loop.metrics import Tally, Timers
 from mmhicra.train.loop.terminal import Terminal
-from mmhicra.train.trainer import Rollouts
 from mmhicra.train.update.packing import SubGroup, split_groups
 from tools.tiny_vlm.factory import SPECIAL_TOKENS
 
@@ -118,16 +116,16 @@ class Ours:
     def made_up(self) -> Group:
         """A group for the next problem whose responses are random tokens, scored and credited; nothing is generated."""
         trainer, collector = self.trainer, self.trainer.collector
-        trainer.tally, trainer.time = Tally(), Timers(trainer.memory)
+        step = trainer.begin()
         (prompt,) = collector.prepare(collector.stream.take(1))
         vocabulary = len(collector.prompts.processor.tokenizer) - len(SPECIAL_TOKENS)
         ids = [torch.randint(vocabulary, (length,)).tolist() for length in self.regime.responses]
         group = Group(prompt, [Completion(i, [0.0] * len(i), "stop", text="") for i in ids])
-        rollouts = Rollouts([group], [])
+        step.kept, step.has_batch = [group], True
         collector.rewarder.score([group])
-        trainer.mark(rollouts)
-        trainer.look_back(rollouts)
-        trainer.assign_credit(rollouts)
+        trainer.tag_planning(step)
+        trainer.score_before_update(step)
+        trainer.assign_credit(step)
         return group
 
     def row(self, group: Group) -> list[SubGroup]:
@@ -142,16 +140,16 @@ class Ours:
         for completion in group.completions:
             completion.old_logprobs = None
         marks = [now()]
-        loss = self.trainer.loss(self.row(group), self.trainer.totals([group]), 0.0, True)
+        loss = self.trainer.loss(self.row(group), self.trainer.totals([group]), siren_scale=0.0, is_filler=False)
         marks.append(now())
-        self.trainer.accelerator.backward(loss)
+        self.trainer.accelerator.backward(loss.value)
         marks.append(now())
         self.trainer.optimizer.zero_grad(set_to_none=True)
         return dict(zip(("forward", "backward"), (b - a for a, b in itertools.pairwise(marks)), strict=True))
 
     def step(self) -> tuple[dict[str, float], Group]:
         """One whole step: seconds by phase, and its group. Looking at the image counts as rollout."""
-        _, rollouts = self.trainer.step()
+        _, step = self.trainer.step()
         seconds = self.trainer.time.seconds
         phases = {
             "rollout": seconds["prompts"] + seconds["vision"] + seconds["rollout"],
@@ -160,4 +158,4 @@ class Ours:
             "optimizer": seconds["optimizer"],
             "step": sum(seconds.values()),
         }
-        return phases, rollouts.all[0]
+        return phases, step.groups[0]

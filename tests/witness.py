@@ -120,7 +120,7 @@ class Witness:
         known.old, known.entropy = of_tokens(full, ids), entropies(full)
         if self.config.train.loss.kl_coefficient:
             known.reference = of_tokens(self.logprobs(self.plain.weights(), known), ids)
-        drawn = self.trainer.crediting.placebo
+        drawn = self.trainer.credit_assigner.placebo
         placebo = drawn and planning_mask(ids, self.tokenizer, drawn.gram_library)
         signals = {"planning": known.planning, "placebo": placebo, "entropy": known.entropy}
         known.advantages = token_advantages(base, self.config.credit, self.alpha, **signals)

@@ -77,6 +77,11 @@ class CreditConfig(Section):
     entropy_divisor: Annotated[float, Field(gt=1.0, le=1e4)] = 2.0
     """`entropy`: what |A| is divided by to bound the bonus."""
 
+    @property
+    def amplifies(self) -> bool:
+        """Whether the method uses alpha."""
+        return self.method not in ("grpo", "entropy")
+
 
 class AlphaScheduleConfig(Section):
     """Alpha goes linearly from `hicra.alpha` to `end` over the first `steps` steps. Ours, not the paper's."""

@@ -127,7 +127,7 @@ class RunConfig(Section):
     @property
     def amplifies(self) -> bool:
         """Whether the credit method uses alpha."""
-        return self.credit.method not in ("grpo", "entropy")
+        return self.credit.amplifies
 
     @property
     def longest_sequence(self) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from mmhicra.hicra.planning import PlanningTags
     from mmhicra.vlm.families import ImageFeatures
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -216,7 +217,8 @@ class Completion:
         logprobs: R log-probs of those ids under the distribution they were sampled from.
         text: the response without its stop token.
         reward: set by `rewards`.
-        planning: (R,) bool, set by `hicra.planning`.
+        planning: (R,) bool, the planning tokens, which credit is assigned by.
+        planning_tags: all that the search for planning tokens found, set by the trainer together with `planning`.
         placebo: (R,) bool, tokens of random n-grams, set where the method asks for them.
         entropy: (R,) float32 nats under the policy that sampled, set by the trainer: ahead of credit where the method
             asks for it, else by the update's first forward pass.
@@ -233,6 +235,7 @@ class Completion:
     text: str
     reward: RewardRecord | None = None
     planning: torch.Tensor | None = None
+    planning_tags: PlanningTags | None = None
     placebo: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     base_advantage: float | None = None

@@ -59,7 +59,7 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
-class Marked:
+class PlanningTags:
     """All that one search finds in a response of R tokens.
 
     Attributes:
@@ -128,11 +128,11 @@ class PlanningMatcher:
         """Every occurrence of every gram, overlapping ones too, by start and then end."""
         return self._matches(self._find(ids))
 
-    def read(self, ids: Ids) -> Marked:
+    def read(self, ids: Ids) -> PlanningTags:
         """`mask`, the mask of the grams of two words and more, and `matches`, for the price of one search."""
         found = self._find(ids)
         several = self._multiword[found.grams]
-        return Marked(
+        return PlanningTags(
             _mark(found, found.starts, found.ends),
             _mark(found, found.starts[several], found.ends[several]),
             self._matches(found),

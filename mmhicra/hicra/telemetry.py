@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mmhicra.core.records import Group, Verdict
 from mmhicra.hicra.grams import GramLibrary
-from mmhicra.hicra.planning import Marked
+from mmhicra.hicra.planning import PlanningTags
 
 Mask: TypeAlias = NDArray[np.bool_]
 Pair = TypeVar("Pair", bound=tuple[Hashable, Hashable])
@@ -130,7 +130,7 @@ class RolloutTelemetry:
     """The numbers of a step's groups, added up group by group and, by `merge`, over ranks.
 
     Outcome and planning numbers are over all groups: what the policy does. Advantages are over kept groups: what
-    the update sees. Both use the token classes of the `Marked` given, whatever mask the credit used; so a
+    the update sees. Both use the token classes of the `PlanningTags` given, whatever mask the credit used; so a
     placebo is measured on the real grams.
 
     Attributes:
@@ -153,7 +153,7 @@ class RolloutTelemetry:
         self._weights: dict[str, float] = defaultdict(float)
         self._longest = 0
 
-    def observe(self, group: Group, marked: Sequence[Marked], kept: bool) -> None:
+    def observe(self, group: Group, marked: Sequence[PlanningTags], kept: bool) -> None:
         """Take in one scored group.
 
         Args:
@@ -234,7 +234,7 @@ class RolloutTelemetry:
             for name, part in record.parts.items():
                 self._add(f"reward/part_{name}", part, 1)
 
-    def _observe_planning(self, marked: Sequence[Marked], planning: Mask) -> None:
+    def _observe_planning(self, marked: Sequence[PlanningTags], planning: Mask) -> None:
         multiword = torch.cat([mark.multiword for mark in marked]).numpy()
         matches = [len(mark.matches) for mark in marked]
         self._add("planning/density", np.count_nonzero(planning), planning.size)
@@ -242,7 +242,7 @@ class RolloutTelemetry:
         self._add("planning/responses_with_any", np.count_nonzero(matches), len(matches))  # a match marks a token
         self._add("planning/matches_per_response", sum(matches), len(matches))
 
-    def _observe_matches(self, group: Group, marked: Sequence[Marked], planning: Mask) -> None:
+    def _observe_matches(self, group: Group, marked: Sequence[PlanningTags], planning: Mask) -> None:
         covered = {function: np.zeros(planning.size, dtype=np.bool_) for function in self.functions}
         found, continuations, offset = [], [], 0
         for completion, mark in zip(group.completions, marked, strict=True):

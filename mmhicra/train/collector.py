@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from mmhicra.config import RunConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.data.dataset import ProblemStream
@@ -22,7 +21,6 @@ from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import gathered
-from mmhicra.train.loop.memory import MemoryGauge
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.processing import PromptBuilder
@@ -36,12 +34,14 @@ class Collector:
     """Takes the next problems and returns their groups.
 
     Attributes:
-        vision: looks at images ahead of everyone; None if the vision tower is trained, and every forward pass has to
-            look.
-        policy: the model that `vision` looks with, made whole for it if it is sharded.
+        vision: computes image features once for the whole run; None if the vision tower is trained, and every forward
+            pass has to compute them.
+        policy: the model that `vision` computes with, made whole for it if it is sharded.
+        time: measures the phases of the step; the trainer has the same one.
+        seed: of the run.
+        prompts_per_step: over all ranks.
     """
 
-    config: RunConfig
     engine: Engine
     sampling: Sampling
     rewarder: Rewarder
@@ -50,9 +50,11 @@ class Collector:
     vision: FrozenVision | None
     policy: torch.nn.Module
     ranks: Ranks
+    time: Timers
+    seed: int
+    prompts_per_step: int
     progress: Progress = lambda phase, done, total: None
-    time: Timers = field(default_factory=lambda: Timers(MemoryGauge()))
-    ahead: Ahead | None = None
+    prefetched: Prefetched | None = None
     """The groups of the next step, if they are sampled already."""
 
     def roll_out(self, step: int, *, refill: bool = False) -> list[Group]:
@@ -60,9 +62,9 @@ class Collector:
 
         With `refill` they are problems that the step has not had yet; none if it has had all.
         """
-        if self.ahead is not None:
-            ahead, self.ahead = self.ahead, None
-            groups = ahead.groups()
+        if self.prefetched is not None:
+            prefetched, self.prefetched = self.prefetched, None
+            groups = prefetched.groups()
             with self.time("reward"):
                 self.rewarder.score(groups)
             return groups
@@ -75,7 +77,7 @@ class Collector:
                 groups = self.engine.generate(
                     prompts,
                     self.sampling,
-                    seed=self.config.seed,
+                    seed=self.seed,
                     step=step,
                     on_finish=lambda done: self.progress("rollout", done, total),
                     on_group=lambda group: scores.append(scorer.submit(self.rewarder.score, [group])),
@@ -87,27 +89,27 @@ class Collector:
             scorer.shutdown(wait=False, cancel_futures=True)
         return groups
 
-    def start_ahead(self, step: int) -> None:
-        """Begin to sample the groups of `step`."""
+    def prefetch(self, step: int) -> None:
+        """Begin to sample the groups of `step` while the step before it trains."""
         before, prompts = self.stream.state(), self.next_prompts()
         thread = ThreadPoolExecutor(1, thread_name_prefix="rollout")
-        sampled = thread.submit(self.engine.generate, prompts, self.sampling, self.config.seed, step)
+        sampled = thread.submit(self.engine.generate, prompts, self.sampling, self.seed, step)
         thread.shutdown(wait=False)
-        self.ahead = Ahead(before, sampled)
+        self.prefetched = Prefetched(before, sampled)
 
-    def land(self) -> None:
-        """Wait until what is sampled ahead is there: the engine is about to get other weights."""
-        if self.ahead is not None:
+    def wait(self) -> None:
+        """Wait until what is prefetched is there: the engine is about to get other weights."""
+        if self.prefetched is not None:
             with self.time("rollout"):
-                self.ahead.groups()
+                self.prefetched.groups()
 
     def next_prompts(self, refill: bool = False) -> list[Prompt]:
         """This rank's share of the prompts of a step, or of those that fill it up."""
         take = self.stream.refill if refill else self.stream.take
-        return self.prepare(self.ranks.share(take(self.config.train.prompts_per_step)))
+        return self.prepare(self.ranks.share(take(self.prompts_per_step)))
 
     def prepare(self, problems: Sequence[Problem]) -> list[Prompt]:
-        """Process each problem once, and look at its images if what is seen stays the same for the whole run."""
+        """Process each problem once; with a frozen vision tower, compute the features of its images too."""
         with self.time("prompts"):
             prompts = [self.prompts.build(problem) for problem in problems]
         if self.vision is None:
@@ -117,10 +119,10 @@ class Collector:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able. Every rank must call it."""
-        if self.ahead is None:
+        if self.prefetched is None:
             return {"stream": self.stream.state(), "ahead": None}
-        sampled = self.ranks.gather_shares([sampled_of(group) for group in self.ahead.groups()])
-        return {"stream": self.ahead.before, "ahead": sampled}
+        sampled = self.ranks.gather_shares([sampled_of(group) for group in self.prefetched.groups()])
+        return {"stream": self.prefetched.before, "ahead": sampled}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up where `state` left off."""
@@ -133,11 +135,11 @@ class Collector:
             Group(prompt, [Completion(**one) for one in sampled])
             for prompt, sampled in zip(prompts, share, strict=True)
         ]
-        self.ahead = Ahead(before, done(groups))
+        self.prefetched = Prefetched(before, done(groups))
 
 
 @dataclass(frozen=True)
-class Ahead:
+class Prefetched:
     """Groups that are sampled before their step.
 
     Attributes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmhicra.config import GuardConfig, RunConfig
+from mmhicra.config import GuardConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.train.update.packing import SubGroup, by_completion, fill_rows, pack, split_groups
@@ -72,14 +72,16 @@ class AlignmentGuard:
     """Looks at every step's log-probs, and judges at the steps that are due.
 
     Args:
-        config: of the run.
+        options: the section `rollout.guard` of the configuration.
+        precision: `model.precision`.
+        cuts: whether the engine samples from a part of the vocabulary only (`rollout.top_p`, `rollout.top_k`).
         say: shows a line.
     """
 
-    def __init__(self, config: RunConfig, say: Callable[[str], None]) -> None:
-        self.options = config.rollout.guard
-        self.limits = Limits.of(self.options, config.model.precision)
-        self.cuts = config.rollout.cuts
+    def __init__(self, options: GuardConfig, precision: str, cuts: bool, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.limits = Limits.of(options, precision)
+        self.cuts = cuts
         self.say = say
         self.looks: list[Look] = []
         self.judged = False

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.credit import Method, assign_credit
 from mmhicra.hicra.grams import Gram, GramLibrary
-from mmhicra.hicra.planning import Marked, PlanningMatcher
+from mmhicra.hicra.planning import PlanningMatcher, PlanningTags
 from mmhicra.hicra.telemetry import (
     RolloutTelemetry,
     conditional_entropy,
@@ -52,7 +52,9 @@ PROMPT = Prompt(
 )
 
 
-def make_group(rows, tokenizer, method: Method = "hicra", alpha=0.25, library=LIBRARY) -> tuple[Group, list[Marked]]:
+def make_group(
+    rows, tokenizer, method: Method = "hicra", alpha=0.25, library=LIBRARY
+) -> tuple[Group, list[PlanningTags]]:
     """Rows of (response, verdict, truncated, format reward) -> a scored and credited group, and its planning."""
     group, matcher = Group(PROMPT, []), PlanningMatcher(library, tokenizer)
     for text, verdict, truncated, extra in rows:

@@ -40,7 +40,7 @@ def test_training_samples_as_configured(folder):
     assert (policy.temperature, policy.chunk, policy.attention, policy.nucleus) == (1.3, 9, "dense", None)
     assert trainer.reference is None
     stop = loaded.tokenizer.convert_tokens_to_ids(".")
-    assert trainer.crediting.matcher.mask([stop]).tolist() == [False]
+    assert trainer.credit_assigner.matcher.mask([stop]).tolist() == [False]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ def look(problem="p", tokens=10, error=1.0):
 
 def guard_of(*overrides):
     said = []
-    return AlignmentGuard(short_config("nowhere", *overrides), said.append), said
+    config = short_config("nowhere", *overrides)
+    return AlignmentGuard(config.rollout.guard, config.model.precision, config.rollout.cuts, said.append), said
 
 
 def prompt_of(name, length=4):

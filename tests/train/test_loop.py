@@ -38,19 +38,21 @@ class PlannedTrainer:
 
     def __init__(self, config, failures):
         self.config, self.failures = config, failures
-        self.step_number, self.worst_problem, self.reward_failures = 0, None, []
+        self.step_number = 0
         self.updates = UpdateCount(config.train.max_skipped_updates)
         self.time, self.memory = Timers(Gauge()), Gauge()
         self.optimizer = SimpleNamespace(register_step_pre_hook=lambda hook: None)
         self.ranks = SimpleNamespace(count=2, max=float, gather=list, refusing_together=nullcontext)
         self.accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
-        self.collector, self.crediting = SimpleNamespace(), None
+        self.collector, self.credit_assigner = SimpleNamespace(), SimpleNamespace(tokenizer=None)
 
     def step(self):
         self.step_number += 1
         number = self.failures[self.step_number - 1] if self.failures else 0
-        self.reward_failures = [CustomFailure("it failed", f"p{n}", wrong_result=False) for n in range(number)]
-        return {"reward/workers_lost": 0.0, "time/rollout": 2.0, "time/forward": 0.5}, SimpleNamespace(all=["a group"])
+        failures = [CustomFailure("it failed", f"p{n}", wrong_result=False) for n in range(number)]
+        return {"reward/workers_lost": 0.0, "time/rollout": 2.0, "time/forward": 0.5}, SimpleNamespace(
+            number=self.step_number, groups=["a group"], worst_problem=None, reward_failures=failures
+        )
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def follow(tmp_path, monkeypatch):
         saved = []
         monkeypatch.setattr(Run, "evaluate_held_out", evaluate)
         monkeypatch.setattr(loop, "save_checkpoint", save)
-        monkeypatch.setattr(loop, "rollout_records", lambda step, rollouts, crediting: [{"step": step}])
+        monkeypatch.setattr(loop, "rollout_records", lambda step, tokenizer: [{"step": step.number}])
         parts = SimpleNamespace(
             trainer=trainer,
             processor=None,

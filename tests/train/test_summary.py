@@ -28,7 +28,7 @@ def run_of(tmp_path, before, after):
         step_number=6,
         updates=updates,
         collector=SimpleNamespace(stream=SimpleNamespace(problems=["p"] * 40)),
-        crediting=SimpleNamespace(controller=controller),
+        credit_assigner=SimpleNamespace(controller=controller),
     )
     parts = SimpleNamespace(
         trainer=trainer, held_out=["q"] * 5, refused=4, gram_library=Library(), parameters={"total": 9, "trained": 2}

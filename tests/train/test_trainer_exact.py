@@ -133,9 +133,9 @@ def test_what_is_configured_is_trained(make, case):
 def test_an_engine_that_does_not_follow_is_stopped_at_the_second_step(make):
     """The scripted engine claims the first weights' log-probs for ever: right once, stale from then on."""
     trainer, witness = make("rollout.guard.every=1")
-    numbers, _ = trainer.step()
+    numbers, step = trainer.step()
     assert 1 <= numbers["engine/probability_error_worst"] < 1.0001
-    assert trainer.worst_problem is None
+    assert step.worst_problem is None
     before = {name: p.detach().clone() for name, p in witness.trained().items()}
     with pytest.raises(Misaligned, match=r"rollout.guard.stop_above \(1.001\); worst is problem p"):
         trainer.step()

@@ -148,8 +148,8 @@ def test_a_small_disagreement_is_told_but_stops_nothing(make, tiny_model_folder)
     trainer = make([SIGNAL] * 4, "train.prompts_per_step=2", "rollout.guard.every=1")
     gaps = {"p0": 0.0001, "p1": 0.0006}
     trainer.collector.engine.logprobs_of = lambda prompt, ids: (logprobs[tuple(ids)] + gaps[prompt.problem.id]).tolist()
-    numbers, _ = trainer.step()
-    assert trainer.worst_problem == "p1"
+    numbers, step = trainer.step()
+    assert step.worst_problem == "p1"
     assert numbers["engine/probability_error_worst"] == pytest.approx(1.0006, abs=2e-5)
     assert 1.0001 < numbers["engine/probability_error"] < 1.0006
     assert first["engine/probability_error"] > 1.0006
@@ -160,9 +160,9 @@ def test_prefetch_samples_one_step_ahead_but_for_the_steps_at_which_the_guard_lo
     trainer = make([SIGNAL] * 8, *options, "rollout.guard.sample_above=1e4", changes={"prefetch": True})
     told, policies = [], []
     for _ in range(4):
-        numbers, _ = trainer.step()
-        policies.append(trainer.on_policy)
-        assert ("engine/probability_error_worst" in numbers) == trainer.on_policy
+        numbers, step = trainer.step()
+        policies.append(step.on_policy)
+        assert ("engine/probability_error_worst" in numbers) == step.on_policy
         told.append([(call[0], call[3] if call[0] == "generate" else None) for call in trainer.collector.engine.calls])
         trainer.collector.engine.calls.clear()
     assert told == [

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from short_runs import short_config
 from torch import nn
 
+from mmhicra.config import GuardConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, RewardRecord
 from mmhicra.train.collector import finite_rewards, place_groups
@@ -136,20 +136,20 @@ def test_large_numbers_are_finite(dtype):
 
 
 @pytest.mark.parametrize("own", [NAN, INF, -INF, -1e5])
-def test_the_guard_stops_at_what_is_no_number(own, tmp_path):
+def test_the_guard_stops_at_what_is_no_number(own):
     prompt = SimpleNamespace(problem=SimpleNamespace(id="p"), image_grid_thw=None, __len__=lambda self: 3)
     completion = Completion([5, 6], [-1.0, -2.0], "stop", "")
     sized = type("Sized", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(prompt))
     seen = look_at(sized, completion, torch.tensor([-1.0, own]), allowed=0.01)
     assert seen.error == seen.largest == INF or seen.largest == pytest.approx(1e5, rel=1e-4)
     assert seen.first[0] == 1
-    guard = AlignmentGuard(short_config(tmp_path), say=lambda text: None)
+    guard = AlignmentGuard(GuardConfig(), "fp32", cuts=False, say=lambda text: None)
     with pytest.raises(Misaligned, match="mean of exp.*is inf over 12 tokens.*worst is problem p"):
         guard.judge([Look("q", "", 10, 10.0, 0.0, (0, 1, 0.0, 0.0)), seen])
 
 
-def test_the_guard_stops_at_a_mean_that_is_no_number(tmp_path):
-    guard = AlignmentGuard(short_config(tmp_path), say=lambda text: None)
+def test_the_guard_stops_at_a_mean_that_is_no_number():
+    guard = AlignmentGuard(GuardConfig(), "fp32", cuts=False, say=lambda text: None)
     with pytest.raises(Misaligned):
         guard.judge([Look("p", "", 1, NAN, NAN, (0, 1, NAN, 0.0))])
 

@@ -109,13 +109,13 @@ SCENES = {
         "reward.custom_threads": (2, lambda run: run.collector.rewarder.settings.custom_threads),
         "reward.workers": (1, lambda run: run.collector.rewarder.verifier.workers),
         "reward.time_limit": (7.5, lambda run: run.collector.rewarder.verifier.time_limit),
-        "hicra.alpha": (0.4, lambda run: run.trainer.crediting.controller.at(1)),
-        "hicra.schedule.end": (0.8, lambda run: run.trainer.crediting.controller.at(99)),
-        "hicra.schedule.steps": (5, lambda run: run.trainer.crediting.controller.at(3), pytest.approx(0.6)),
+        "hicra.alpha": (0.4, lambda run: run.trainer.credit_assigner.controller.at(1)),
+        "hicra.schedule.end": (0.8, lambda run: run.trainer.credit_assigner.controller.at(99)),
+        "hicra.schedule.steps": (5, lambda run: run.trainer.credit_assigner.controller.at(3), pytest.approx(0.6)),
         "hicra.grams": ("released_193", released, True),
         "hicra.min_words": (2, lambda run: min(len(text.split()) for text in run.grams)),
-        "hicra.skip_math": (True, lambda run: run.trainer.crediting.matcher.skip_math),
-        "hicra.parts": ("answer", lambda run: run.trainer.crediting.matcher.parts),
+        "hicra.skip_math": (True, lambda run: run.trainer.credit_assigner.matcher.skip_math),
+        "hicra.parts": ("answer", lambda run: run.trainer.credit_assigner.matcher.parts),
         "train.logprob_chunk": (9, lambda run: run.trainer.unwrapped.chunk),
         "train.loss.siren.top_p": (0.65, lambda run: run.trainer.unwrapped.nucleus),
         "train.optimizer.learning_rate": (3e-5, lambda run: run.trainer.schedule.base_lrs[0]),
@@ -135,11 +135,11 @@ SCENES = {
         "rollout.top_p": (0.9, lambda run: run.collector.sampling.top_p),
         "rollout.top_k": (5, lambda run: run.collector.sampling.top_k),
         "rollout.guard.stop_above": (1.33, lambda run: run.trainer.guard.limits.stop),
-        "hicra.adaptive.signal": ("kl", lambda run: run.trainer.crediting.controller.signal),
-        "hicra.adaptive.target": (0.07, lambda run: run.trainer.crediting.controller.target),
-        "hicra.adaptive.minimum": (0.15, lambda run: run.trainer.crediting.controller.minimum),
-        "hicra.adaptive.maximum": (0.55, lambda run: run.trainer.crediting.controller.maximum),
-        "hicra.adaptive.rate": (0.03, lambda run: run.trainer.crediting.controller.rate),
+        "hicra.adaptive.signal": ("kl", lambda run: run.trainer.credit_assigner.controller.signal),
+        "hicra.adaptive.target": (0.07, lambda run: run.trainer.credit_assigner.controller.target),
+        "hicra.adaptive.minimum": (0.15, lambda run: run.trainer.credit_assigner.controller.minimum),
+        "hicra.adaptive.maximum": (0.55, lambda run: run.trainer.credit_assigner.controller.maximum),
+        "hicra.adaptive.rate": (0.03, lambda run: run.trainer.credit_assigner.controller.rate),
         "train.loss.kl_coefficient": (0.2, lambda run: run.trainer.reference is not None, True),
     },
 }
@@ -237,7 +237,7 @@ def scenes(tmp_path_factory):
                 tokenizer=parts.processor.tokenizer,
                 prompt=parts.processor.tokenizer.decode(collector.prompts.build(collector.stream.problems[0]).ids),
                 trained=[name for name, p in model.named_parameters() if p.requires_grad],
-                grams={gram.text for gram in trainer.crediting.matcher.gram_library.grams},
+                grams={gram.text for gram in trainer.credit_assigner.matcher.gram_library.grams},
             )
 
         yield assembled
@@ -283,7 +283,7 @@ def test_the_placebo_is_drawn_by_the_seed(scenes, monkeypatch):
         return matcher.gram_library
 
     monkeypatch.setattr("mmhicra.train.credit.placebo_library", drawn)
-    scenes("adapters").trainer.crediting.draw_placebo([])
+    scenes("adapters").trainer.credit_assigner.draw_placebo([])
     assert seeds == [11]
 
 
@@ -308,7 +308,7 @@ def test_what_is_told_of_the_parts_is_what_they_are(scenes):
     counted["trained"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     assert run.parts.parameters == counted
     assert 0 < counted["trained"] < counted["total"]
-    assert run.parts.gram_library is run.trainer.crediting.matcher.gram_library
+    assert run.parts.gram_library is run.trainer.credit_assigner.matcher.gram_library
     assert {problem.id.split("/")[1] for problem in run.parts.held_out} == {"held_out"}
     assert run.parts.refused == 0
 

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from mmhicra.core.records import Group
+from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.vlm.families import Family
 from mmhicra.vlm.shape import count_linear
 from mmhicra.vlm.vision_work import VisionWork
@@ -91,13 +90,13 @@ def plan_moves(costs: Sequence[Sequence[float]]) -> list[Move]:
         arrived[target] += own.pop(best)  # it stays there: a group is sent once
 
 
-def balance(parts: Sequence[list[Group]], work: Work, accelerator: Accelerator) -> tuple[list[Group], float]:
+def balance(parts: Sequence[list[Group]], work: Work, ranks: Ranks) -> tuple[list[Group], float]:
     """Exchange groups among ranks until each part, what is trained at a time, is even; every rank must call it.
 
     Args:
         parts: this rank's groups of each part; the number of parts is the same on all ranks.
         work: what a group costs.
-        accelerator: of this process.
+        ranks: that exchange.
 
     Returns:
         This rank's groups now, in the order of their places, and the time all parts take over what they would if the
@@ -106,24 +105,23 @@ def balance(parts: Sequence[list[Group]], work: Work, accelerator: Accelerator) 
     held: list[Group] = []
     busiest = even = 0.0
     for part in parts:
-        own, loads = exchange(part, work, accelerator)
+        own, loads = exchange(part, work, ranks)
         held += own
         busiest, even = busiest + max(loads), even + sum(loads) / len(loads)
     return sorted(held, key=place_of), busiest / even if even else 1.0
 
 
-def exchange(groups: list[Group], work: Work, accelerator: Accelerator) -> tuple[list[Group], list[float]]:
+def exchange(groups: list[Group], work: Work, ranks: Ranks) -> tuple[list[Group], list[float]]:
     """Exchange groups among ranks; returns this rank's, and the loads of all ranks afterwards."""
     own = [work.forward(group) for group in groups]
-    costs: list[list[float]] = gather_object([own]) if accelerator.num_processes > 1 else [own]
-    rank, stay = accelerator.process_index, dict(enumerate(groups))
+    costs: list[list[float]] = ranks.gather([own])
+    stay = dict(enumerate(groups))
     loads = [sum(each) for each in costs]
     arrived: list[Group] = []
     for source, index, target in plan_moves(costs):
-        parcel: list[Any] = [_light(stay.pop(index)) if rank == source else None]
-        broadcast_object_list(parcel, from_process=source)
-        if rank == target:
-            arrived.append(parcel[0])
+        group = ranks.broadcast(_light(stay.pop(index)) if ranks.index == source else None, source)
+        if ranks.index == target:
+            arrived.append(group)
         loads[source] -= costs[source][index]
         loads[target] += costs[source][index]
     return [*stay.values(), *arrived], loads

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from mmhicra.core.errors import UserError
@@ -25,9 +25,19 @@ class Ranks:
         """How many there are."""
         return self.accelerator.num_processes
 
+    @property
+    def index(self) -> int:
+        """Which of them this is, from 0."""
+        return self.accelerator.process_index
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files and decides for all."""
+        return self.accelerator.is_main_process
+
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This rank's part of `items`."""
-        return list(items[self.accelerator.process_index :: self.count])
+        return list(items[self.index :: self.count])
 
     def gather(self, items: list[Any]) -> list[Any]:
         """The `items` of all ranks."""
@@ -39,6 +49,10 @@ class Ranks:
             return list(items)
         shares = gather_object([list(items)])
         return [shares[i % self.count][i // self.count] for i in range(sum(len(part) for part in shares))]
+
+    def broadcast(self, item: Any, source: int = 0) -> Any:
+        """The `item` of rank `source`, on every rank; what the others give is not used."""
+        return broadcast_object_list([item], from_process=source)[0] if self.count > 1 else item
 
     @contextmanager
     def refusing_together(self) -> Iterator[None]:
@@ -52,7 +66,7 @@ class Ranks:
             yield
         except UserError as raised:
             refusal = raised
-        rank = self.accelerator.process_index
+        rank = self.index
         said = self.gather([] if refusal is None else [(rank, str(refusal))])
         if refusal is not None:
             refusal.told = refusal.told or any(text == str(refusal) for other, text in said if other < rank)

@@ -33,7 +33,7 @@ from mmhicra.rollout.engine import Engine, Sampling, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.rollout.vllm.loading import load_vllm, refuse_without_vllm
 from mmhicra.train.collector import Collector
-from mmhicra.train.credit import Crediting, credit_options
+from mmhicra.train.credit import CreditAssigner, credit_options
 from mmhicra.train.distributed.balance import Work
 from mmhicra.train.distributed.processes import sharded
 from mmhicra.train.distributed.ranks import Ranks
@@ -41,11 +41,14 @@ from mmhicra.train.distributed.sharding import GatheringEngine, shard
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.loop.callbacks import Callbacks
+from mmhicra.train.loop.memory import MemoryGauge
+from mmhicra.train.loop.metrics import Timers
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
+from mmhicra.train.update.updates import UpdateCount
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
 from mmhicra.vlm.processing import ImageSize, PromptBuilder, warn_of_shrinking
@@ -161,10 +164,10 @@ def make_trainer(
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
     terminal.say(f"attention: {policy.attention}")
-    ranks = Ranks(accelerator)
+    ranks, memory = Ranks(accelerator), MemoryGauge()
+    time = Timers(memory)
     prepared = policy if sharded(config, accelerator) else accelerator.prepare_model(policy)
     collector = Collector(
-        config=config,
         engine=engine,
         sampling=sampling,
         rewarder=inputs.rewarder,
@@ -173,6 +176,9 @@ def make_trainer(
         vision=vision,
         policy=prepared,
         ranks=ranks,
+        time=time,
+        seed=config.seed,
+        prompts_per_step=config.train.prompts_per_step,
     )
     optimizer = make_optimizer(policy, config.train.optimizer)
     matcher = make_matcher(config, inputs.gram_library, model, sampling)
@@ -184,10 +190,13 @@ def make_trainer(
         schedule=torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(config)),
         reference=reference,
         collector=collector,
-        crediting=Crediting(config, matcher, model.tokenizer),
+        credit_assigner=CreditAssigner(config.credit, config.hicra, matcher, model.tokenizer, config.seed),
         guard=make_guard(config, terminal),
         ranks=ranks,
         work=work,
+        updates=UpdateCount(config.train.max_skipped_updates),
+        memory=memory,
+        time=time,
         say=terminal.say,
     )
 
@@ -202,7 +211,7 @@ def refuse_idle_processes(config: RunConfig, accelerator: Accelerator) -> None:
 
 
 def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sampling: Sampling) -> PlanningMatcher:
-    """What marks planning tokens."""
+    """What finds planning tokens."""
     return PlanningMatcher(
         library,
         model.tokenizer,
@@ -266,7 +275,7 @@ def make_engine(
 
 def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
     """The alignment guard; says so if the run goes without."""
-    guard = AlignmentGuard(config, terminal.say)
+    guard = AlignmentGuard(config.rollout.guard, config.model.precision, config.rollout.cuts, terminal.say)
     if config.rollout.cuts and config.rollout.guard.every:
         terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
     return guard

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from mmhicra.config import RunConfig
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
@@ -51,11 +49,9 @@ class Benchmarks:
         for questions in self.sets:
             responses = self._answer(questions, trainer, terminal, when)
             with trainer.ranks.refusing_together():
-                if trainer.accelerator.is_main_process:
+                if trainer.ranks.is_main:
                     record |= self._score(questions, responses, trainer, folder, terminal, when)
-        if trainer.accelerator.num_processes > 1:
-            record = broadcast_object_list([record])[0]
-        return record
+        return trainer.ranks.broadcast(record)
 
     def _score(
         self,

@@ -191,10 +191,10 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
 
 def method_state(trainer: Trainer) -> dict[str, Any]:
     """What the method has learned or measured so far, and which grams it goes by."""
-    library = trainer.crediting.matcher.gram_library
+    library = trainer.credit_assigner.matcher.gram_library
     return {
         "grams": {"name": library.name, "count": len(library), "hash": library.content_hash},
-        "crediting": trainer.crediting.state(),
+        "crediting": trainer.credit_assigner.state(),
         "siren_anchor": trainer.anchor,
         "updates": trainer.updates.state(),
         "first": trainer.first,
@@ -207,13 +207,13 @@ def restore_method(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
     Raises:
         RunFolderError: the gram library is not the one that the checkpoint was trained with.
     """
-    library = trainer.crediting.matcher.gram_library
+    library = trainer.credit_assigner.matcher.gram_library
     if state["grams"]["hash"] != library.content_hash:
         raise RunFolderError(
             f"{path} was trained with other grams ({state['grams']['count']}, not {len(library)}; {library.name}): "
             "restore the file that hicra.grams names, or start a new run"
         )
-    trainer.crediting.restore(state["crediting"])
+    trainer.credit_assigner.restore(state["crediting"])
     trainer.anchor, trainer.first = state["siren_anchor"], state["first"]
     trainer.updates.restore(state.get("updates", {}))  # older checkpoints have none
 

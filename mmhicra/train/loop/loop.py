@@ -119,7 +119,7 @@ class Run:
     def take_step(self) -> None:
         """One step with its record, rollouts, evaluation and checkpoint."""
         trainer, started = self.parts.trainer, time.perf_counter()
-        numbers, rollouts = trainer.step()
+        numbers, taken = trainer.step()
         step, last = trainer.step_number, trainer.step_number == self.steps
         numbers["time/step"] = time.perf_counter() - started
         for name, seconds in numbers.items():
@@ -127,10 +127,10 @@ class Run:
                 self.spend(name.removeprefix("time/"), seconds)
         grams = self.parts.gram_library.content_hash[:12]
         record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
-        if trainer.worst_problem is not None:
-            record["engine/worst_problem"] = trainer.worst_problem
+        if taken.worst_problem is not None:
+            record["engine/worst_problem"] = taken.worst_problem
         if self.due(self.config.log.rollouts_every):
-            records = trainer.ranks.gather(list(rollout_records(step, rollouts, trainer.crediting)))
+            records = trainer.ranks.gather(list(rollout_records(taken, trainer.credit_assigner.tokenizer)))
             self.on_main(lambda: self.folder.write_rollouts(step, records))
         improved, evaluated = False, {}
         if (last or self.due(self.config.eval.every)) and self.evaluates:
@@ -141,7 +141,7 @@ class Run:
         self.write(record)
         self.recorded = step
         self.terminal.show_step(record, self.steps)
-        self.tell("on_step_end", step, record, rollouts.all if self.config.log.callbacks else ())
+        self.tell("on_step_end", step, record, taken.groups if self.config.log.callbacks else ())
         if evaluated:
             self.tell("on_evaluation", step, evaluated)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
@@ -151,15 +151,15 @@ class Run:
         with trainer.ranks.refusing_together():
             if trainer.updates.exhausted:
                 raise trainer.updates.refusal()
-            self.mind_rewards(record)
+            self.mind_rewards(record, taken.reward_failures)
 
-    def mind_rewards(self, record: dict[str, Any]) -> None:
-        """Say what went wrong while this step was scored.
+    def mind_rewards(self, record: dict[str, Any], failures: Sequence[CustomFailure]) -> None:
+        """Say what went wrong while this step was scored; `failures` are those of a custom reward.
 
         Raises:
             CustomFailure: a custom reward has failed too often or is no reward, after a checkpoint was written.
         """
-        step, failures = record["step"], self.parts.trainer.reward_failures
+        step = record["step"]
         if lost := int(record["reward/workers_lost"]):
             self.terminal.say(
                 f"warning: step {step}: {lost} reward workers were killed, not by their limit (out of memory?); "

@@ -51,6 +51,11 @@ class Timers:
             self._look()
             self._open.pop()
 
+    def restart(self) -> None:
+        """Forget the phases so far: another step begins."""
+        self.seconds.clear()
+        self.memory.clear()
+
     def _look(self) -> None:
         """Every phase that is open held what was held since the last look."""
         held = self._gauge.since_last()
@@ -82,15 +87,19 @@ class Tally:
         if values.numel():
             self.maxima[name] = larger(self.maxima.get(name, -math.inf), float(values.max()))
 
+    def add(self, other: Tally) -> None:
+        """Take everything that `other` has into this one."""
+        for name, value in other.sums.items():
+            self.sums[name] += value
+            self.weights[name] += other.weights[name]
+        for name, value in other.maxima.items():
+            self.maxima[name] = larger(self.maxima.get(name, -math.inf), value)
+
     def merge(self, others: Sequence[Tally]) -> Tally:
         """The tally of this and `others` together."""
         merged = Tally()
         for tally in (self, *others):
-            for name, value in tally.sums.items():
-                merged.sums[name] += value
-                merged.weights[name] += tally.weights[name]
-            for name, value in tally.maxima.items():
-                merged.maxima[name] = larger(merged.maxima.get(name, -math.inf), value)
+            merged.add(tally)
         return merged
 
     def result(self) -> dict[str, float]:

@@ -9,25 +9,26 @@ from typing import Any
 import torch
 
 from mmhicra.core.records import Completion, Group
+from mmhicra.hicra.planning import PlanningTags
 from mmhicra.hicra.spans import token_spans
-from mmhicra.train.credit import Crediting
-from mmhicra.train.trainer import Rollouts
+from mmhicra.train.credit import planning_tags
+from mmhicra.train.step import Step
 
 DIGITS = 5
 """Decimals of per-token numbers: they are for looking at."""
 
 
-def rollout_records(step: int, rollouts: Rollouts, crediting: Crediting) -> Iterator[dict[str, Any]]:
+def rollout_records(step: Step, tokenizer: Any) -> Iterator[dict[str, Any]]:
     """One record per completion: prompt, images by reference, response, planning spans, reward, advantage, tokens."""
-    for groups, kept in ((rollouts.kept, True), (rollouts.dropped, False)):
+    for groups, kept in ((step.kept, True), (step.dropped, False)):
         for group in groups:
-            for index, completion in enumerate(group.completions):
+            for index, (completion, tags) in enumerate(zip(group.completions, planning_tags(group), strict=True)):
                 yield {
-                    "step": step,
+                    "step": step.number,
                     "kept": kept,
                     "completion": index,
                     **completion_record(group, completion),
-                    **token_record(completion, crediting),
+                    **token_record(completion, tags, tokenizer),
                 }
 
 
@@ -50,20 +51,17 @@ def completion_record(group: Group, completion: Completion) -> dict[str, Any]:
     }
 
 
-def token_record(completion: Completion, crediting: Crediting) -> dict[str, Any]:
-    """What each of the R tokens wrote and got; `None` where the run did not look.
+def token_record(completion: Completion, tags: PlanningTags, tokenizer: Any) -> dict[str, Any]:
+    """What each of the R tokens wrote and got; `None` where the run did not measure it.
 
     `decoded` is the text of all ids, an end token included, and `token_spans` are (R, 2) spans of its characters.
     `grams` are the occurrences of grams as text, function, and a span of `ids`.
     """
-    decoded, characters = token_spans(completion.ids, crediting.tokenizer)
+    decoded, characters = token_spans(completion.ids, tokenizer)
     return {
         "decoded": decoded,
         "token_spans": characters.tolist(),
-        "grams": [
-            [match.gram.text, match.gram.function, match.start_token, match.end_token]
-            for match in crediting.matcher.matches(completion.ids)
-        ],
+        "grams": [[match.gram.text, match.gram.function, match.start_token, match.end_token] for match in tags.matches],
         "advantages": rounded(completion.advantages),
         "engine_logprobs": rounded(completion.logprobs),
         "old_logprobs": rounded(completion.old_logprobs),

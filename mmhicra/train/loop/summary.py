@@ -50,7 +50,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "wall_seconds": run.wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
-        "alpha": run.parts.trainer.crediting.controller.at(max(1, run.parts.trainer.step_number)),
+        "alpha": run.parts.trainer.credit_assigner.controller.at(max(1, run.parts.trainer.step_number)),
         "grams": {
             "name": run.parts.gram_library.name,
             "count": len(run.parts.gram_library),

@@ -45,7 +45,7 @@ class RowObjective:
 
 
 def row_objective(
-    stats: TokenStats, batch: MicroBatch, old: Tensor, options: LossConfig, totals: Totals, slope: float
+    stats: TokenStats, batch: MicroBatch, old: Tensor, options: LossConfig, totals: Totals, siren_scale: float
 ) -> RowObjective:
     """The weighted sum of a row's per-token losses; over all rows and ranks these add up to the loss.
 
@@ -55,7 +55,7 @@ def row_objective(
         old: (T,) log-probs under the policy before the step's first update.
         options: of the loss.
         totals: of the optimizer step.
-        slope: what SIREN weighs the mean peak entropy with; 0 without it.
+        siren_scale: the factor on the mean peak entropy; 0 without SIREN.
     """
     policy = clipped_policy_loss(
         stats.logprobs,
@@ -76,10 +76,10 @@ def row_objective(
     if options.entropy_coefficient:
         per_token = per_token - options.entropy_coefficient * stats.entropy
     loss = (token_weights(batch.sequence, options.aggregation, totals) * per_token).sum()
-    if options.siren and slope:
+    if options.siren and siren_scale:
         count = int(batch.sequence.max()) + 1
         peaks = peak_entropy(stats.nucleus_entropy, batch.sequence, options.siren.quantile, count)
-        loss = loss + slope * peaks.sum() / totals.sequences
+        loss = loss + siren_scale * peaks.sum() / totals.sequences
     return RowObjective(loss, policy, per_token.detach(), None if kl is None else kl.detach(), weights)
 
 
