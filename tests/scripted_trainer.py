@@ -16,6 +16,7 @@ from mmhicra.core.records import Completion, Group, Problem, ProblemImage, Rewar
 from mmhicra.data.dataset import Loaded
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.train.loop.assembly import Inputs, make_trainer
+from mmhicra.train.loop.callbacks import Callbacks
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -157,6 +158,7 @@ def scripted_trainer(config, model, logprobs_of, problems=None, script=SCRIPT):
         problems=Loaded(problems or scripted_problems(), [], [], "visual_math"),
         question_sets=[],
         verifier=SimpleNamespace(),
+        callbacks=Callbacks(),
     )
     with ExitStack() as stack:
         trainer = make_trainer(config, inputs, model, Accelerator(cpu=True), Terminal(quiet=True), stack)
