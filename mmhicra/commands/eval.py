@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmhicra.commands import eval_lmms
-from mmhicra.commands.options import add_config
+from mmhicra.commands.options import add_config, add_verbosity, libraries_level
+from mmhicra.core.logs import logged
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
@@ -94,6 +95,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: eval_runs/NAME")
     parser.add_argument("--overwrite", action="store_true", help="generate anew what lies in the folder")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
+    add_verbosity(parser)
     parser.set_defaults(run=run_model)
 
 
@@ -154,20 +156,21 @@ def run_model(options: argparse.Namespace) -> int:
     transformers.utils.logging.disable_progress_bar()
     if config.threads:
         torch.set_num_threads(config.threads)
-    terminal = Terminal(quiet=options.json)
+    terminal = Terminal(quiet=options.json, level=options.level)
     name = options.name or (f"{options.run_folder.name}-{checkpoint.name}" if checkpoint else None)
     folder = options.out or Path("runs/eval") / (name or Path(config.model.path).name)
     choices: dict[str, Any] = {"name": name, "overwrite": options.overwrite, "checkpoint": checkpoint}
-    if options.backend == "lmms-eval":
-        done = eval_lmms.evaluate(config, folder, terminal, options, choices)
-    else:
-        done = evaluate_model(config, folder, terminal, judge=_judge(options), **choices)
+    with logged(terminal.handler, libraries=libraries_level(options.level)):
+        if options.backend == "lmms-eval":
+            done = eval_lmms.evaluate(config, folder, terminal, options, choices)
+        else:
+            done = evaluate_model(config, folder, terminal, judge=_judge(options), **choices)
     if options.json:
         print(json.dumps([evaluated.scores.result for evaluated in done], indent=1, ensure_ascii=False))
         return 0
     for evaluated in done:
         terminal.console.print(result_table(evaluated.scores.result))
-        terminal.say(f"result {evaluated.path}")
+        terminal.conclude(f"result {evaluated.path}")
     return 0
 
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmhicra.commands.options import add_config
+from mmhicra.commands.options import add_config, add_verbosity, libraries_level
+from mmhicra.core.logs import logged
 
 
 def add(commands: Any) -> None:
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (default 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/lab"), metavar="FOLDER", help="runs, table and picture")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="runs at a time; default: one per core")
+    add_verbosity(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,13 +37,15 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.train.loop.terminal import Terminal
 
     names = options.methods.split(",") if options.methods else list(STANDARD)
-    run_lab(
-        options.config,
-        options.overrides,
-        settings_of(names, options.variant),
-        range(options.seeds),
-        options.out,
-        workers=options.workers or os.cpu_count() or 1,
-        terminal=Terminal(),
-    )
+    terminal = Terminal(level=options.level)
+    with logged(terminal.handler, libraries=libraries_level(options.level)):
+        run_lab(
+            options.config,
+            options.overrides,
+            settings_of(names, options.variant),
+            range(options.seeds),
+            options.out,
+            workers=options.workers or os.cpu_count() or 1,
+            terminal=terminal,
+        )
     return 0

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmhicra.commands.options import add_verbosity, libraries_level
+from mmhicra.core.logs import logged
+
 if TYPE_CHECKING:
     from mmhicra.hicra.grams import GramLibrary
     from mmhicra.mining.inspection import Inspection
@@ -35,6 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--inspect", metavar="LIBRARY", help="show a shipped library or a file instead of mining")
     parser.add_argument("--responses", nargs="+", metavar="RUN|FILE", help="with --inspect: what to look for hits in")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="with --responses: whose tokens to count (a run's own)")
+    add_verbosity(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,12 +67,13 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.core.errors import UserError
     from mmhicra.train.loop.terminal import Terminal
 
-    terminal = Terminal()
+    terminal = Terminal(level=options.level)
     if bool(options.sources) == bool(options.inspect):
         raise UserError("mine: give run folders or files to mine, or --inspect LIBRARY, and not both")
     if options.responses and not options.inspect:
         raise UserError("mine: --responses goes with --inspect LIBRARY")
-    return _inspect(options, terminal) if options.inspect else _mine(options, terminal)
+    with logged(terminal.handler, libraries=libraries_level(options.level)):
+        return _inspect(options, terminal) if options.inspect else _mine(options, terminal)
 
 
 @contextmanager
@@ -126,7 +131,7 @@ def _show_mined(mined: Mined, terminal: Terminal) -> None:
     for row in table_rows(mined)[:SHOWN]:
         table.add_row(*row)
     terminal.console.print(table)
-    terminal.say(
+    terminal.conclude(
         f"{counts['ngrams']} n-grams in at least {counts['least_df']} solutions ({mined.embedded} newly embedded), "
         f"{counts['clusters']} clusters, {counts['noise']} n-grams in none; {counts['clusters_selected']} clusters, "
         f"of Cluster DF from {counts['least_cluster_df_selected']} on are selected: {counts['grams']} Strategic Grams"
@@ -161,11 +166,11 @@ def _show_library(library: GramLibrary, terminal: Terminal) -> None:
     words = Counter(gram.words for gram in library.grams)
     functions = Counter(gram.function for gram in library.grams)
     clusters = Counter(gram.cluster for gram in library.grams if gram.cluster)
-    terminal.say(f"{library.name}: {len(library)} grams, SHA-256 {library.content_hash}")
-    terminal.say("words      " + ", ".join(f"{length}: {count}" for length, count in sorted(words.items())))
-    terminal.say("functions  " + ", ".join(f"{name}: {count}" for name, count in functions.most_common()))
+    terminal.conclude(f"{library.name}: {len(library)} grams, SHA-256 {library.content_hash}")
+    terminal.conclude("words      " + ", ".join(f"{length}: {count}" for length, count in sorted(words.items())))
+    terminal.conclude("functions  " + ", ".join(f"{name}: {count}" for name, count in functions.most_common()))
     largest = ", ".join(f"{name}: {count}" for name, count in clusters.most_common(SHOWN))
-    terminal.say(f"clusters   {len(clusters)}" + (f", the largest {largest}" if clusters else ""))
+    terminal.conclude(f"clusters   {len(clusters)}" + (f", the largest {largest}" if clusters else ""))
 
 
 def _show_hits(found: Inspection, terminal: Terminal) -> None:
@@ -177,7 +182,7 @@ def _show_hits(found: Inspection, terminal: Terminal) -> None:
         before, hit, after = (" ".join(f"|{part}|".split())[1:-1] for part in found.examples[gram])
         table.add_row(str(count), gram, Text.assemble(before, (hit, "bold"), after))
     terminal.console.print(table)
-    terminal.say(
+    terminal.conclude(
         f"planning density {found.density:.2%} of {found.tokens} tokens, {found.multiword_density:.2%} without "
         f"one-word grams; {found.responses_with_hit} of {found.responses} responses with a hit"
     )

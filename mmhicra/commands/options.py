@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
+from mmhicra.core.logs import RESULT
 from mmhicra.core.resources import find_config
 
 WHICH = "a YAML file, or the name of one that ships, e.g. tiny (`mmhicra configs` lists them)"
@@ -22,3 +24,31 @@ def add_config(
         dest="overrides",
         help="override one field; repeatable. --a.b VALUE does the same",
     )
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add `--verbose` and `--quiet`, which set `options.level`: the least level of the lines on the terminal."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const=logging.DEBUG,
+        default=logging.INFO,
+        dest="level",
+        help="print details and warnings of libraries too",
+    )
+    group.add_argument(
+        "-q",
+        "--quiet",
+        action="store_const",
+        const=RESULT,
+        default=logging.INFO,
+        dest="level",
+        help="print warnings, errors and the result only",
+    )
+
+
+def libraries_level(level: int, to_file: bool = False) -> int:
+    """The least level of what libraries say on the terminal; with a log file, only errors unless `--verbose` is set."""
+    return logging.ERROR if to_file and level > logging.DEBUG else logging.WARNING

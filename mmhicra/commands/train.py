@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmhicra
-from mmhicra.commands.options import add_config
+from mmhicra.commands.options import add_config, add_verbosity, libraries_level
 from mmhicra.core.errors import RunFolderError
+from mmhicra.core.logs import logged
 from mmhicra.train.distributed.launch import speaks
 from mmhicra.train.loop.stopping import INTERRUPTED
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
+    from mmhicra.train.loop.terminal import Terminal
 
 
 def add(commands: Any) -> None:
@@ -33,6 +35,7 @@ def add(commands: Any) -> None:
         help="continue the run in run_folder; `--resume auto` starts one if there is none",
     )
     existing.add_argument("--overwrite", action="store_true", help="start anew, and keep the run in run_folder as .old")
+    add_verbosity(parser)
     parser.set_defaults(run=run)
 
 
@@ -68,11 +71,19 @@ def run_training(options: argparse.Namespace) -> int:
 
     from mmhicra.train.loop.terminal import Terminal
 
-    terminal = Terminal(quiet=not speaks(os.environ))
-    terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
-    if own is not None and options.resume:
-        terminal.say("the run was copied or moved, or is resumed from elsewhere: it goes on where its config.yaml lies")
+    terminal = Terminal(quiet=not speaks(os.environ), level=options.level)
+    with logged(terminal.handler, to_file=True, libraries=libraries_level(options.level, to_file=True)):
+        terminal.say(f"mmhicra {mmhicra.__version__}: {options.config} -> {config.run_folder}")
+        if own is not None and options.resume:
+            terminal.say(MOVED)
+        return train_in(config, options, terminal)
 
+
+MOVED = "the run was copied or moved, or is resumed from elsewhere: it goes on where its config.yaml lies"
+
+
+def train_in(config: RunConfig, options: argparse.Namespace, terminal: Terminal) -> int:
+    """Train in the run folder of `config`."""
     from mmhicra.train.loop.run import Interrupted, train
 
     resume = "auto" if options.resume == "auto" else bool(options.resume)
@@ -80,10 +91,10 @@ def run_training(options: argparse.Namespace) -> int:
         summary = train(config, resume=resume, overwrite=options.overwrite, terminal=terminal)
     except Interrupted as interrupted:
         path = shlex.quote(f"{config.run_folder}/config.yaml")
-        terminal.say(f"{interrupted}; go on with: mmhicra train --config {path} --resume")
+        terminal.conclude(f"{interrupted}; go on with: mmhicra train --config {path} --resume")
         return INTERRUPTED
     terminal.show_summary(summary)
-    terminal.say(f"look at it: mmhicra report {shlex.quote(config.run_folder)}")
+    terminal.conclude(f"look at it: mmhicra report {shlex.quote(config.run_folder)}")
     return 0
 
 

@@ -3,6 +3,7 @@
 config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
+logs/rank_0.log            what each process said, with its tracebacks
 
 Only what is named like this is read, replaced or removed; whatever else lies there stays as it is.
 """
@@ -42,6 +43,11 @@ class RunFolder:
         self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
+        self.logs = self.path / "logs"
+
+    def log(self, rank: int) -> Path:
+        """The log file of one process."""
+        return self.logs / f"rank_{rank}.log"
 
     @property
     def best(self) -> Path:
@@ -65,7 +71,8 @@ class RunFolder:
         """All that a run and the commands that look at it write here, the configuration first."""
         files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
         files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
-        return [p for p in (*files, self.rollouts, self.evaluations, self.checkpoints, self.tensorboard) if p.exists()]
+        folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard, self.logs]
+        return [path for path in (*files, *folders) if path.exists()]
 
     def set_aside(self) -> Path | None:
         """Move the run that is here to a folder beside this one, `RUN.old`, `RUN.old2`, ...; None if there is none.

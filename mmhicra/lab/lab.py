@@ -65,5 +65,6 @@ def run_lab(
     write_whole(out / "lab.json", json.dumps(results, indent=1) + "\n")
     draw_curves(outcomes, out / "curves.png")
     terminal.console.print(terminal_table(rows, BASELINE))
-    terminal.say(f"written: {out / 'table.md'}, table.csv, lab.json, curves.png; the runs are under {out / 'runs'}")
+    places = f"{out / 'table.md'}, table.csv, lab.json, curves.png; the runs are under {out / 'runs'}"
+    terminal.conclude(f"written: {places}")
     return rows

@@ -1,8 +1,10 @@
 """What `accelerate` finds in the environment changes neither the mathematics nor the layout of a run in silence."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DynamoBackend
 from short_runs import short_config
@@ -69,6 +71,34 @@ def test_a_run_says_where_it_runs_and_how_much_a_step_is(tmp_path):
         "one whole model; engine hf, precision fp32; a step is 4 prompts x 4 responses, up to 1,600 tokens"
     )
     assert lines[1] == "model.shard has no effect: there is one process, and nothing to split the model over"
+
+
+HEADERS = {
+    "one host": (
+        2, {"LOCAL_WORLD_SIZE": "2"}, ["H100", "H100", "H100"], ["model.shard=true"],
+        "processes: 2 on cuda (2 x H100), the model is split over them; engine hf, precision fp32; ",
+    ),
+    "two hosts": (
+        4, {"LOCAL_WORLD_SIZE": "2"}, ["H100", "H200"], ["rollout.engine=vllm", "rollout.vllm.tensor_parallel=2"],
+        "processes: 4 on cuda (H100 and H200, on 2 hosts), copied; engine vllm (its weights over 2 processes each), "
+        "precision fp32; ",
+    ),
+    "no launcher": (1, {}, ["H100"], [], "processes: 1 on cuda (H100), one whole model; engine hf, precision fp32; "),
+}  # fmt: skip
+"""Scene -> processes, environment, GPUs of this host, overrides, and how the first line of a run begins."""
+
+
+@pytest.mark.parametrize("scene", HEADERS)
+def test_a_run_says_its_processes_devices_layout_engine_and_precision(scene, monkeypatch, tmp_path):
+    count, environment, names, overrides, begins = HEADERS[scene]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: names[number])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(names))
+    accelerator = SimpleNamespace(device=torch.device("cuda", 0), num_processes=count)
+    line, *more = describe(short_config(tmp_path, *overrides), accelerator)
+    assert line.startswith(begins)
+    assert [text for text in more if "GPUs are here" in text] == ([] if count >= len(names) else [more[0]])
 
 
 ENVIRONMENTS = {

@@ -10,7 +10,7 @@ import torch
 from short_runs import short_config
 
 from mmhicra.config import LogConfig
-from mmhicra.core.errors import RunFolderError
+from mmhicra.core.errors import RunFolderError, UserError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop import run
 from mmhicra.train.loop.disk import DiskNeed
@@ -62,6 +62,22 @@ def test_operations_are_deterministic_while_a_run_that_asks_for_it_lasts(tmp_pat
         run.train(short_config(tmp_path, f"train.deterministic={str(wanted).lower()}"), terminal=Terminal(quiet=True))
     assert seen == [(True, ":4096:8") if wanted else (False, None)]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a fault"), UserError("mend it")])
+def test_a_fault_during_set_up_leaves_its_traceback_and_a_refusal_leaves_nothing(tmp_path, monkeypatch, error):
+    def assemble(*about):
+        raise error
+
+    monkeypatch.setattr(run, "assemble", assemble)
+    config = short_config(tmp_path / "run")
+    with pytest.raises(type(error)):
+        run.train(config, terminal=Terminal(quiet=True))
+    log = tmp_path / "run" / "logs" / "rank_0.log"
+    assert log.exists() == isinstance(error, ZeroDivisionError)
+    if log.exists():
+        assert ": processes: 1 on " in log.read_text()
+        assert log.read_text().endswith("ZeroDivisionError: a fault\n")
 
 
 def test_a_tracker_is_told_the_project_and_the_configuration(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ overridden, with a line; those that ask for another layout of the model are refu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -94,22 +95,34 @@ def overridden(environment: Mapping[str, str], precision: str) -> list[str]:
 def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
     """What a person needs to see who started other processes than meant: where it runs, and how much a step is."""
     device, count = accelerator.device, accelerator.num_processes
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads each"
+    here = number_of(os.environ, "LOCAL_WORLD_SIZE", count)
+    where = f"{torch.get_num_threads()} threads each"
+    if device.type == "cuda":
+        where = devices_text([torch.cuda.get_device_name(each) for each in range(min(here, torch.cuda.device_count()))])
+    if hosts := count // here if 0 < here < count else 0:
+        where += f", on {hosts} hosts"
+    engine, parallel = config.rollout.engine, config.rollout.vllm.tensor_parallel
+    if engine == "vllm" and parallel > 1:
+        engine += f" (its weights over {parallel} processes each)"
     layout = "one whole model" if count == 1 else "the model is split over them" if config.model.shard else "copied"
     prompts, n, limit = config.train.prompts_per_step, config.rollout.n, config.rollout.max_new_tokens
     lines = [
-        f"processes: {count} on {device.type} ({where}), {layout}; engine {config.rollout.engine}, precision "
+        f"processes: {count} on {device.type} ({where}), {layout}; engine {engine}, precision "
         f"{config.model.precision}; a step is {prompts} prompts x {n} responses, up to {prompts * n * limit:,} tokens"
     ]
     if config.model.shard and count == 1:
         lines.append("model.shard has no effect: there is one process, and nothing to split the model over")
-    here = number_of(os.environ, "LOCAL_WORLD_SIZE", count)
     if device.type == "cuda" and here < torch.cuda.device_count():
         lines.append(
             f"warning: {torch.cuda.device_count()} GPUs are here, {here} used: `torchrun --nproc-per-node "
             f"{torch.cuda.device_count()} -m mmhicra train ...` starts a process on each"
         )
     return [*lines, *overridden(os.environ, config.model.precision)]
+
+
+def devices_text(names: Sequence[str]) -> str:
+    """The GPUs of a host, those of one kind counted: `8 x NVIDIA H100`."""
+    return " and ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(names).items())
 
 
 def sharded(config: RunConfig, accelerator: Accelerator) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import platform
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
+import accelerate
 import torch
 import transformers
 from accelerate import InitProcessGroupKwargs
 
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import DataError, RunFolderError
+from mmhicra.core.logs import LogFile, log_file, logged, note
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.digest import digest_problems
 from mmhicra.train.distributed.processes import describe, make_accelerator
@@ -29,7 +34,10 @@ from mmhicra.train.loop.stopping import INTERRUPTED, GraceOver, Stopping
 from mmhicra.train.loop.summary import summarise_run
 from mmhicra.train.loop.terminal import Terminal
 
-__all__ = ["Interrupted", "Run", "train"]
+__all__ = ["EXPECTED", "Interrupted", "Run", "train"]
+
+EXPECTED = (Interrupted, GraceOver)
+"""How a run may end beside a refusal, and is no fault of the program."""
 
 
 def train(
@@ -54,18 +62,21 @@ def train(
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.train.rank_timeout))
     accelerator = make_accelerator(patience)
     terminal = terminal or Terminal(quiet=not accelerator.is_main_process)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    for line in describe(config, accelerator):
-        terminal.say(line)
-    torch.manual_seed(config.seed)
     with ExitStack() as stack:
+        log = stack.enter_context(logged(terminal.handler, to_file=True, libraries=logging.ERROR, expected=EXPECTED))
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        for line in describe(config, accelerator):
+            terminal.say(line)
+        torch.manual_seed(config.seed)
         if config.train.deterministic:
             stack.enter_context(deterministic_operations())
         stop = stack.enter_context(Stopping(quiet=not accelerator.is_main_process))
         opening = open_run(config, resume, overwrite, accelerator, terminal, stack)
+        log.candidate = opening.folder.log(accelerator.process_index)
         parts = assemble(config, opening.checked(), accelerator, terminal, stack)
         run = begin(config, opening, parts, terminal, stop, stack)
+        open_log(log, run)
         run.started = started
         stop.begin(config.train.grace_seconds, None if parts.trainer.ranks.count == 1 else lambda: abandon(run))
         try:
@@ -88,6 +99,20 @@ def deterministic_operations() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def open_log(log: LogFile, run: Run) -> None:
+    """Begin this process's log file, or say why there is none: the run goes on without."""
+    path = run.folder.log(run.parts.trainer.accelerator.process_index)
+    if reason := log.open(path):
+        run.terminal.say(f"warning: cannot write {path} ({reason}): this start has no log file")
+    accelerator = run.parts.trainer.accelerator
+    note(
+        logging.DEBUG,
+        f"process {os.getpid()} on {socket.gethostname()}, rank {accelerator.process_index} of "
+        f"{accelerator.num_processes} on {accelerator.device}; Python {platform.python_version()}, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}, accelerate {accelerate.__version__}",
+    )
 
 
 def begin(
@@ -216,4 +241,7 @@ def abandon(run: Run) -> None:
         newest = run.folder.latest_checkpoint()
         where = f"go on from {newest} with --resume" if newest else "there is no checkpoint yet"
         run.terminal.say(f"the step did not end within {run.config.train.grace_seconds:g} s and is given up: {where}")
+    if (log := log_file()) is not None:
+        note(logging.WARNING, "the step did not end within train.grace_seconds: where each thread stands follows")
+        log.dump_threads()
     os._exit(INTERRUPTED)

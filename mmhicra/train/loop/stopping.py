@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import stat
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from mmhicra.core.logs import note
 
 INTERRUPTED = 130
 """Exit status of a run that was stopped, as shells have it after Ctrl-C."""
@@ -121,6 +124,7 @@ class Stopping:
 
     def _say(self, line: str) -> None:
         """One line, past Python's buffers: the signal may have come while they were written."""
+        note(logging.INFO, line)
         if not self.quiet:
             with suppress(OSError):  # nobody may be there to read it
                 os.write(2, f"mmhicra: {line}\n".encode())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from mmhicra.core.logs import PACKAGE, RESULT, make_record, pass_on, text_of
 
 COLUMNS = (
     ("right", "accuracy/mean", "{:.3f}"),
@@ -52,13 +56,48 @@ HEADING_EVERY = 20
 """Steps between repetitions of the headings."""
 
 
-class Terminal:
-    """Prints for a person; silent on ranks that are not the main one."""
+class TerminalHandler(logging.Handler):
+    """Prints log records on a console, above its bars.
 
-    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+    `rich.logging.RichHandler` would put every line into a table, and break it at the width of the terminal.
+    """
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; into the void once nobody can read any more, as after a hang-up."""
+        if getattr(record, "shown", False):
+            return
+        text, own = text_of(self, record), record.name.partition(".")[0] == PACKAGE.name
+        if not own:
+            text = f"{record.name}: {text}"
+        if not own and self.console.quiet:  # what is no result is never on the standard output of `--json`
+            with suppress(OSError, ValueError):
+                print(text, file=sys.stderr)
+            return
+        try:
+            # Without markup: a column called `[/b]` would be an error, and one called `[red]` would vanish.
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        except OSError:
+            self.console.quiet = True
+
+
+class Terminal:
+    """Prints for a person, and hands each line on to the log file.
+
+    Args:
+        console: where to; the standard output by default.
+        quiet: print nothing, as on ranks that are not the main one.
+        level: of the lines that are printed, at least: DEBUG, INFO, or `RESULT`, which leaves warnings and results.
+    """
+
+    def __init__(self, console: Console | None = None, quiet: bool = False, level: int = logging.INFO) -> None:
         self.console = console or Console(quiet=quiet)
         if self.console.width < 1:  # COLUMNS is 0 in some containers, and nothing would be printed
             self.console.width = 80
+        self.handler = TerminalHandler(self.console, level)
         self.bars: Progress | None = None
         self.phase: TaskID | None = None
         self.lines = 0
@@ -66,12 +105,18 @@ class Terminal:
         self.columns: list[tuple[str, str, str]] = []
 
     def say(self, text: str) -> None:
-        """One line above the bars; into the void once nobody can read any more, as after a hang-up."""
-        try:
-            # Without markup: a column called `[/b]` would be an error, and one called `[red]` would vanish.
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        except OSError:
-            self.console.quiet = True
+        """One line above the bars; one that begins with `warning: ` is shown under `--quiet` too."""
+        self._log(text, logging.WARNING if text.startswith("warning: ") else logging.INFO)
+
+    def conclude(self, text: str) -> None:
+        """One line of what the command was asked for, which is shown under `--quiet` too."""
+        self._log(text, RESULT)
+
+    def _log(self, text: str, level: int) -> None:
+        record = make_record(text, level, sys._getframe(2))
+        if level >= self.handler.level:  # at once: whoever reconfigures logging takes no line from the terminal
+            self.handler.handle(record)
+        pass_on(record)
 
     @contextmanager
     def watch(self, title: str, total: int | None = None, done: int = 0) -> Iterator[TaskID]:
@@ -86,7 +131,8 @@ class Terminal:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,  # in a file a bar is a blank line
+            # In a file a bar is a blank line.
+            disable=not self.console.is_terminal or self.handler.level > logging.INFO,
         )
         outer = self.bars, self.phase
         with bars:
@@ -129,13 +175,13 @@ class Terminal:
         if held_out["by_task_before"] and held_out["by_task_after"]:
             self.show_tasks(held_out["by_task_before"], held_out["by_task_after"])
         phases = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "step")
-        self.say(f"{summary['steps']} steps in {summary['wall_seconds']:.0f} s ({phases})")
+        self.conclude(f"{summary['steps']} steps in {summary['wall_seconds']:.0f} s ({phases})")
         for when in ("before", "after"):
             if held_out[when]:
-                self.say(f"held-out accuracy {when:<6}  {interval_text(held_out[when])}")
+                self.conclude(f"held-out accuracy {when:<6}  {interval_text(held_out[when])}")
         if held_out["change"]:
             change = {name: 100 * value for name, value in held_out["change"].items()}
-            self.say(
+            self.conclude(
                 f"change  {change['mean']:+.1f} points (95 % interval {change['low']:+.1f} to {change['high']:+.1f}, "
                 "paired by problem)"
             )
@@ -158,7 +204,7 @@ class Terminal:
         """Where everything lies."""
         width = max(len(name) for name, _ in places)
         for name, place in places:
-            self.say(f"  {name:<{width}}  {place}")
+            self.conclude(f"  {name:<{width}}  {place}")
 
 
 def rate_text(speed: float | None) -> str:
