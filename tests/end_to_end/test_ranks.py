@@ -127,6 +127,11 @@ def test_a_refusal_in_a_benchmark_on_one_rank_ends_both_with_one_line(benchmark,
     root = said.partition("Root Cause")[2]
     assert "rank      : 0 " in root, said[-3000:]
     assert "exitcode  : 2 " in root
+    for rank in range(2):  # what each of them said, and where it was raised, is kept
+        log = (tmp_path / "two" / "logs" / f"rank_{rank}.log").read_text()
+        assert f"rank {rank} of 2 on cpu" in log
+        assert " ERROR    mmhicra.core.logs: refused by rank 1" in log
+        assert "UserError: refused by rank 1" in log.partition("Traceback (most recent call last)")[2]
 
 
 def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
