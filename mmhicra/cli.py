@@ -14,6 +14,7 @@ from contextlib import suppress
 import mmhicra
 from mmhicra.commands import bench, config, configs, doctor, errors, eval, lab, leaderboard, mine, report, train
 from mmhicra.core.errors import ConfigError, UserError
+from mmhicra.core.extras import extra_of, missing_line
 from mmhicra.train.loop.stopping import INTERRUPTED
 
 COMMANDS = (train, config, configs, doctor, eval, report, leaderboard, mine, errors, lab, bench)
@@ -38,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as refusal:
         if not refusal.told:
             print(f"mmhicra: {refusal}", file=sys.stderr)
+        return MENDABLE
+    except ModuleNotFoundError as missing:
+        extra = extra_of(missing.name)
+        if extra is None:
+            raise
+        print(f"mmhicra: {missing_line('this command', [str(missing.name)], extra)}", file=sys.stderr)
         return MENDABLE
     except KeyboardInterrupt:
         print("mmhicra: stopped", file=sys.stderr)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import os
+import runpy
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,35 +27,32 @@ def test_a_missing_asset_is_refused_by_name():
         asset_path("no/such.json")
 
 
-@pytest.mark.parametrize("site", ["lib/python3.11/site-packages", "Lib/site-packages", "."])
-def test_an_installed_wheel_finds_its_share_and_not_somebody_elses_assets(site, tmp_path):
-    package = Path(mmhicra.__file__).parent
-    (tmp_path / site / "mmhicra").mkdir(parents=True)
-    shutil.copy(package / "__init__.py", tmp_path / site / "mmhicra")
-    shutil.copytree(package / "core", tmp_path / site / "mmhicra" / "core")
-    for folder in (tmp_path / "share/mmhicra/assets", tmp_path / site / "assets"):
+def test_an_installed_package_has_its_data_inside_and_no_use_for_somebody_elses_assets(tmp_path):
+    package, site = Path(mmhicra.__file__).parent, tmp_path / "lib/python3.11/site-packages"
+    (site / "mmhicra").mkdir(parents=True)
+    shutil.copy(package / "__init__.py", site / "mmhicra")
+    shutil.copytree(package / "core", site / "mmhicra" / "core")
+    for folder in (site / "mmhicra/_data/assets", site / "assets"):
         folder.mkdir(parents=True)
         (folder / "list.json").write_text("[]")
     found = subprocess.run(
         [sys.executable, "-c", "from mmhicra.core.resources import asset_path; print(asset_path('list.json'))"],
-        cwd=tmp_path / site,
+        cwd=site,
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
     )
-    assert Path(found.stdout.strip()) == (tmp_path / "share/mmhicra/assets/list.json").resolve()
+    assert Path(found.stdout.strip()) == (site / "mmhicra/_data/assets/list.json").resolve()
 
 
-def test_a_wheel_ships_configurations_every_file_of_eval_and_what_the_package_reads_of_assets():
+def test_a_build_takes_every_configuration_every_file_of_eval_and_what_the_package_reads_of_assets(monkeypatch):
     root = Path(mmhicra.__file__).resolve().parents[1]
-    with (root / "pyproject.toml").open("rb") as file:
-        places = tomllib.load(file)["tool"]["setuptools"]["data-files"]
-    shipped = {path for patterns in places.values() for pattern in patterns for path in root.glob(pattern)}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("setuptools.setup", lambda **options: None)
+    shipped = {root / path for path in runpy.run_path(str(root / "setup.py"))["data_files"]()}
     wanted = {path for folder in ("configs", "eval", "assets") for path in (root / folder).rglob("*") if path.is_file()}
-    assert {path for path in wanted - shipped if path.suffix != ".png"} == set()
-    for place, patterns in places.items():
-        for pattern in patterns:
-            assert place == "share/mmhicra/" + str(Path(pattern).parent)
+    assert {path for path in wanted if path.suffix != ".png"} == shipped
 
 
 def test_a_configuration_is_found_by_name_outside_a_checkout_and_a_file_goes_before_it(tmp_path, monkeypatch, capsys):

@@ -93,6 +93,9 @@ def _follow(terminal: Terminal) -> Iterator[Progress]:
 def _mine(options: argparse.Namespace, terminal: Terminal) -> int:
     from dataclasses import fields
 
+    from mmhicra.core.extras import require_extra
+
+    require_extra("mine", "mine")
     from mmhicra.mining.embedding import Embedder, default_cache, default_embedder
     from mmhicra.mining.mining import MiningOptions, check_target, mine, save_mined
     from mmhicra.mining.solutions import read_solutions

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from mmhicra.core.errors import ConfigError, RunFolderError, UserError, brief, one_line
+from mmhicra.core.extras import require_extra
 
 if TYPE_CHECKING:
     import openai
@@ -216,10 +217,9 @@ class ChatEndpoint:
         Raises:
             UserError: the `openai` package is not installed.
         """
-        try:
-            import openai
-        except ImportError as error:
-            raise UserError("a judge behind an endpoint needs the openai package: install mmhicra[judge]") from error
+        require_extra("judge", "a judge behind an endpoint")
+        import openai
+
         self.endpoint = endpoint
         self.usage = Usage()
         self._cache = cache

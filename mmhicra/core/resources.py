@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 from mmhicra.core.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SHARE = Path("share", "mmhicra")
+_DATA = "_data"
+"""The folder inside an installed package that the build copies `assets/`, `configs/` and `eval/` to (`setup.py`)."""
 
 
 def asset_path(name: str) -> Path:
-    """The file or folder `assets/<name>` of a checkout, or its copy in an installed wheel.
-
-    A wheel's data files go to `<prefix>/share/mmhicra/assets`. How far above the package that prefix is,
-    depends on the scheme (virtual environment, `--user`, `--target`), hence the walk upwards.
+    """The file or folder `assets/<name>` of a checkout, or its copy inside an installed package.
 
     Args:
         name: relative to `assets/`, e.g. `tiny_vlm` or `strategic_grams/published_249.json`.
@@ -26,7 +25,7 @@ def asset_path(name: str) -> Path:
 
 
 def evaluation_path(name: str) -> Path:
-    """The file `eval/<name>` of a checkout, or its copy in an installed wheel, like `asset_path`.
+    """The file `eval/<name>` of a checkout, or its copy inside an installed package, like `asset_path`.
 
     Args:
         name: relative to `eval/`, e.g. `cards/mathvista.yaml`.
@@ -72,4 +71,4 @@ def checkout() -> Path | None:
 def _folders(room: str) -> list[Path]:
     root = checkout()
     own = [root / room] if root else []
-    return own + [folder / _SHARE / room for folder in _PACKAGE.parents]
+    return [*own, Path(str(files("mmhicra").joinpath(_DATA, room)))]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from mmhicra.mining.ngrams import NGrams
 
@@ -48,6 +47,8 @@ def cluster_vectors(vectors: NDArray[np.float32], algorithm: Algorithm, size: in
         size: the mean number of n-grams of a cluster, so there are N / size clusters; for HDBSCAN the least.
         seed: of the parts, of k-means' first centres, of the projection before HDBSCAN.
     """
+    from threadpoolctl import threadpool_limits
+
     # Sums over threads depend on their order; that of two does not matter, so two threads are the most.
     with threadpool_limits(limits=2, user_api="openmp"):
         if algorithm == "hdbscan":

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmhicra.core.errors import UserError
+from mmhicra.core.extras import require_extra
 from mmhicra.mining.ngrams import Progress
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -50,12 +51,9 @@ class Embedder:
     """
 
     def __init__(self, name: str, cache: str | Path) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise UserError(
-                "mining needs sentence-transformers: install it (pip install sentence-transformers)"
-            ) from None
+        require_extra("mine", "mining")
+        from sentence_transformers import SentenceTransformer
+
         try:
             self.model = SentenceTransformer(name)
         except (OSError, ValueError) as error:

@@ -14,10 +14,11 @@ from made_questions import write_questions
 from PIL import ImageFile
 
 from mmhicra.cli import main
-from mmhicra.commands.eval_lmms import INSTALL, LATEX2SYMPY2
+from mmhicra.commands.eval_lmms import INSTALL
 from mmhicra.core.errors import DataError
 from tools.lmms_parity import builtin as lmms_builtin
 from tools.lmms_parity import parity as lmms_parity
+from tools.lmms_parity.__main__ import LATEX2SYMPY2
 from tools.lmms_parity.parity import BUILTINS, Builtin, Setup, compare
 
 pytest.importorskip("lmms_eval", reason=f"lmms-eval is not installed: {INSTALL}")
