@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.spawner import Child, fork
 from made_data import DataFolder, write_data
 from PIL import Image
 from real_data import REAL_DATA, mark_real_data
@@ -16,6 +17,7 @@ from short_runs import SHORT_LAB, STRONG, run
 from mmhicra.cli import main
 from mmhicra.config import ModelConfig
 from mmhicra.core.records import Problem, ProblemImage
+from mmhicra.lab.runs import LOG, LabRun
 from mmhicra.vlm.loading import LoadedModel, load_policy
 from tools.tiny_vlm.factory import make_tiny
 
@@ -96,7 +98,14 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a lab of two methods and two seeds. Not to be written to."""
+    """The folder of a lab of two methods and two seeds, whose processes are forked. Not to be written to."""
     out = tmp_path_factory.mktemp("lab")
-    assert main(["lab", *SHORT_LAB, *STRONG, "--out", str(out)]) == 0
+
+    def start(run: LabRun) -> Child:
+        run.folder.path.mkdir(parents=True, exist_ok=True)
+        return fork(["train", "--config", str(run.config), "--resume", "auto"], run.folder.path / LOG)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmhicra.lab.runs._start", start)
+        assert main(["lab", *SHORT_LAB, *STRONG, "--out", str(out)]) == 0
     return out

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from faults.spawner import fork
 from safetensors.torch import load_file
 
 from mmhicra.config.loading import load_config
@@ -75,22 +76,43 @@ def assert_same_run(left, right, step):
     assert schedules[0] == schedules[1]
 
 
-def start(folder, overrides):
-    """Train in a process of its own; returns it, with its output in a pipe."""
+def start(folder, overrides, forked=True):
+    """Train in a process of its own; returns it. What it prints goes to `printed(folder)`.
+
+    Args:
+        folder: of the run.
+        overrides: of the configuration.
+        forked: from a process that has imported everything, or as a new one with the console command.
+    """
     sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command, output = ["train", "--config", str(TINY), *sets], printed(folder)
+    if forked:
+        return fork(command, output)
+    with output.open("ab") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "mmhicra", *command], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def printed(folder):
+    """The file that has what the process of `start` printed."""
+    return Path(f"{folder}.output")
 
 
 def wait_for(path, process, seconds=400):
     """Until `path` is there, which the process writes."""
     deadline = time.monotonic() + seconds
     while not path.exists():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, f"it ended with {process.poll()}"
         assert time.monotonic() < deadline, f"{path} never came"
         time.sleep(0.01)
+
+
+def run_on_two(folder, *overrides, script=None, **environment):
+    """Train in two processes; returns the launcher's status and what went to standard error."""
+    sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
+    errors = Path(f"{folder}.errors")
+    command = ["train", "--config", str(TINY), *sets]
+    process = fork(command, printed(folder), errors=errors, script=script, ranks=2, **environment)
+    return process.wait(), errors.read_text(encoding="utf-8", errors="replace")

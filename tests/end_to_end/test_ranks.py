@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import short_runs
 import spoiling
 import torch
 from made_questions import image_files, mathverse_row
@@ -32,15 +33,20 @@ REFILLED = (
 is of all ranks."""
 
 
-def run_on_two(folder, *overrides, script=("-m", "mmhicra"), **environment):
+def run_on_two(folder, *overrides, script=None, **environment):
     """Returns the status and stderr of the launcher."""
+    return short_runs.run_on_two(folder, *OPTIONS, *overrides, script=script, **environment)
+
+
+def torchrun_on_two(folder, *overrides):
+    """As a person starts it."""
     sets = [part for override in (*SHORT, f"run_folder={folder}", *OPTIONS, *overrides) for part in ("--set", override)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.run(
-        [*launcher, *script, "train", "--config", str(TINY), *sets],
+        [*launcher, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=600,  # a rank that waits for one that has left
     )
     return process.returncode, process.stderr
@@ -75,9 +81,11 @@ def alone(tmp_path_factory, benchmark):
     return folder
 
 
-@pytest.mark.parametrize("shard", ["false", "true"], ids=["copied", "sharded"])
-def test_two_ranks_equal_one(alone, benchmark, tmp_path, shard):
-    status, said = run_on_two(tmp_path / "two", f"model.shard={shard}", benchmark)
+@pytest.mark.parametrize(
+    ("shard", "start"), [("false", torchrun_on_two), ("true", run_on_two)], ids=["copied", "sharded"]
+)
+def test_two_ranks_equal_one(alone, benchmark, tmp_path, shard, start):
+    status, said = start(tmp_path / "two", f"model.shard={shard}", benchmark)
     assert status == 0, said[-3000:]
     assert evaluated(tmp_path / "two") == evaluated(alone)
     assert rolled_out(tmp_path / "two") == rolled_out(alone)
@@ -101,7 +109,7 @@ def test_ranks_skip_together_what_one_of_them_sees(tmp_path):
     status, said = run_on_two(
         folder,
         *(*overrides, "model.shard=true"),
-        script=(spoiling.__file__,),
+        script=spoiling.__file__,
         **{spoiling.SPOILT: json.dumps({"steps": [2, 4, 5], "rank": 1})},
     )
     assert status != 0
@@ -120,7 +128,7 @@ def test_ranks_skip_together_what_one_of_them_sees(tmp_path):
 def test_a_refusal_in_a_benchmark_on_one_rank_ends_both_with_one_line(benchmark, tmp_path):
     """The second of two ranks refuses while it answers; the first would wait for its answers."""
     status, said = run_on_two(
-        tmp_path / "two", benchmark, "eval.problems=0", script=(spoiling.__file__,), **{spoiling.REFUSING: "1"}
+        tmp_path / "two", benchmark, "eval.problems=0", script=spoiling.__file__, **{spoiling.REFUSING: "1"}
     )
     assert status != 0
     assert said.count("mmhicra: refused by rank 1") == 1

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
-from short_runs import assert_same_run, metrics, run, short_config, start, wait_for
+from short_runs import assert_same_run, metrics, printed, run, short_config, start, wait_for
 
 from mmhicra.cli import main
 from mmhicra.config.loading import dump_config
@@ -220,11 +220,11 @@ def test_more_steps_go_by_the_new_schedule_and_it_is_said(tmp_path):
 
 
 def test_a_signal_during_set_up_gives_one_line(tmp_path):
-    process = start(tmp_path / "run", [])
+    process = start(tmp_path / "run", [], forked=False)
     wait_for(tmp_path / "run" / ".lock", process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
+    status, output = process.wait(timeout=120), printed(tmp_path / "run").read_text()
+    assert status == 130, output
     assert "mmhicra: SIGTERM during set-up: nothing was trained, nothing is lost" in output
     assert "Traceback" not in output
 
@@ -234,8 +234,8 @@ def test_a_hang_up_saves_and_the_command_that_is_said_goes_on(finished_run, tmp_
     process = start(folder, ["log.checkpoint_every=0"])
     wait_for(folder / "rollouts" / "step_000001.jsonl", process)
     process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
+    status, output = process.wait(timeout=120), printed(folder).read_text()
+    assert status == 130, output
     said = output.strip().splitlines()[-1].partition("go on with: mmhicra ")[2]
     assert main(shlex.split(said)) == 0
     assert_same_run(finished_run, folder, step=3)
@@ -281,8 +281,8 @@ def test_the_grace_time_is_kept(tmp_path):
     process = start(tmp_path / "run", ["train.steps=500", "train.grace_seconds=0.2", "eval.problems=0", custom])
     wait_for(tmp_path / "run" / "rollouts" / "step_000001.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
+    status, output = process.wait(timeout=120), printed(tmp_path / "run").read_text()
+    assert status == 130, output
     assert "SIGTERM: stopping after this step, within 0.2 s" in output
     assert "saved" in output
     assert "Traceback" not in output

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from short_runs import SHORT, TINY, assert_same_run, metrics, run
+from short_runs import assert_same_run, metrics, run, run_on_two
 
 from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.hf.engine import HFEngine
@@ -121,7 +118,9 @@ class TestVLLM:
     )
     def test_two_processes_agree_in_every_step(self, tmp_path, options):
         """A copy of the engine for each process, or one that both hold; of a trainer that is copied or sharded."""
-        run_on_two(tmp_path / "two", VLLM, "train.prompts_per_step=5", "train.optimizer.learning_rate=1e-3", *options)
+        few = ("train.prompts_per_step=5", "train.optimizer.learning_rate=1e-3")
+        status, said = run_on_two(tmp_path / "two", VLLM, *few, *options)
+        assert status == 0, said[-3000:]
         records = metrics(tmp_path / "two")
         assert len(records) == 4
         for record in records[1:]:
@@ -133,18 +132,6 @@ class TestVLLM:
     def test_processes_that_do_not_add_up_are_refused(self, tmp_path):
         with pytest.raises(ConfigError, match=r"tensor_parallel \(2\) x data_parallel \(what fits\) must be the 1"):
             run(tmp_path / "run", VLLM, "rollout.vllm.tensor_parallel=2")
-
-
-def run_on_two(folder, *overrides):
-    sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.run(
-        [*launcher, "-m", "mmhicra", "train", "--config", str(TINY), *sets],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
 
 
 def stop_after(folder, steps, *overrides):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from faults.spawner import fork
 from made_questions import image_files, mathvision_row, write_questions
 
 from mmhicra.cli import main
@@ -48,13 +45,13 @@ def lines_in(path: Path) -> int:
 
 def kill_at(command, file: Path, lines: int) -> None:
     """Start `command` and kill it as soon as `file` has so many lines."""
-    process = subprocess.Popen([sys.executable, "-m", "mmhicra", *command], stdout=subprocess.DEVNULL)
+    process = fork(command, file.parent.with_suffix(".output"))
     deadline = time.monotonic() + 240
     while lines_in(file) < lines:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 

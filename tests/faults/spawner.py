@@ -1,5 +1,7 @@
 """A process that has imported what a run needs and has never trained; sessions are forked from it.
 
+Importing takes as long as ten short runs, so every test that needs a run in a process of its own asks for one here.
+
 A process of pytest will not do: torch refuses a backward pass in a fork of a process whose autograd has threads, and
 which of the tests before leave some is nobody's knowledge.
 """
@@ -8,10 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import time
 import traceback
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -24,19 +29,65 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "
 
 
 class Child:
-    """A session forked from the spawner: `pid`, which any process may send signals to."""
+    """A session forked from the spawner: `pid`, which any process may send signals to, and as much of `Popen`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit status, negative for a signal; None while it runs. Not to be asked again afterwards."""
-        return _ask({"poll": self.pid})
+        """Its exit status, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            self.returncode = _ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """Its exit status once it has ended; raises AssertionError if that takes too long."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, f"process {self.pid} does not end"
+            time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """If it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Without warning."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """As a batch system does."""
+        self.send_signal(signal.SIGTERM)
 
 
-def fork(command: Sequence[str], log: Path, watch: Watch | None = None) -> Child:
-    """Run the command in a session of its own; returns at once."""
-    return Child(_ask({"command": list(command), "log": str(log), "watch": _packed(watch)}))
+def fork(
+    command: Sequence[str],
+    log: Path,
+    watch: Watch | None = None,
+    *,
+    errors: Path | None = None,
+    script: str | None = None,
+    ranks: int = 0,
+    **environment: str,
+) -> Child:
+    """Run `mmhicra COMMAND` in a session of its own; returns at once.
+
+    Args:
+        command: the arguments of the console command.
+        log: what it prints is appended to this file.
+        watch: of its file operations.
+        errors: where standard error goes, if not to `log`.
+        script: a file to run as the main program instead.
+        ranks: so many processes, under the launcher that torchrun is the command line of; 0 for one without it.
+        environment: variables that it has beside those of the spawner.
+    """
+    files = {"log": str(log), "errors": str(errors or log), "watch": _packed(watch)}
+    what = {"command": list(command), "script": script, "ranks": ranks, "environment": environment}
+    return Child(_ask({**what, **files}))
 
 
 def warm() -> None:
@@ -98,26 +149,30 @@ def serve() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _run(request["command"], request["log"], _unpacked(request["watch"]))
+                _run(request)
         print(json.dumps(answer), flush=True)
 
 
-def _run(command: list[str], log: str, watch: Watch | None) -> None:
+def _run(request: dict[str, Any]) -> None:
     """In the child; never returns."""
     code = 70
     try:
         os.setsid()
-        written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log, errors = (
+            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) for name in ("log", "errors")
+        )
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for source, number in ((nothing, 0), (written, 1), (written, 2)):
+        for source, number in ((nothing, 0), (log, 1), (errors, 2)):
             os.dup2(source, number)
         for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(caught, signal.default_int_handler if caught == signal.SIGINT else signal.SIG_DFL)
+        os.environ.update(request["environment"])
+        watch = _unpacked(request["watch"])
         if watch is not None:
             watch.install()
-        from mmhicra.cli import main
-
-        code = main(command)
+        begin = _launch if request["ranks"] else _enter
+        begin(request)
+        code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
     except BaseException:  # noqa: BLE001 - what escapes is a finding; the log has it
@@ -127,6 +182,34 @@ def _run(command: list[str], log: str, watch: Watch | None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _enter(request: dict[str, Any]) -> None:
+    """The main program; raises SystemExit if it does not end well."""
+    sys.argv = [request["script"] or "mmhicra", *request["command"]]
+    if request["script"]:
+        runpy.run_path(request["script"], run_name="__main__")
+        return
+    from mmhicra.cli import main
+
+    status = main(request["command"])
+    if status:
+        sys.exit(status)
+
+
+def _launch(request: dict[str, Any]) -> None:
+    """As `torchrun --standalone --nproc-per-node RANKS` does it, with forks in place of new interpreters."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    standalone = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4())}
+    sizes = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": request["ranks"], "max_restarts": 0}
+    config = LaunchConfig(**sizes, **standalone, start_method="fork", monitor_interval=0.1)
+    try:
+        elastic_launch(config, _enter)(request)
+    except ChildFailedError as failed:
+        print(failed, file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
