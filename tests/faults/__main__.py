@@ -102,7 +102,7 @@ def run_kills(options: argparse.Namespace) -> int:
 def run_scenes(options: argparse.Namespace) -> int:
     """Ranks, workers and disks."""
     from faults.kills import Tried, make_reference
-    from faults.scenes import fill_disk, kill_one_rank, kill_workers
+    from faults.scenes import fill_disk, kill_one_rank, kill_workers, limit_files
 
     def tries() -> Iterator[Tried]:
         out, rng = place_for(options), random.Random(options.seed)
@@ -110,7 +110,9 @@ def run_scenes(options: argparse.Namespace) -> int:
         if "workers" in wanted:
             yield from kill_workers(out, rng)
         if "disk" in wanted:
-            yield from fill_disk(make_reference(out), out, rng)
+            reference = make_reference(out)
+            yield from fill_disk(reference, out, rng)
+            yield from limit_files(reference, out, rng)
         if "ranks" in wanted:
             yield from kill_one_rank(out, rng)
 

@@ -87,10 +87,14 @@ def session(
     by: int = signal.SIGKILL,
     forked: bool = True,
     watch: Watch | None = None,
+    largest_file: int | None = None,
 ) -> Ended:
-    """Run one session to its end, or until a signal `by` at a moment `at` in seconds, or where `watch` says."""
+    """Run one session to its end, or until a signal `by` at a moment `at` in seconds, or where `watch` says.
+
+    A forked one can be kept from writing files of more bytes than `largest_file`.
+    """
     before = log.stat().st_size if log.exists() else 0
-    child = fork(command, log, watch) if forked else start(command, log)
+    child = fork(command, log, watch, largest_file=largest_file) if forked else start(command, log)
     began, hit = time.monotonic(), False
     while (status := child.poll()) is None:
         passed = time.monotonic() - began

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -72,6 +73,7 @@ def fork(
     errors: Path | None = None,
     script: str | None = None,
     ranks: int = 0,
+    largest_file: int | None = None,
     **environment: str,
 ) -> Child:
     """Run `mmhicra COMMAND` in a session of its own; returns at once.
@@ -83,10 +85,12 @@ def fork(
         errors: where standard error goes, if not to `log`.
         script: a file to run as the main program instead.
         ranks: so many processes, under the launcher that torchrun is the command line of; 0 for one without it.
+        largest_file: bytes that no file may grow beyond; writing more is an error, not a signal.
         environment: variables that it has beside those of the spawner.
     """
     files = {"log": str(log), "errors": str(errors or log), "watch": _packed(watch)}
     what = {"command": list(command), "script": script, "ranks": ranks, "environment": environment}
+    what["largest_file"] = largest_file
     return Child(_ask({**what, **files}))
 
 
@@ -167,6 +171,9 @@ def _run(request: dict[str, Any]) -> None:
         for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(caught, signal.default_int_handler if caught == signal.SIGINT else signal.SIG_DFL)
         os.environ.update(request["environment"])
+        if request["largest_file"] is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], resource.RLIM_INFINITY))
         watch = _unpacked(request["watch"])
         if watch is not None:
             watch.install()
