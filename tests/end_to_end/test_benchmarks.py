@@ -14,6 +14,8 @@ from mmhicra.config import EvalConfig
 from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.train.loop.best import better, value_of
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = ["eval.every=1", "eval.temperature=1.0", "eval.n=2", "eval.max_new_tokens=24", "rollout.max_sequences=8"]
 
 

@@ -20,6 +20,8 @@ from mmhicra.train.update.updates import NotFinite
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ("eval.problems=0", "data.max_prompt_tokens=100", "train.tokens_per_micro_batch=200")
 """One group in a micro-batch."""
 

@@ -9,6 +9,8 @@ from short_runs import assert_same_run, metrics, run, state_files
 
 from mmhicra.core.errors import RunFolderError
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "hicra": (),
     "hicra_positive": ("credit.method=hicra_positive",),

@@ -17,6 +17,8 @@ from mmhicra.train.loop.rollout_records import spans
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 
+pytestmark = pytest.mark.slow
+
 
 def rollouts(folder, step=1):
     """The records of a step's rollout file."""

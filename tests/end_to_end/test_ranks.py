@@ -12,6 +12,8 @@ import torch
 from made_questions import image_files, mathverse_row
 from short_runs import SHORT, TINY, metrics, run, state_files
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = (
     "train.steps=2",
     "eval.problems=5",

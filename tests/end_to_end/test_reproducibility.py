@@ -8,6 +8,8 @@ from short_runs import assert_same_run, metrics, printed, run, start, state_file
 
 from mmhicra.core.errors import ConfigError, RunFolderError
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_runs_with_one_seed_are_identical(finished_run, tmp_path):
     run(tmp_path / "again")

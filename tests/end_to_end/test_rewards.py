@@ -10,6 +10,8 @@ from short_runs import SHORT, TINY, metrics, run, state_files
 from mmhicra.cli import main
 from mmhicra.rewards import workers
 
+pytestmark = pytest.mark.slow
+
 REWARD = """
 import pathlib
 calls = pathlib.Path(__file__).with_name("calls.txt")

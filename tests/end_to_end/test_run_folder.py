@@ -24,6 +24,8 @@ from mmhicra.train.loop.stopping import GraceOver
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(finished_run, tmp_path):

@@ -12,6 +12,8 @@ from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.guard import Misaligned
 from mmhicra.train.loop.run import Interrupted, Run
 
+pytestmark = pytest.mark.slow
+
 VLLM = "rollout.engine=vllm"
 FEW = ("data.count=4", "train.optimizer.learning_rate=1e-3", "log.checkpoint_every=0", "eval.problems=0")
 """The same four problems at every step, and steps that can be told apart."""
@@ -48,6 +50,7 @@ def test_the_guard_warns_before_it_stops(tmp_path, capsys):
     assert record["engine/worst_problem"]
 
 
+@pytest.mark.vllm
 class TestVLLM:
     """Each of these starts vLLM at least once."""
 

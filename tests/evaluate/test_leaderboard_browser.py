@@ -9,7 +9,10 @@ import pytest
 from mmhicra.evaluate.leaderboard import Row, merge, published_rows, write_leaderboard
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+]
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>\" & co"
 OWN = [

@@ -14,6 +14,8 @@ from faults.targets import TARGETS
 
 from mmhicra.core.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SEED = 14
 COUNTS = {"config": 250, "rows": 80, "images": 150, "answers": 60, "grams": 120, "models": 8}
 """Inputs of each kind; about two minutes of processor time in all."""

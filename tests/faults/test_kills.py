@@ -12,6 +12,8 @@ from faults.kills import kill_at_random
 from faults.scenes import limit_files
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.slow
+
 SEED = 14
 
 

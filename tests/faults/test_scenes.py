@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from faults.scenes import fill_disk, kill_workers
+
+pytestmark = pytest.mark.slow
 
 SEED = 14
 

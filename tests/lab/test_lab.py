@@ -12,6 +12,8 @@ from mmhicra.core.run_folder import RunFolder
 from mmhicra.lab.outcomes import read_outcome
 from mmhicra.lab.runs import LabError, LabRun
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_writes_tables_numbers_and_a_picture(lab):
     results = json.loads((lab / "lab.json").read_text())

@@ -43,12 +43,14 @@ def test_every_mutant_can_be_planted_and_names_its_tests_and_its_reason(mutant):
         assert f"def {name.partition('[')[0]}(" in text if name else text
 
 
+@pytest.mark.slow
 def test_a_sample_is_noticed():
     status, output = run("--only", "losses", "--sample", 3, "--seed", 14)
     assert status == 0, output
     assert "3 of 3 noticed: 100.0%" in output
 
 
+@pytest.mark.slow
 def test_a_mistake_that_nobody_notices_and_one_that_is_gone_end_in_status_1(tmp_path):
     mutant = (
         'file = "mmhicra/train/update/losses.py"\ntests = ["tests/train/test_losses.py::test_loss_equals_a_loop"]\n'

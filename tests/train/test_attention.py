@@ -109,6 +109,7 @@ def test_what_a_machine_cannot_run_is_refused_by_name(monkeypatch):
         choose("flash", cuda, "bf16")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize(
     ("name", "dtype", "most"),
