@@ -95,7 +95,12 @@ def _judge(
             f"{problem.id}: {record.why}",
             Remedy("reward.format_style", words="a format the answers can be read from"),
         )
-    paid = statistics.fmean(r.total for r in nonsense)
+    _judge_nonsense(check, checked, totals, [record.total for record in nonsense])
+
+
+def _judge_nonsense(check: CheckResult, checked: bool, totals: list[float], nonsense: list[float]) -> None:
+    """Nonsense must earn less than the golds of the same problems."""
+    paid = statistics.fmean(nonsense)
     if paid < statistics.fmean(totals[: len(nonsense)]):
         return
     if not checked and paid <= 0:
