@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 setup: $(READY)
 
 # lmms-eval's own requirements exclude a math-verify that works, and latex2sympy2 wants an antlr4 of its own
-# (docs/lmms_eval.md).
+# (docs/guides/lmms_eval.md).
 # uv resolves torch and torchvision from one index; plain pip may mix builds that do not fit together.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,7 +60,7 @@ wheel-test: setup
 mutants: setup
 	$(BIN)/python tests/mutants $(ARGUMENTS)
 
-# Tries to break runs at length (docs/reliability.md): make faults SEED=7 INPUTS=5000 KILLS=50 POINTS=200
+# Tries to break runs at length (docs/explanation/reliability.md): make faults SEED=7 INPUTS=5000 KILLS=50 POINTS=200
 SEED ?= 0
 INPUTS ?= 5000
 KILLS ?= 20

@@ -82,7 +82,9 @@ def _add_shape(parser: Any, model: str, pairs: int) -> None:
     parser.add_argument(
         "--model", choices=("tiny", "40m", "3b", "7b"), default=model, help=f"a shape, random weights (default {model})"
     )
-    parser.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/performance.md")
+    parser.add_argument(
+        "--regime", choices=("A", "B", "C"), default="A", help="lengths; see docs/explanation/performance.md"
+    )
     parser.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
     parser.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"of each side (default {pairs})")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a machine with a CUDA GPU measures and checks in about eight minutes: `benchmarks/gpu.sh [FOLDER]` (docs/performance.md).
+# What a machine with a CUDA GPU measures and checks in about eight minutes: `benchmarks/gpu.sh [FOLDER]` (docs/explanation/performance.md).
 # 1. The tests that need a GPU.
 # 2. A short run of the tiny model, the same again, and one that is killed after three steps and resumed: what differs?
 # 3. One update of a 7B-shaped and a 3B-shaped model beside TRL's, in every regime (needs the extra `bench`).

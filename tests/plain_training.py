@@ -99,7 +99,7 @@ def group_advantages(rewards, scale):
 
 
 def token_advantages(advantage, credit, alpha, *, planning, placebo, entropy):
-    """(R,) of one response: the credit methods of docs/credit.md, a token at a time."""
+    """(R,) of one response: the credit methods of docs/explanation/credit.md, a token at a time."""
     method = credit.method
     threshold = float(np.quantile(entropy.double().numpy(), 1 - credit.top_share))
     values = []

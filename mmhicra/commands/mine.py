@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "mine",
         help="mine Strategic Grams from correct solutions, or inspect a list of them",
-        description="Mine Strategic Grams from correct solutions (docs/mining.md), or with --inspect judge a list.",
+        description="Mine Strategic Grams from correct solutions (docs/guides/mining.md), or with --inspect judge a list.",
     )
     parser.add_argument("sources", nargs="*", metavar="RUN|FILE", help="run folders or JSON Lines files (.gz too)")
     parser.add_argument("--out", metavar="FILE", default="strategic_grams.json", help="the library (%(default)s)")
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Whatever is not given is left to the defaults of `MiningOptions`."""
-    group = parser.add_argument_group("how to mine (defaults and what the paper says: docs/mining.md)")
+    group = parser.add_argument_group("how to mine (defaults and what the paper says: docs/guides/mining.md)")
     absent = argparse.SUPPRESS
     group.add_argument("--min-words", type=int, default=absent, help="words of an n-gram at least")
     group.add_argument("--max-words", type=int, default=absent, help="words of an n-gram at most")

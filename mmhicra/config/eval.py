@@ -11,7 +11,7 @@ from mmhicra.core.names import BenchmarkName
 
 
 class BenchmarkConfig(Section):
-    """A benchmark that the model is evaluated on; see docs/evaluation.md."""
+    """A benchmark that the model is evaluated on; see docs/guides/evaluation.md."""
 
     name: BenchmarkName
     """Which benchmark."""

@@ -66,7 +66,7 @@ class CreditConfig(Section):
     """How the group's rewards become per-token advantages."""
 
     method: Annotated[str, NamedOrPlugin(CreditMethod)] = "hicra"
-    """See docs/credit.md; all but `grpo` and `entropy` use `hicra.alpha`. A function of your own: see
+    """See docs/explanation/credit.md; all but `grpo` and `entropy` use `hicra.alpha`. A function of your own: see
     docs/extend/credit_method.md."""
     scale: AdvantageScale = "none"
     """`none` is the paper's mean-centred advantage; `std` also divides by the group's standard deviation."""

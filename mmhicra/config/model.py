@@ -43,7 +43,7 @@ class ModelConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 over float32 master weights."""
     attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"
-    """Of the trainer's rows; see docs/performance.md. `auto` is `flash` on CUDA in bf16, `flex` on
+    """Of the trainer's rows; see docs/explanation/performance.md. `auto` is `flash` on CUDA in bf16, `flex` on
     CUDA otherwise, else `segments`."""
     vision_cache: PathText | None = None
     """A folder that keeps what the frozen vision tower made of each image, across epochs and runs."""

@@ -191,7 +191,7 @@ class RolloutTelemetry:
         return merged
 
     def result(self) -> dict[str, float]:
-        """Metric name -> value, as `docs/run_folder.md` lists them. A mean over nothing has no entry."""
+        """Metric name -> value, as `docs/reference/run_folder.md` lists them. A mean over nothing has no entry."""
         if not self._sums:
             return {}
         numbers = {name: self._sums[name] / self._weights[name] for name in self._sums}

@@ -27,7 +27,7 @@ LARGEST_REWARD = 1e6
 Advantages are float32, which at 1e6 still tells rewards apart that differ by 0.06; from 1.7e7 on a right answer's 1 is
 lost in rounding. Nobody means such a reward, and the square of a gradient in proportion to 1e20 is infinite.
 """
-_FORM = "mmhicra calls f(problem, completion, record) and takes a float; see docs/rewards.md"
+_FORM = "mmhicra calls f(problem, completion, record) and takes a float; see docs/guides/rewards.md"
 _OTHER_FORMS = (
     ("TRL", {"completions", "prompts", "completion_ids"}),
     ("verl", {"data_source", "solution_str", "ground_truth", "extra_info"}),

@@ -22,7 +22,7 @@ from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, load_pro
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.refused import RefusedRow, summarise_refused
 
-DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "data.md"
 
 
 def jpeg(seed: int = 1) -> bytes:
@@ -388,6 +388,6 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     for n in range(3):
         (tmp_path / "my_set" / "images" / f"{n}.png").write_bytes(jpeg())
     (snippet,) = blocks_of("python")
-    exec(compile(snippet, "docs/data.md", "exec"), {})
+    exec(compile(snippet, "docs/guides/data.md", "exec"), {})
     assert capsys.readouterr().out.split() == ["geometry3k", "2", "1"]
     assert (tmp_path / "refused.jsonl").read_text() == ""

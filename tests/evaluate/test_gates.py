@@ -287,7 +287,7 @@ def test_g10_no_response_text_is_evaluated():
 
 @pytest.mark.parametrize("mode", ["official", "robust"])
 def test_a_whole_test_set_is_scored(vision, mode):
-    """How long it takes stands in docs/evaluation.md."""
+    """How long it takes stands in docs/guides/evaluation.md."""
     pairs = vision("Gemini-Pro-CoT")
     records = score_pairs(make_benchmark("mathvision"), pairs, mode)
     assert [record.id for record in records] == [item.id for item, _ in pairs]

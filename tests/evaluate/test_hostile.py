@@ -1,4 +1,4 @@
-"""Whatever a model writes is one record; docs/evaluation.md says how soon."""
+"""Whatever a model writes is one record; docs/guides/evaluation.md says how soon."""
 
 from __future__ import annotations
 

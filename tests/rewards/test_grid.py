@@ -1,4 +1,4 @@
-"""What counts as equal: every row of `grid.jsonl`, and every example of `docs/answers.md`."""
+"""What counts as equal: every row of `grid.jsonl`, and every example of `docs/reference/answers.md`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmhicra.rewards.answers import extract
 from mmhicra.rewards.verify import Query
 
 GRID = Path(__file__).parent / "grid.jsonl"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "answers.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "answers.md"
 
 
 @pytest.fixture(scope="module")

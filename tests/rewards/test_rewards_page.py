@@ -1,4 +1,4 @@
-"""docs/rewards.md: its example runs, and it names every field."""
+"""docs/guides/rewards.md: its example runs, and it names every field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmhicra.config import RewardConfig
 from mmhicra.core.records import Problem
 from mmhicra.rewards.reward import Rewarder
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "rewards.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "rewards.md"
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):

@@ -220,7 +220,7 @@ class VLLMEngine:
             found = f"{len(stale)} parameters differ, e.g. {min(stale)}" if stale else "none can be compared"
             raise StaleEngine(
                 f"vLLM does not hold the trainer's weights ({found}): this vLLM does not load this model as expected; "
-                "use the tested version (docs/rollout.md) or set rollout.engine to hf"
+                "use the tested version (docs/explanation/rollout.md) or set rollout.engine to hf"
             )
         return known / len(sent)
 
@@ -280,7 +280,7 @@ def refuse_mismatch(prompt: Prompt, ids: Sequence[int], grids: Sequence[list[int
         first = next((at for at, (a, b) in pairs if a != b), min(len(ours), len(ids)))
         raise PromptMismatch(
             f"{where}: trainer and engine read other prompts: {len(ours)} and {len(ids)} tokens, the first difference "
-            f"at position {first}; {cause}: see docs/rollout.md"
+            f"at position {first}; {cause}: see docs/explanation/rollout.md"
         )
     if own is not None and len(grids) == len(own) and own.tolist() != list(grids):
         raise PromptMismatch(f"{where}: the trainer sees {own.tolist()} patches, the engine {list(grids)}; {cause}")

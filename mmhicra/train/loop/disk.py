@@ -13,7 +13,7 @@ FLOAT, HALF = 4, 2
 """Bytes."""
 
 ROLLOUT_BYTES = 57
-"""Of a rollout file, per response token (docs/report.md)."""
+"""Of a rollout file, per response token (docs/guides/report.md)."""
 
 
 @dataclass(frozen=True)
