@@ -98,15 +98,15 @@ def generate(ours: Ours, lengths: Regime) -> None:
 
 
 def _inputs(prompt: Prompt, count: int, device: torch.device) -> dict[str, torch.Tensor]:
-    assert prompt.pixel_values is not None
-    assert prompt.image_grid_thw is not None
+    assert prompt.vision.pixel_values is not None
+    assert prompt.vision.grid_thw is not None
     ids = prompt.expanded_ids.repeat(count, 1)
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": prompt.image_positions.long().repeat(count, 1),
-        "pixel_values": prompt.pixel_values.repeat(count, 1),
-        "image_grid_thw": prompt.image_grid_thw.repeat(count, 1),
+        "pixel_values": prompt.vision.pixel_values.repeat(count, 1),
+        "image_grid_thw": prompt.vision.grid_thw.repeat(count, 1),
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 

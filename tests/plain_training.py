@@ -36,7 +36,11 @@ class PlainModel:
         """(R, V) log-probs of the distribution that each of `ids` is sampled from, under `weights`; banned: -inf."""
         row = torch.cat([prompt.expanded_ids, torch.tensor(ids)]).unsqueeze(0)
         types = torch.cat([prompt.image_positions.int(), torch.zeros(len(ids), dtype=torch.int32)]).unsqueeze(0)
-        images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw} if prompt.images else {}
+        images = (
+            {"pixel_values": prompt.vision.pixel_values, "image_grid_thw": prompt.vision.grid_thw}
+            if prompt.images
+            else {}
+        )
         inputs = {"input_ids": row, "mm_token_type_ids": types, **images}
         logits = functional_call(self.model, weights, kwargs=inputs, args=()).logits[0, len(prompt) - 1 : -1]
         return (logits / temperature).index_fill(-1, self.banned, -math.inf).log_softmax(-1)

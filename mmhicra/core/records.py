@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmhicra.hicra.planning import PlanningTags
-    from mmhicra.vlm.families import ImageFeatures
+    from mmhicra.vlm.vision_inputs import VisionInputs
 
 IMAGE_PLACEHOLDER = "<image>"
 """Where an image stands in `Problem.question`; one for each image."""
@@ -154,36 +154,25 @@ class Prompt:
     Attributes:
         ids: un-expanded token ids, one placeholder token per image: what vLLM wants.
         expanded_ids: (P,) int64, each placeholder repeated once per merged image token.
-        positions: (3, P) int64 M-RoPE positions (time, height, width).
         image_positions: (P,) bool, True where an image token stands.
+        vision: what the model's family made of the images and of the positions; only the family looks inside.
         images: the N resized images, in the order of their placeholders.
-        pixel_values: (patches, patch values) float32, None for a text-only prompt.
-        image_grid_thw: (N, 3) int64 in patches, None for a text-only prompt.
-        features: what a frozen vision tower made of the images, set by `vlm.features` in place of `pixel_values`.
     """
 
     problem: Problem
     ids: list[int]
     expanded_ids: torch.Tensor
-    positions: torch.Tensor
     image_positions: torch.Tensor
+    vision: VisionInputs
     images: tuple[Image.Image, ...] = ()
-    pixel_values: torch.Tensor | None = None
-    image_grid_thw: torch.Tensor | None = None
-    features: ImageFeatures | None = None
 
     def __len__(self) -> int:
         return int(self.expanded_ids.numel())
 
     @property
     def patches(self) -> int:
-        """Patches that the vision tower still has to look at; 0 without images, or with their features."""
-        return 0 if self.pixel_values is None else len(self.pixel_values)
-
-    @property
-    def next_position(self) -> int:
-        """Where every response starts, on all three rows. Not P: an image advances time by less than its tokens."""
-        return int(self.positions.max()) + 1
+        """Patches that the vision tower still has to encode; 0 without images, or with their features."""
+        return self.vision.patches
 
 
 @dataclass(frozen=True)

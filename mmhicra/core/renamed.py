@@ -107,6 +107,7 @@ OLD = {
     "train.summary": "train.loop.summary",
     "train.terminal": "train.loop.terminal",
     "train.updates": "train.update.updates",
+    "vlm.families": "vlm.family",
     "yaml_text": "core.yaml_text",
 }
 """Old name -> new name, both without `mmhicra.`."""

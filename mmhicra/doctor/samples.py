@@ -1,35 +1,22 @@
 """Real samples of the configured data, seen from both sides: the trainer's prompt, and what an engine makes of it.
 
 An engine gets the un-expanded ids and the images as the trainer resized them, and goes on with the model folder's own
-processor and the model's own `get_rope_index`. Whoever serves the checkpoint later does the same.
+processor and the model's own positions. Whoever serves the checkpoint later does the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.core.records import Problem, Prompt
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.problems import Reader
+from mmhicra.vlm.family import StockView
 from mmhicra.vlm.loading import LoadedProcessor
 from mmhicra.vlm.processing import PromptBuilder, PromptSize
 
 SAMPLES = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What an engine makes of a prompt: (P',) ids, (N, 3) grid in patches or None, (3, P') positions."""
-
-    ids: Tensor
-    grid: Tensor | None
-    positions: Tensor
 
 
 def choose_samples(reader: Reader, count: int = SAMPLES) -> list[Problem]:
@@ -76,7 +63,7 @@ def check_samples(
     prompts = [builder.build(problem) for problem in choose_samples(reader)]
     rows, facts = [], []
     for prompt in prompts:
-        seen = look_as_engine(prompt, loaded, empty)
+        seen = loaded.family.stock_view(prompt, loaded.processor, empty)
         same = compare(prompt, seen)
         sizes = [f"{image.width}x{image.height}" for image in reader.sizes[prompt.problem.id].images]
         shown = [f"{image.width}x{image.height}" for image in prompt.images]
@@ -99,28 +86,12 @@ def check_samples(
     return check, prompts
 
 
-def look_as_engine(prompt: Prompt, loaded: LoadedProcessor, empty: Any) -> Seen:
-    """Expand and place a prompt by the folder's own processor and the model's own positions."""
-    token, merge = loaded.processor.image_token_id, loaded.processor.image_processor.merge_size
-    grid = None
-    counts: list[int] = []
-    if prompt.images:
-        grid = loaded.processor.image_processor(images=list(prompt.images), return_tensors="pt")["image_grid_thw"]
-        counts = (grid.prod(-1) // merge**2).tolist()
-    remaining = iter(counts)
-    ids = torch.tensor([i for id in prompt.ids for i in [id] * (next(remaining, 1) if id == token else 1)])
-    types = (ids == token).int()
-    positions, _ = empty.model.get_rope_index(ids[None], types[None], image_grid_thw=grid)
-    return Seen(ids, grid, positions[:, 0])
-
-
-def compare(prompt: Prompt, seen: Seen) -> dict[str, bool]:
+def compare(prompt: Prompt, seen: StockView) -> dict[str, bool]:
     """Whether ids, grids and positions are equal."""
-    ours, theirs = prompt.image_grid_thw, seen.grid
     return {
         "ids": prompt.expanded_ids.equal(seen.ids),
-        "grids": ours is theirs if ours is None or theirs is None else ours.equal(theirs),
-        "positions": prompt.positions.equal(seen.positions),
+        "grids": prompt.vision.same_images(seen.vision),
+        "positions": prompt.vision.positions.equal(seen.vision.positions),
     }
 
 
@@ -132,12 +103,8 @@ def _blame_limits(check: CheckResult, reader: Reader, loaded: LoadedProcessor, f
     first = next((fact for fact in facts if not fact["grids"]), None)
     if first is None:
         return
-    factor = loaded.family.image_factor(loaded.config)
     images = [image for each in reader.sizes.values() for image in each.images]
-    again = sum(
-        smart_resize(image.new_height, image.new_width, factor, least, most) != (image.new_height, image.new_width)
-        for image in images
-    )
+    again = sum(loaded.family.resized(loaded.config, image[2:4], (least, most)) != image[2:4] for image in images)
     check.facts["resized_again"] = again
     remedies = []
     if data.max_pixels > most:

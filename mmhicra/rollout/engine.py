@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from mmhicra.config import RolloutConfig
 from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.core.records import Completion, Group, Prompt
-from mmhicra.vlm.families import control_token_ids
 from mmhicra.vlm.loading import LoadedModel
+from mmhicra.vlm.special_tokens import control_token_ids
 
 Progress = Callable[[int], None]
 """Told how many completions have come in so far."""

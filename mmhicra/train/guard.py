@@ -152,10 +152,9 @@ def look_at(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: f
     gaps = [gap_of(own, engine) for own, engine in zip(logprobs.tolist(), completion.logprobs, strict=True)]
     largest = max(gaps)
     at = next((at for at, gap in enumerate(gaps) if gap > allowed), gaps.index(largest))
-    sizes = ", ".join(image_sizes(prompt)) or "no image"
     return Look(
         problem=prompt.problem.id,
-        prompt=f"{sizes}; {len(prompt)} prompt tokens",
+        prompt=f"{prompt.vision.describe()}; {len(prompt)} prompt tokens",
         tokens=len(gaps),
         error=sum(math.exp(gap) if gap < LARGEST_GAP else math.inf for gap in gaps),
         largest=largest,
@@ -184,12 +183,6 @@ def looks_in(row: Sequence[SubGroup], logprobs: Tensor, allowed: float) -> list[
     prompts = [part.prompt for part in row for _ in part.completions]
     scored = by_completion(row, logprobs.detach().float().cpu())
     return [look_at(prompt, c, own, allowed) for prompt, (c, own) in zip(prompts, scored, strict=True)]
-
-
-def image_sizes(prompt: Prompt) -> list[str]:
-    """Width and height in patches of each image; a prompt that has changed ranks holds no pictures any more."""
-    grids = [] if prompt.image_grid_thw is None else prompt.image_grid_thw.tolist()
-    return [f"image of {width}x{height} patches" for _, height, width in grids]
 
 
 def mean_error(looks: Sequence[Look]) -> float:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Prompt
-from mmhicra.vlm.families import Family, ImageFeatures, Images, Pixels
+from mmhicra.vlm.family import Family
+from mmhicra.vlm.vision_inputs import ImageFeatures, Images, Pixels
 
 PATCHES_AT_A_TIME = 16_384
 """About three images of a megapixel in one pass of the tower, or one larger than that."""
@@ -31,8 +32,8 @@ def images_of(prompts: Sequence[Prompt]) -> Images | None:
     Raises:
         ValueError: some prompts have features and others only pixels.
     """
-    seen = [prompt.features for prompt in prompts if prompt.features is not None]
-    unseen = [prompt for prompt in prompts if prompt.pixel_values is not None]
+    seen = [prompt.vision.features for prompt in prompts if prompt.vision.features is not None]
+    unseen = [prompt for prompt in prompts if prompt.vision.pixels is not None]
     if seen and unseen:
         raise ValueError(f"problem {unseen[0].problem.id} has pixels, but others in its batch have features")
     if seen:
@@ -76,7 +77,7 @@ class FrozenVision:
         Raises:
             UserError: a file in the folder is broken.
         """
-        kept = {index: self._read(prompt) for index, prompt in enumerate(prompts) if prompt.pixel_values is not None}
+        kept = {index: self._read(prompt) for index, prompt in enumerate(prompts) if prompt.vision.pixels is not None}
         missing = [index for index, features in kept.items() if features is None]
         for some in _portions(missing, [prompts[index].patches for index in missing]):
             seen = self._encode([prompts[index] for index in some])
@@ -84,8 +85,8 @@ class FrozenVision:
                 kept[index] = features
                 self._write(prompts[index], features)
         return [
-            replace(prompt, features=kept[index], pixel_values=None) if index in kept else prompt
-            for index, prompt in enumerate(prompts)
+            prompt if features is None else replace(prompt, vision=prompt.vision.with_features(features))
+            for prompt, features in zip(prompts, map(kept.get, range(len(prompts))), strict=True)
         ]
 
     @torch.no_grad()
@@ -97,9 +98,7 @@ class FrozenVision:
 
     def _file(self, prompt: Prompt) -> Path:
         assert self.folder is not None
-        assert prompt.pixel_values is not None
-        assert prompt.image_grid_thw is not None
-        parts = (self.tower, *(tensor.numpy().tobytes() for tensor in (prompt.pixel_values, prompt.image_grid_thw)))
+        parts = (self.tower, _pixels([prompt]).content())
         return self.folder / f"{hashlib.blake2b(b''.join(parts), digest_size=16).hexdigest()}.safetensors"
 
     def _read(self, prompt: Prompt) -> ImageFeatures | None:
@@ -130,9 +129,9 @@ class FrozenVision:
 
 
 def _pixels(prompts: Sequence[Prompt]) -> Pixels:
-    values = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
-    grids = [prompt.image_grid_thw for prompt in prompts if prompt.image_grid_thw is not None]
-    return Pixels(torch.cat(values), torch.cat(grids))
+    """The images of `prompts`, all of one family, one after another; at least one prompt has some."""
+    parts = [prompt.vision.pixels for prompt in prompts if prompt.vision.pixels is not None]
+    return type(parts[0]).join(parts)
 
 
 def _portions(indices: Sequence[int], patches: Sequence[int]) -> Iterator[list[int]]:

@@ -20,7 +20,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from mmhicra.config import LoraConfig, ModelConfig
 from mmhicra.core.errors import ConfigError, UserError, brief, one_line
 from mmhicra.core.resources import asset_path
-from mmhicra.vlm.families import FAMILIES, Family, family_of, unwrap
+from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.weights import nonfinite
 

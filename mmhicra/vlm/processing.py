@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils import smart_resize as utils_resize
@@ -18,22 +17,14 @@ from mmhicra.config import DataConfig
 from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
 from mmhicra.vlm.chat import ChatTemplateError, render_chat
-from mmhicra.vlm.families import Family, control_texts
+from mmhicra.vlm.family import Family
+from mmhicra.vlm.special_tokens import control_texts
+from mmhicra.vlm.vision_inputs import ImageSize
 
 Read = TypeVar("Read")
 
 UTILS_MERGE_SIZE = 2
 """qwen-vl-utils takes a patch size and assumes this merge size."""
-
-
-class ImageSize(NamedTuple):
-    """An image as it comes, as the model sees it, and the image tokens it takes."""
-
-    width: int
-    height: int
-    new_width: int
-    new_height: int
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,6 @@ class PromptBuilder:
         self.data = data
         self.limits = {"min_pixels": data.min_pixels, "max_pixels": data.max_pixels}
         self.factor = family.image_factor(model_config)
-        self.merge_size: int = processor.image_processor.merge_size
         banned = family.banned_token_ids(processor.tokenizer, model_config)
         self.control_texts = control_texts(processor.tokenizer, banned)
         for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
@@ -93,8 +83,12 @@ class PromptBuilder:
             DataError: the prompt cannot be built; names the problem, the cause and the way to mend it.
         """
         chat = self._chat(problem, self._pieces(problem))
-        images = [self._resized(problem, image) for image in problem.images]
-        return self._process(problem, chat, images)
+        images, sizes = [], []
+        for source in problem.images:
+            image = self._opened(problem, source, ProblemImage.open)
+            images.append(self._resized(problem, source, image))
+            sizes.append(self._size(image.size, images[-1].size))
+        return self._process(problem, chat, images, sizes)
 
     def check(self, problem: Problem, sizes: list[ImageSize] | None = None) -> None:
         """Refuse what `build` would refuse, but leave pixels alone: image sizes are read from their headers.
@@ -119,11 +113,11 @@ class PromptBuilder:
         raw = [self._opened(problem, image, ProblemImage.size) for image in problem.images]
         targets = [self._target_size(problem, image, *size) for image, size in zip(problem.images, raw, strict=True)]
         text_tokens = len(self.processor.tokenizer(chat, add_special_tokens=False)["input_ids"]) - len(targets)
-        images = tuple(
-            ImageSize(width, height, new_width, new_height, new_width * new_height // self.factor**2)
-            for (width, height), (new_height, new_width) in zip(raw, targets, strict=True)
-        )
-        return PromptSize(text_tokens, images)
+        images = (self._size(size, (width, height)) for size, (height, width) in zip(raw, targets, strict=True))
+        return PromptSize(text_tokens, tuple(images))
+
+    def _size(self, raw: tuple[int, int], resized: tuple[int, int]) -> ImageSize:
+        return ImageSize(*raw, *resized, resized[0] * resized[1] // self.factor**2)
 
     def _pieces(self, problem: Problem) -> list[str]:
         """The question's text around its images."""
@@ -141,9 +135,8 @@ class PromptBuilder:
     def _control_in(self, text: str) -> str | None:
         return next((token for token in self.control_texts if token in text), None)
 
-    def _resized(self, problem: Problem, source: ProblemImage) -> Image.Image:
-        """Open an image and resize it such that the image processor's own resize leaves it as it is."""
-        image = self._opened(problem, source, ProblemImage.open)
+    def _resized(self, problem: Problem, source: ProblemImage, image: Image.Image) -> Image.Image:
+        """Resize an image such that the image processor's own resize leaves it as it is."""
         self._target_size(problem, source, *image.size)
         element: Any = {"image": image, **self.limits}
         return fetch_image(element, image_patch_size=self.factor // UTILS_MERGE_SIZE)
@@ -215,7 +208,9 @@ class PromptBuilder:
                 ) from None
             raise ConfigError(f"data.system_prompt: the model's chat template refuses it ({error}): drop it") from None
 
-    def _process(self, problem: Problem, chat: str, images: Sequence[Image.Image]) -> Prompt:
+    def _process(
+        self, problem: Problem, chat: str, images: Sequence[Image.Image], sizes: Sequence[ImageSize]
+    ) -> Prompt:
         limits = {"shortest_edge": self.data.min_pixels, "longest_edge": self.data.max_pixels}
         encoded = self.processor(
             text=[chat],
@@ -224,19 +219,16 @@ class PromptBuilder:
             return_tensors="pt",
         )
         ids: Tensor = encoded["input_ids"][0]
-        grid: Tensor | None = encoded.get("image_grid_thw")
         # The question holds no image token, so every one here was put there by the processor.
         image_positions = ids == self.processor.image_token_id
         self._refuse_long(problem, len(ids), int(image_positions.sum()))
         return Prompt(
             problem=problem,
-            ids=_unexpanded(ids, image_positions, grid, self.merge_size),
+            ids=_unexpanded(ids, image_positions, [size.tokens for size in sizes]),
             expanded_ids=ids,
-            positions=self.family.positions(ids, image_positions, grid, self.merge_size),
             image_positions=image_positions,
+            vision=self.family.vision_inputs(encoded, image_positions, sizes, self.processor),
             images=tuple(images),
-            pixel_values=encoded.get("pixel_values"),
-            image_grid_thw=grid,
         )
 
     def _refuse_long(self, problem: Problem, tokens: int, image_tokens: int) -> None:
@@ -260,12 +252,11 @@ def warn_of_shrinking(sizes: Sequence[ImageSize], data: DataConfig) -> str | Non
     )
 
 
-def _unexpanded(ids: Tensor, image_positions: Tensor, grid: Tensor | None, merge_size: int) -> list[int]:
-    """`ids` with the tokens of each image reduced to its first."""
+def _unexpanded(ids: Tensor, image_positions: Tensor, counts: Sequence[int]) -> list[int]:
+    """`ids` with the tokens of each image, so many of them, reduced to its first."""
     keep = ~image_positions
-    if grid is not None:
-        counts = grid.prod(-1) // merge_size**2
-        keep[image_positions.nonzero()[:, 0][torch.cumsum(counts, 0) - counts]] = True
+    for tokens in image_positions.nonzero()[:, 0].split(list(counts)):
+        keep[tokens[0]] = True
     return ids[keep].tolist()
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from mmhicra.config import LoraConfig, ModelConfig
-from mmhicra.vlm.families import Family
+from mmhicra.vlm.family import Family
+from mmhicra.vlm.vision_work import count_linear
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,6 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         merged=merged,
     )
-
-
-def count_linear(module: nn.Module) -> int:
-    """Weights of all linear layers."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def adapter_sizes(decoder: nn.Module, lora: LoraConfig) -> tuple[list[int], int]:

@@ -1,18 +1,19 @@
-"""What it costs to look at images."""
+"""What it costs to encode images as grids of patches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from mmhicra.vlm.families import Family
-from mmhicra.vlm.shape import count_linear
+from mmhicra.vlm.patch_grid import PatchGridInputs
+from mmhicra.vlm.vision_inputs import VisionInputs
 
 
 @dataclass(frozen=True)
-class VisionWork:
+class PatchGridWork:
     """The forward pass of a vision tower and its mergers, in FLOP.
 
     Attributes:
@@ -30,12 +31,11 @@ class VisionWork:
     window: int
 
     @classmethod
-    def of(cls, model: nn.Module, family: Family) -> VisionWork:
-        """Of a model that is still whole (not sharded)."""
-        tower: Any = family.vision_tower(model)
+    def of(cls, tower: Any, mergers: Sequence[nn.Module]) -> PatchGridWork:
+        """Of a vision tower that is still whole (not sharded) and its mergers, which are inside it."""
         options: Any = tower.config
         merge = options.spatial_merge_size
-        merging = sum(count_linear(merger) for merger in family.merger(model))
+        merging = sum(count_linear(merger) for merger in mergers)
         width = tower.blocks[0].norm1.weight.numel()
         whole = len(getattr(options, "fullatt_block_indexes", range(options.depth)))
         return cls(
@@ -46,15 +46,24 @@ class VisionWork:
             window=getattr(options, "window_size", 0) // options.patch_size // merge * merge,
         )
 
-    def forward(self, grid_thw: Tensor) -> float:
-        """FLOP for images of (N, 3) patches in time, height and width."""
+    def forward(self, vision: VisionInputs) -> float:
+        """FLOP for the images that are still to be encoded."""
+        if vision.pixels is None:
+            return 0.0
+        assert isinstance(vision, PatchGridInputs)
+        assert vision.grid_thw is not None
         total = 0.0
-        for frames, height, width in grid_thw.tolist():
+        for frames, height, width in vision.grid_thw.tolist():
             pairs = self.whole * (height * width) ** 2
             if self.windowed:
                 pairs += self.windowed * _squares(height, self.window) * _squares(width, self.window)
             total += frames * (height * width * self.patch + pairs * self.pair)
         return total
+
+
+def count_linear(module: nn.Module) -> int:
+    """Weights of all linear layers."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _squares(extent: int, window: int) -> int:

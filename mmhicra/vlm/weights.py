@@ -11,7 +11,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mmhicra.vlm.families import Family, unwrap
+from mmhicra.vlm.family import Family, unwrap
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer type of as many bytes."""

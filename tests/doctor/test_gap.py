@@ -52,7 +52,7 @@ def test_an_engine_that_was_not_synced_is_blamed_by_its_worst_sample(synced, tmp
             by_problem[rollout["id"]] += [rollout["error"]] * rollout["tokens"]
         worst = max(by_problem, key=lambda problem: sum(by_problem[problem]) / len(by_problem[problem]))
         assert fault.kind == "log-probs differ"
-        assert f"the worst is problem {worst} (image of 6x6 patches" in fault.what
+        assert f"the worst is problem {worst} (image of 84x84 pixels" in fault.what
 
 
 def test_the_longest_step_adds_up(tmp_path):

@@ -18,7 +18,7 @@ from benchmarks.shapes import REGIMES, model_config
 from mmhicra.config import ModelConfig
 from mmhicra.doctor.memory import ACTIVATION_FACTOR, Load, largest_budget, most_sequences, plan_memory, slots
 from mmhicra.rollout.hf.cache import ResponseCache
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.shape import ModelShape, empty_model, shape_of
 from tools.tiny_vlm.factory import make_tokenizer

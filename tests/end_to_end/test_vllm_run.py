@@ -33,7 +33,7 @@ def test_the_guard_watches_the_embedded_engine(tmp_path, monkeypatch):
         return groups
 
     monkeypatch.setattr(HFEngine, "generate", wrong)
-    with pytest.raises(Misaligned, match=r"problem \S+ \(image of 6x6 patches; \d+ prompt tokens\).* at token 2 of a"):
+    with pytest.raises(Misaligned, match=r"problem \S+ \(image of 84x84 pixels; \d+ prompt tokens\).* at token 2 of a"):
         run(tmp_path / "run", "train.steps=2", *FEW)
     run(tmp_path / "off", "train.steps=2", *FEW, "rollout.guard.every=0")
 

@@ -17,7 +17,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.engine import Sampling, request_seed, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 
 QUESTIONS = (
@@ -70,8 +70,8 @@ def stock_logits(model, prompt, completion):
     with torch.no_grad():
         logits = model(
             input_ids=ids[None],
-            pixel_values=prompt.pixel_values,
-            image_grid_thw=prompt.image_grid_thw,
+            pixel_values=prompt.vision.pixel_values,
+            image_grid_thw=prompt.vision.grid_thw,
             mm_token_type_ids=kinds[None],
         ).logits[0]
     return logits[len(prompt) - 1 : -1]

@@ -11,9 +11,9 @@ from mmhicra.core.resources import asset_path
 from mmhicra.hicra.spans import token_spans
 from mmhicra.rewards.reward import follows
 from mmhicra.rollout.engine import read_texts
-from mmhicra.vlm.families import control_token_ids
 from mmhicra.vlm.loading import LoadedProcessor, load_processor
 from mmhicra.vlm.processing import PromptBuilder
+from mmhicra.vlm.special_tokens import control_token_ids
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 CONTROL = {

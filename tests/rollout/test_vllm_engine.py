@@ -19,7 +19,7 @@ from mmhicra.data.dataset import load_problems
 from mmhicra.rollout.engine import PromptMismatch, StaleEngine, sampling_of
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 from mmhicra.vlm.weights import TrainedParts, named_weights, trained_parts
@@ -262,7 +262,9 @@ def test_groups_arrive_one_by_one(scene):
 def test_a_prompt_that_the_engine_reads_otherwise_is_refused(scene):
     wider = DataConfig(max_pixels=2 * scene.config.data.max_pixels)
     wide = scene.build("<image>?", (1400, 1000), data=wider)  # more pixels than the engine was told of
-    with pytest.raises(PromptMismatch, match=rf"problem p \(\d+x\d+\): .*: {len(wide)} and \d+ tokens.*at position"):
+    with pytest.raises(
+        PromptMismatch, match=rf"problem p \(image of 1400x1000 pixels.*\): .*: {len(wide)} and \d+ tokens.*at position"
+    ):
         scene.generate([scene.prompts[0], wide])
     assert len(scene.generate()) == len(scene.prompts), "nothing of it is left over"
 

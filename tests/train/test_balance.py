@@ -10,7 +10,7 @@ from mmhicra.core.records import Completion, Group
 from mmhicra.train.distributed.balance import WORTH, Work, plan_moves
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 

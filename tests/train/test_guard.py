@@ -9,6 +9,7 @@ from short_runs import short_config
 from mmhicra.core.records import Completion, Group, Problem, Prompt
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, mean_error, worst_prompt
 from mmhicra.train.update.packing import split_groups
+from mmhicra.vlm.patch_grid import PatchGridInputs
 
 
 def look(problem="p", tokens=10, error=1.0):
@@ -30,11 +31,8 @@ def prompt_of(name, length=4):
         problem=problem,
         ids=ids.tolist(),
         expanded_ids=ids,
-        positions=ids.expand(3, -1),
         image_positions=none,
-        images=(),
-        pixel_values=None,
-        image_grid_thw=None,
+        vision=PatchGridInputs(positions=ids.expand(3, -1)),
     )
 
 

@@ -16,7 +16,7 @@ from mmhicra.core.records import Completion, Group, Problem, ProblemImage
 from mmhicra.train.update.losses import Totals, token_weights
 from mmhicra.train.update.packing import fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
@@ -80,7 +80,9 @@ def plain(model, prompt, completion):
     """Log-probs and entropies of one response behind its prompt, through the stock model."""
     ids = torch.cat([prompt.expanded_ids, torch.tensor(completion.ids)]).unsqueeze(0)
     types = torch.cat([prompt.image_positions.int(), torch.zeros(len(completion), dtype=torch.int32)]).unsqueeze(0)
-    images = {"pixel_values": prompt.pixel_values, "image_grid_thw": prompt.image_grid_thw} if prompt.images else {}
+    images = (
+        {"pixel_values": prompt.vision.pixel_values, "image_grid_thw": prompt.vision.grid_thw} if prompt.images else {}
+    )
     logits = model.model(input_ids=ids, mm_token_type_ids=types, **images).logits[0, len(prompt) - 1 : -1]
     allowed = torch.ones(logits.shape[-1], dtype=torch.bool).index_fill(0, torch.tensor(model.banned_token_ids), False)
     logprobs = (logits / TEMPERATURE).masked_fill(~allowed, float("-inf")).log_softmax(-1)
@@ -186,7 +188,7 @@ def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):
     (unseen_part,) = split_groups([group], 10**6)
     (seen_part,) = split_groups([Group(seen[0], group.completions)], 10**6)
     assert seen_part.size == len(group.prompt) + 4
-    assert unseen_part.size == seen_part.size + int(group.prompt.image_grid_thw.prod())
+    assert unseen_part.size == seen_part.size + int(group.prompt.vision.grid_thw.prod())
 
 
 def test_a_response_that_cannot_fit_is_named(load):

@@ -18,6 +18,7 @@ from mmhicra.train.collector import finite_rewards, place_groups
 from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, look_at
 from mmhicra.train.loop.metrics import Tally, nonfinite_numbers
 from mmhicra.train.update.updates import IDLE_STEPS, FiniteCheck, NotFinite, Sign, UpdateCount, refuse_nonfinite_state
+from mmhicra.vlm.patch_grid import PatchGridInputs
 from mmhicra.vlm.weights import nonfinite
 
 NAN, INF = math.nan, math.inf
@@ -137,7 +138,9 @@ def test_large_numbers_are_finite(dtype):
 
 @pytest.mark.parametrize("own", [NAN, INF, -INF, -1e5])
 def test_the_guard_stops_at_what_is_no_number(own):
-    prompt = SimpleNamespace(problem=SimpleNamespace(id="p"), image_grid_thw=None, __len__=lambda self: 3)
+    prompt = SimpleNamespace(
+        problem=SimpleNamespace(id="p"), vision=PatchGridInputs(positions=torch.arange(3).expand(3, -1))
+    )
     completion = Completion([5, 6], [-1.0, -2.0], "stop", "")
     sized = type("Sized", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(prompt))
     seen = look_at(sized, completion, torch.tensor([-1.0, own]), allowed=0.01)

@@ -27,7 +27,7 @@ from mmhicra.hicra.grams import GramLibrary
 from mmhicra.rollout.vllm.loading import arguments_of
 from mmhicra.train.loop.assembly import assemble, refuse_idle_processes
 from mmhicra.train.loop.terminal import Terminal
-from mmhicra.vlm.families import unwrap
+from mmhicra.vlm.family import unwrap
 from mmhicra.vlm.loading import load_policy
 
 TESTS = Path(__file__).parents[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -10,9 +12,10 @@ from transformers import LlavaConfig, PreTrainedConfig, Qwen2_5_VLConfig, Qwen3V
 
 from mmhicra.config import DataConfig, FreezeConfig, ModelConfig
 from mmhicra.core.errors import ConfigError
-from mmhicra.vlm.families import FAMILIES, Pixels, family_of
+from mmhicra.vlm.family import FAMILIES, family_of, find_family, register_family
 from mmhicra.vlm.features import images_of
 from mmhicra.vlm.loading import load_policy
+from mmhicra.vlm.patch_grid import mrope_positions
 from mmhicra.vlm.processing import PromptBuilder
 
 
@@ -33,8 +36,8 @@ def stock_hidden(model, prompt):
     with torch.no_grad():
         output = model.model(
             input_ids=prompt.expanded_ids[None],
-            pixel_values=prompt.pixel_values,
-            image_grid_thw=prompt.image_grid_thw,
+            pixel_values=prompt.vision.pixel_values,
+            image_grid_thw=prompt.vision.grid_thw,
             mm_token_type_ids=prompt.image_positions.int()[None],
         )
     return output.last_hidden_state[0]
@@ -69,7 +72,7 @@ def test_positions_equal_get_rope_index(family, layout, tiny_model):
     ids, image = torch.zeros(len(kinds), dtype=torch.int64), torch.tensor(kinds)
     grid = torch.tensor(grids) if grids else None
     expected, _ = loaded.model.model.get_rope_index(ids[None], image[None].int(), image_grid_thw=grid)
-    assert torch.equal(loaded.family.positions(ids, image.bool(), grid, 2), expected[:, 0])
+    assert torch.equal(mrope_positions(image.bool(), grid, 2), expected[:, 0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,7 +80,7 @@ def test_hidden_states_equal_the_stock_model(family, scene):
     loaded, prompt = scene(family)
     with torch.no_grad():
         embedded = embed(loaded, loaded.model, prompt)
-        hidden, cache = loaded.family.hidden_states(loaded.model, embedded, prompt.positions[:, None], None)
+        hidden, cache = loaded.family.hidden_states(loaded.model, embedded, prompt.vision.positions[:, None], None)
     assert cache is None
     torch.testing.assert_close(hidden[0], stock_hidden(loaded.model, prompt), atol=1e-5, rtol=0)
     assert (embedded.deepstack is not None) == (family == "qwen3_vl")
@@ -89,9 +92,9 @@ def test_explicit_masks_are_obeyed(family, scene):
     loaded, prompt = scene(family)
     first, second = torch.tensor([11, 12, 13]), torch.tensor([21, 22, 23, 24])
     ids = torch.cat([prompt.expanded_ids, first, second])
-    at = prompt.next_position
+    at = prompt.vision.next_position
     starts = [at + torch.arange(3), at + torch.arange(4)]
-    positions = torch.cat([prompt.positions, torch.cat(starts).expand(3, -1)], dim=1)
+    positions = torch.cat([prompt.vision.positions, torch.cat(starts).expand(3, -1)], dim=1)
     mask = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     mask[len(prompt) + 3 :, len(prompt) : len(prompt) + 3] = False
     images = torch.cat([prompt.image_positions, torch.zeros(7, dtype=torch.bool)])
@@ -104,8 +107,8 @@ def test_explicit_masks_are_obeyed(family, scene):
         with torch.no_grad():
             output = loaded.model.model(
                 input_ids=alone[None],
-                pixel_values=prompt.pixel_values,
-                image_grid_thw=prompt.image_grid_thw,
+                pixel_values=prompt.vision.pixel_values,
+                image_grid_thw=prompt.vision.grid_thw,
                 mm_token_type_ids=kinds[None],
             )
         expected = output.last_hidden_state[0, len(prompt) :]
@@ -121,7 +124,7 @@ def test_images_stand_where_the_prompt_says(scene):
     embedded = loaded.family.embed(loaded.model, ids[None], images_of([prompt]), places[None])
     table = loaded.family.language_model(loaded.model).embed_tokens.weight
     assert torch.equal(embedded.inputs_embeds[0, -1], table[image])
-    features = loaded.family.encode_images(loaded.model, Pixels(prompt.pixel_values, prompt.image_grid_thw))
+    features = loaded.family.encode_images(loaded.model, prompt.vision.pixels)
     assert torch.equal(embedded.inputs_embeds[0, places], features.merged)
 
 
@@ -147,7 +150,9 @@ def test_checkpointed_gradients_equal_plain_ones(family, scene, tiny_model_folde
         path = str(tiny_model_folder(family))
         model = load_policy(ModelConfig(path=path, freeze=everything, gradient_checkpointing=checkpointing)).model
         assert model.training
-        hidden, _ = loaded.family.hidden_states(model, embed(loaded, model, prompt), prompt.positions[:, None], None)
+        hidden, _ = loaded.family.hidden_states(
+            model, embed(loaded, model, prompt), prompt.vision.positions[:, None], None
+        )
         torch.testing.assert_close(hidden[0].detach(), stock_hidden(loaded.model, prompt), atol=1e-5, rtol=0)
         loaded.family.lm_head(model)(hidden[0, -1]).logsumexp(0).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -225,6 +230,36 @@ def test_family_of(config, path, requested, template, expected):
 def test_family_of_refuses(config, requested, says):
     with pytest.raises(ConfigError, match=says):
         family_of(config, "some/model", requested)
+
+
+def test_a_family_from_outside_is_found_by_its_name_and_its_architecture(monkeypatch):
+    monkeypatch.setattr("mmhicra.vlm.family.FAMILIES", dict(FAMILIES))
+    outside = replace(find_family("qwen2_vl"), name="strange_vl", model_type="strange", architecture="StrangeForVision")
+    assert register_family(outside) is register_family(outside) is find_family("strange_vl")
+    strange = PreTrainedConfig(architectures=["StrangeForVision"])
+    strange.model_type = "strange"
+    assert family_of(strange, "some/model") is family_of(strange, "some/model", "strange_vl") is outside
+    with pytest.raises(ConfigError, match=r"model\.family qwen2_vl is registered twice"):
+        register_family(replace(outside, name="qwen2_vl"))
+    with pytest.raises(ConfigError, match=r"model\.family odd is not known: choose from auto, qwen2_vl, .*strange_vl"):
+        find_family("odd")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_inputs_are_carried_without_a_look_inside(family, scene):
+    """What packing, engines and error lines ask of them."""
+    _, prompt = scene(family)
+    vision = prompt.vision
+    assert vision.describe().startswith("image of 100x80 pixels resized to ")
+    assert [size[2:4] for size in vision.sizes] == [image.size for image in prompt.images]
+    assert sum(size.tokens for size in vision.sizes) == int(prompt.image_positions.sum())
+    light = vision.without_pixels()
+    assert (light.patches, light.pixels, light.describe()) == (0, None, vision.describe())
+    assert light.same_images(vision)
+    assert not replace(light, grid_thw=light.grid_thw.flip(1)).same_images(vision)
+    row = vision.positions_with([2, 3])
+    assert torch.equal(row[:, : len(prompt)], vision.positions)
+    assert (row[:, len(prompt) :] - vision.next_position).tolist() == [[0, 1, 0, 1, 2]] * len(row)
 
 
 def test_text_needs_no_image(tiny_model):

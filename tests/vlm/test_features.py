@@ -8,7 +8,7 @@ from mmhicra.config import DataConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm import features
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.features import FrozenVision, images_of
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -44,9 +44,9 @@ def test_features_stand_for_pixels(family, at_a_time, prompts, monkeypatch):
     monkeypatch.setattr(features, "PATCHES_AT_A_TIME", at_a_time)
     loaded, plain = prompts(family)
     seen = FrozenVision(loaded.model, loaded.family, "fp32").look(plain)
-    assert [prompt.pixel_values is None for prompt in seen] == [True, True, True]
+    assert [prompt.vision.pixel_values is None for prompt in seen] == [True, True, True]
     assert [prompt.patches for prompt in seen] == [0, 0, 0]
-    assert plain[0].patches == len(plain[0].pixel_values)
+    assert plain[0].patches == len(plain[0].vision.pixel_values)
     for before, after in zip(plain, seen, strict=True):
         for expected, found in zip(embedded(loaded, before), embedded(loaded, after), strict=True):
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -59,11 +59,11 @@ def test_a_folder_keeps_them_by_content(prompts, tmp_path, monkeypatch):
     again = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
     monkeypatch.setattr(again, "_encode", None)  # nothing is left to look at
     for one, other in zip(first, again.look(plain), strict=True):
-        assert (one.features is None) == (other.features is None)
-        if one.features:
-            assert torch.equal(one.features.merged, other.features.merged)
-            assert len(one.features.deepstack) == len(other.features.deepstack) == 2
-            assert all(map(torch.equal, one.features.deepstack, other.features.deepstack))
+        assert (one.vision.features is None) == (other.vision.features is None)
+        if one.vision.features:
+            assert torch.equal(one.vision.features.merged, other.vision.features.merged)
+            assert len(one.vision.features.deepstack) == len(other.vision.features.deepstack) == 2
+            assert all(map(torch.equal, one.vision.features.deepstack, other.vision.features.deepstack))
     tower = loaded.family.vision_tower(loaded.model)
     weight = next(tower.parameters())
     weight.data += 1
@@ -122,10 +122,10 @@ def test_the_same_pixels_in_another_shape_are_another_image(tmp_path, tiny_model
     for name, size in (("wide", (112, 28)), ("square", (56, 56))):
         picture = ProblemImage(Image.new("RGB", size, (90, 120, 60)), f"{name}.png")
         prompts.append(builder.build(Problem(id=name, question="<image>?", images=(picture,), answer="1")))
-    assert torch.equal(prompts[0].pixel_values, prompts[1].pixel_values)
-    assert prompts[0].image_grid_thw.tolist() != prompts[1].image_grid_thw.tolist()
+    assert torch.equal(prompts[0].vision.pixel_values, prompts[1].vision.pixel_values)
+    assert prompts[0].vision.grid_thw.tolist() != prompts[1].vision.grid_thw.tolist()
     kept = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
-    wide, square = (kept.look([prompt])[0].features.merged for prompt in prompts)
-    expected = FrozenVision(loaded.model, loaded.family, "fp32").look(prompts[1:])[0].features.merged
+    wide, square = (kept.look([prompt])[0].vision.features.merged for prompt in prompts)
+    expected = FrozenVision(loaded.model, loaded.family, "fp32").look(prompts[1:])[0].vision.features.merged
     assert torch.equal(square, expected)
     assert not torch.equal(square, wide)

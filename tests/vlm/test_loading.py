@@ -16,7 +16,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.config import FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.core.errors import ConfigError, UserError
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from tools.tiny_vlm.factory import make_tiny
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from mmhicra.config import DataConfig
 from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.records import Problem, ProblemImage
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 
 LIMITS = {"min_pixels": 3136, "max_pixels": 40000}
@@ -58,15 +58,15 @@ def test_prompt_equals_stock_processor_and_model(family, question, tiny_model, m
     assert prompt.expanded_ids.tolist() == inputs["input_ids"][0].tolist()
     assert prompt.ids == loaded.tokenizer(text)["input_ids"]
     assert prompt.image_positions.tolist() == inputs["mm_token_type_ids"][0].bool().tolist()
-    assert torch.equal(prompt.positions, positions)
+    assert torch.equal(prompt.vision.positions, positions)
     if problem.images:
-        assert torch.equal(prompt.image_grid_thw, inputs["image_grid_thw"])
-        assert prompt.pixel_values.dtype == torch.float32
+        assert torch.equal(prompt.vision.grid_thw, inputs["image_grid_thw"])
+        assert prompt.vision.pixel_values.dtype == torch.float32
         # PIL and torchvision round their bicubic filters differently: a grey level here and there.
-        assert (prompt.pixel_values - inputs["pixel_values"]).abs().mean() < 0.01
+        assert (prompt.vision.pixel_values - inputs["pixel_values"]).abs().mean() < 0.01
     else:
-        assert prompt.pixel_values is None
-        assert prompt.image_grid_thw is None
+        assert prompt.vision.pixel_values is None
+        assert prompt.vision.grid_thw is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,17 +75,17 @@ def test_resized_images_pass_the_processor_untouched(family, tiny_model, make_pr
     loaded = tiny_model(family)
     prompt = builder(loaded).build(make_problem("<image><image>", (333, 123), (84, 96)))
     again = loaded.processor.image_processor(images=list(prompt.images), size=SIZE, return_tensors="pt")
-    assert torch.equal(again["image_grid_thw"], prompt.image_grid_thw)
-    assert torch.equal(again["pixel_values"], prompt.pixel_values)
+    assert torch.equal(again["image_grid_thw"], prompt.vision.grid_thw)
+    assert torch.equal(again["pixel_values"], prompt.vision.pixel_values)
 
 
 def test_pixel_limits_are_the_run_s_not_the_processor_s(tiny_model, make_problem):
     """The processor's own limits are 3136 and 1003520."""
     loaded = tiny_model("qwen2_5_vl")
     small = builder(loaded, min_pixels=784).build(make_problem("<image>", (30, 30)))
-    assert small.image_grid_thw.tolist() == [[1, 2, 2]]
+    assert small.vision.grid_thw.tolist() == [[1, 2, 2]]
     large = builder(loaded, max_pixels=2_000_000).build(make_problem("<image>", (1400, 1120)))
-    assert large.image_grid_thw.tolist() == [[1, 80, 100]]
+    assert large.vision.grid_thw.tolist() == [[1, 80, 100]]
 
 
 def test_instruction_and_system_prompt(tiny_model, make_problem):
@@ -185,4 +185,4 @@ def test_diagrams_take_the_stock_grid(tiny_model, geometry3k):
         prompt = build(Problem(row["image"], "<image>Find x.", (image,), "1"))
         size = {"shortest_edge": 3136, "longest_edge": 200704}
         raw = loaded.processor.image_processor(images=[image.open()], size=size, return_tensors="pt")
-        assert torch.equal(prompt.image_grid_thw, raw["image_grid_thw"])
+        assert torch.equal(prompt.vision.grid_thw, raw["image_grid_thw"])

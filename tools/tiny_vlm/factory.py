@@ -25,7 +25,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from mmhicra.vlm.families import FAMILIES
+from mmhicra.vlm.family import FAMILIES
 
 END, TURN_END = "<|endoftext|>", "<|im_end|>"
 SPECIAL_TOKENS = (
@@ -74,7 +74,7 @@ def make_tiny(family_name: str, folder: str | Path, seed: int = 0) -> Path:
     head to the embeddings, as their small checkpoints do; the other two do not.
 
     Args:
-        family_name: a key of `families.FAMILIES`.
+        family_name: a key of `family.FAMILIES`.
         folder: made if missing.
         seed: of the weights.
 

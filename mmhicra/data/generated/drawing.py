@@ -1,6 +1,6 @@
 """Draws a configuration as an 84x84 image: three rows and columns of 28-pixel cells.
 
-With patches of 14 pixels merged two by two, a cell is exactly one image token of a Qwen-VL model, so that even a
+With patches of 14 pixels merged two by two, a cell is exactly one image token of the shipped models, so that even a
 tiny vision tower can tell what is in it. Position, size and shade vary a little from image to image.
 """
 

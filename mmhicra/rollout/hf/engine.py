@@ -20,7 +20,7 @@ from mmhicra.rollout.engine import Arrival, Progress, Sampling, read_texts, refu
 from mmhicra.rollout.hf.cache import ResponseCache, decoding_attention
 from mmhicra.rollout.hf.packed import packed_linears
 from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
-from mmhicra.vlm.families import Embedded, Family
+from mmhicra.vlm.family import Embedded, Family
 from mmhicra.vlm.features import images_of
 
 SHRINK_AT = 0.75
@@ -143,15 +143,14 @@ class HFEngine:
             None if images is None else images.to(device),
             _stack([prompt.image_positions for prompt in prompts], False).to(device),
         )
-        # (3, P_i) -> (P_i, 3), padded and stacked to (B, P, 3), -> (3, B, P)
-        positions = _stack([prompt.positions.T for prompt in prompts], 0).permute(2, 0, 1).to(device)
+        positions = self.family.batch_positions([prompt.vision for prompt in prompts]).to(device)
         hidden, cache = self.family.hidden_states(
             self.model, embedded, positions, None, past_key_values=DynamicCache(), use_cache=True
         )
         last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
         logits = self.family.lm_head(self.model)(last).float()
         uniforms = [request_uniforms(request_seed(seed, step, p.problem.id), sampling) for p in prompts]
-        starts = torch.tensor([prompt.next_position for prompt in prompts], device=device)
+        starts = torch.tensor([prompt.vision.next_position for prompt in prompts], device=device)
         return _Batch(
             logits=logits.repeat_interleave(sampling.n, 0),
             starts=starts.repeat_interleave(sampling.n),
@@ -184,7 +183,7 @@ class HFEngine:
     def _next_logits(self, batch: _Batch, tokens: Tensor, t: int) -> Tensor:
         """(R,) tokens at response position `t` -> (R, V) logits of the next."""
         embedded = Embedded(self.family.embed_ids(self.model, tokens.unsqueeze(1)))
-        positions = (batch.starts[batch.rows] + t).view(1, -1, 1).expand(3, -1, -1)
+        positions = self.family.decode_positions(batch.starts[batch.rows] + t)
         cache = batch.cache
         cache.make_room()
         with decoding_attention(self.family.language_model(self.model).config):

@@ -29,7 +29,7 @@ from mmhicra.rollout.engine import (
 )
 from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import Held
-from mmhicra.vlm.families import Family
+from mmhicra.vlm.family import Family
 from mmhicra.vlm.weights import TrainedParts, checksum, named_weights, trained_parts
 
 Stage = Literal["weights", "kv_cache"]
@@ -126,13 +126,10 @@ class VLLMEngine:
         Raises:
             PromptMismatch: vLLM expands it to other ids than the trainer's, or sees an image otherwise.
         """
-        request: dict[str, Any] = {"prompt_token_ids": prompt.ids}
-        if prompt.images:
-            request["multi_modal_data"] = {"image": list(prompt.images)}
+        request: dict[str, Any] = {"prompt_token_ids": prompt.ids, **self.family.vllm_data(prompt)}
         renderer = self.llm.renderer
         (rendered,) = renderer.render_cmpl([request], renderer.default_cmpl_tok_params)
-        seen = [item["image_grid_thw"].data.tolist() for item in rendered.get("mm_kwargs", {}).get("image", ()) if item]
-        refuse_mismatch(prompt, rendered["prompt_token_ids"], seen)
+        refuse_mismatch(prompt, rendered["prompt_token_ids"], self.family.vllm_difference(prompt, rendered))
         return rendered
 
     def sync(self, model: nn.Module) -> dict[str, float]:
@@ -266,15 +263,17 @@ def sampling_params(sampling: Sampling, seed: int) -> Any:
     )
 
 
-def refuse_mismatch(prompt: Prompt, ids: Sequence[int], grids: Sequence[list[int]]) -> None:
-    """Raise PromptMismatch if the engine reads `prompt` as other ids or grids (in patches) than the trainer.
+def refuse_mismatch(prompt: Prompt, ids: Sequence[int], difference: str | None) -> None:
+    """Raise PromptMismatch if the engine reads `prompt` as other ids than the trainer, or its images otherwise.
 
-    An image on its side has as many tokens as upright, so ids alone do not tell. `grids` may be empty: of images that
-    are in its cache vLLM does not say.
+    Args:
+        prompt: the trainer's.
+        ids: the engine's.
+        difference: from `Family.vllm_difference`.
     """
-    ours, own = prompt.expanded_ids.tolist(), prompt.image_grid_thw
-    sizes = ", ".join(f"{image.width}x{image.height}" for image in prompt.images) or "no image"
-    where, cause = f"problem {prompt.problem.id} ({sizes})", "the engine's processor is not the trainer's"
+    ours = prompt.expanded_ids.tolist()
+    where = f"problem {prompt.problem.id} ({prompt.vision.describe()})"
+    cause = "the engine's processor is not the trainer's"
     if ours != list(ids):
         pairs = enumerate(zip(ours, ids, strict=False))
         first = next((at for at, (a, b) in pairs if a != b), min(len(ours), len(ids)))
@@ -282,8 +281,8 @@ def refuse_mismatch(prompt: Prompt, ids: Sequence[int], grids: Sequence[list[int
             f"{where}: trainer and engine read other prompts: {len(ours)} and {len(ids)} tokens, the first difference "
             f"at position {first}; {cause}: see docs/explanation/rollout.md"
         )
-    if own is not None and len(grids) == len(own) and own.tolist() != list(grids):
-        raise PromptMismatch(f"{where}: the trainer sees {own.tolist()} patches, the engine {list(grids)}; {cause}")
+    if difference:
+        raise PromptMismatch(f"{where}: {difference}; {cause}")
 
 
 def agree(total: Print, parts: Sequence[Held], dtype: str) -> bool | None:

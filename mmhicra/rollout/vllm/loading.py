@@ -115,10 +115,7 @@ def arguments_of(config: RunConfig, loaded: LoadedModel, processes: int) -> dict
         "enable_sleep_mode": options.sleep,
         "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from
         "generation_config": "vllm",  # nothing from the model's: sampling is the run's
-        "limit_mm_per_prompt": {"video": 0},
-        "mm_processor_kwargs": {
-            "size": {"shortest_edge": config.data.min_pixels, "longest_edge": config.data.max_pixels}
-        },
+        **loaded.family.vllm_options(config.data.min_pixels, config.data.max_pixels),
         "mm_processor_cache_gb": options.image_cache_gib,
         "worker_extension_cls": QUALIFIED_NAME,
         "use_tqdm_on_load": False,

@@ -49,4 +49,4 @@ ALONE = TPGroup(None)
 
 def _light(prompt: Prompt) -> Prompt:
     """What vLLM needs of it, and its ids to compare with."""
-    return replace(prompt, problem=replace(prompt.problem, images=()), pixel_values=None, features=None)
+    return replace(prompt, problem=replace(prompt.problem, images=()), vision=prompt.vision.without_pixels())

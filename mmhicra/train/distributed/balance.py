@@ -13,9 +13,8 @@ from torch import nn
 
 from mmhicra.core.records import Group
 from mmhicra.train.distributed.ranks import Ranks
-from mmhicra.vlm.families import Family
-from mmhicra.vlm.shape import count_linear
-from mmhicra.vlm.vision_work import VisionWork
+from mmhicra.vlm.family import Family, VisionWork
+from mmhicra.vlm.vision_work import count_linear
 
 WORTH = 0.02
 """A move that takes less than this share of the mean load off the heavier rank is not worth sending the group."""
@@ -29,7 +28,7 @@ class Work:
         token: the linear layers of the decoder, a token.
         pair: attention of all layers, a query and a key that it sees.
         scored: the head, a response token.
-        vision: images that are still to be looked at.
+        vision: images that are still to be encoded.
     """
 
     token: float
@@ -47,7 +46,7 @@ class Work:
             token=2.0 * count_linear(decoder),
             pair=4.0 * config.num_hidden_layers * config.num_attention_heads * size,
             scored=2.0 * family.lm_head(model).weight.numel(),
-            vision=VisionWork.of(model, family),
+            vision=family.vision_work(model),
         )
 
     def forward(self, group: Group) -> float:
@@ -55,8 +54,7 @@ class Work:
         prompt, responses = len(group.prompt), [len(completion) for completion in group.completions]
         pairs = prompt**2 / 2 + sum(prompt * length + length**2 / 2 for length in responses)
         decoding = (prompt + sum(responses)) * self.token + pairs * self.pair + sum(responses) * self.scored
-        grids = group.prompt.image_grid_thw
-        return decoding + (self.vision.forward(grids) if grids is not None and group.prompt.patches else 0.0)
+        return decoding + self.vision.forward(group.prompt.vision)
 
 
 class Move(NamedTuple):

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.train.update.layout import Layout, Piece, Span
-from mmhicra.vlm.families import Images
 from mmhicra.vlm.features import images_of
+from mmhicra.vlm.vision_inputs import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class MicroBatch:
 
     Attributes:
         ids: (L,) int64.
-        positions: (3, L) int64 M-RoPE positions.
+        positions: (K, L) int64, K rows as the family counts positions.
         layout: which tokens are whose.
         image_positions: (L,) bool.
         images: every image of the row in order, or None.
@@ -164,10 +164,9 @@ def _lay_out(part: SubGroup, piece: Piece) -> tuple[Tensor, Tensor, Tensor, Tens
     """Ids, positions, image positions and predictors of one sub-group."""
     prompt = part.prompt
     responses = [torch.tensor(completion.ids) for completion in part.completions]
-    after = [prompt.next_position + torch.arange(len(response)) for response in responses]
     return (
         torch.cat([prompt.expanded_ids, *responses]),
-        torch.cat([prompt.positions, torch.cat(after).expand(3, -1)], dim=1),
+        prompt.vision.positions_with([len(response) for response in responses]),
         torch.cat([prompt.image_positions, torch.zeros(len(piece.tail), dtype=torch.bool)]),
         # A response's first token is predicted by its prompt's last state, the others by their predecessor.
         torch.cat([_predictors(piece.prompt, response) for response in piece.responses]),

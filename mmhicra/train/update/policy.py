@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmhicra.train.update.attention import registered
 from mmhicra.train.update.logprob import TokenStats, token_stats
 from mmhicra.train.update.packing import MicroBatch
-from mmhicra.vlm.families import Family
+from mmhicra.vlm.family import Family
 
 
 class Policy(nn.Module):
