@@ -61,7 +61,8 @@ class RolloutConfig(Section):
     """How completions are sampled."""
 
     engine: Literal["hf", "vllm"] = "hf"
-    """`hf` is embedded and needs nothing more; `vllm` needs `pip install mmhicra[vllm]`. See docs/explanation/rollout.md."""
+    """`hf` is embedded and needs nothing more; `vllm` needs `pip install mmhicra[vllm]`.
+    See docs/explanation/rollout.md."""
     n: Annotated[Samples, Field(ge=2)] = 8
     """G, the completions per prompt."""
     temperature: Temperature = 1.0

@@ -119,7 +119,7 @@ def test_weights_are_what_the_process_holds(measured):
 
 @pytest.mark.parametrize(("regime", "gib"), [("A", 28.5), ("B", 28.6)])
 def test_the_plan_of_seven_billion_parameters_beside_a_gpu(regime, gib):
-    """What one update took on an H200 above the weights, gradients included (docs/explanation/performance.md, `--model 7b`)."""
+    """What one update took on an H200 above the weights, gradients included (docs/explanation/performance.md)."""
     lengths, family = REGIMES[regime], FAMILIES["qwen2_5_vl"]
     shape = shape_of(empty_model(model_config("7b", make_tokenizer("qwen2_5_vl")), family), family, ModelConfig())
     load = replace(LOAD, prompt=lengths.prompt, patches=0, response=max(lengths.responses), groups=1)
