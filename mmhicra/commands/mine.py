@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "mine",
         help="mine Strategic Grams from correct solutions, or inspect a list of them",
-        description="Mine Strategic Grams from correct solutions, or with --inspect judge a list: docs/guides/mining.md",
+        description="Mine Strategic Grams from correct solutions, or inspect a list of them: docs/guides/mining.md",
     )
     parser.add_argument("sources", nargs="*", metavar="RUN|FILE", help="run folders or JSON Lines files (.gz too)")
     parser.add_argument("--out", metavar="FILE", default="strategic_grams.json", help="the library (%(default)s)")

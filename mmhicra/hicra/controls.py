@@ -1,7 +1,8 @@
 """The placebo: random n-grams that fire as often, on as many tokens, as the Strategic Grams they stand in for.
 
 HICRA adds a constant positive bonus to whatever it marks (see docs/explanation/credit.md). If random phrases of the
-same density do as well, it is the bonus that helped, not the planning. The paper's control does not say how its n-grams were matched.
+same density do as well, it is the bonus that helped, not the planning. The paper's control does not say how
+its n-grams were matched.
 """
 
 from __future__ import annotations
