@@ -13,14 +13,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from mmhicra.core.errors import DataError, RunFolderError
-from mmhicra.core.intervals import wilson_interval
+from mmhicra.core.intervals import ConfidenceInterval, wilson_interval
 from mmhicra.core.records import Problem
 from mmhicra.core.run_lines import JsonLines, failed_fault
 from mmhicra.core.step_names import steps_in
@@ -99,15 +99,6 @@ class ErrorRecord:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share, 0 to 1, with its 95 % Wilson score interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class ErrorCounts:
     """One line of `errors.csv`; `step` is None in a total."""
 
@@ -124,13 +115,12 @@ class ErrorCounts:
         return self.planning + self.execution + self.discarded + self.unparsed
 
     @property
-    def share(self) -> Share | None:
+    def share(self) -> ConfidenceInterval | None:
         """Planning errors among planning and execution errors; None without either."""
         decided = self.planning + self.execution
         if not decided:
             return None
-        mean = self.planning / decided
-        return Share(mean, *wilson_interval(mean, decided))
+        return wilson_interval(self.planning / decided, decided)
 
 
 class Judge(Protocol):
@@ -370,7 +360,7 @@ def write_counts(path: Path, rows: Iterable[ErrorCounts]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*heading, "planning_share", "share_low", "share_high"])
         for row in rows:
-            share = [f"{value:.4f}" for value in astuple(row.share)] if row.share else ["", "", ""]
+            share = [f"{value:.4f}" for value in row.share.as_dict().values()] if row.share else ["", "", ""]
             writer.writerow([*(getattr(row, name) for name in heading), *share])
 
 

@@ -348,8 +348,8 @@ def _compare(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{found.shared} questions in common: {found.first:.2%} against {found.second:.2%}")
     console.print(
-        f"difference {100 * found.difference:+.2f} points (95 % interval {100 * found.low:+.2f} to "
-        f"{100 * found.high:+.2f}), p = {found.p:.3g} (exact McNemar test: "
+        f"difference {100 * found.difference.mean:+.2f} points (95 % interval {100 * found.difference.low:+.2f} to "
+        f"{100 * found.difference.high:+.2f}), p = {found.p:.3g} (exact McNemar test: "
         f"{found.only_first} only the first got right, {found.only_second} only the second)"
     )
     for warning in found.warnings:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmhicra.core.errors import DataError, brief, one_line
-from mmhicra.core.intervals import Z95
+from mmhicra.core.intervals import ConfidenceInterval, clustered_change
 from mmhicra.evaluate.results import sample_path
 
 
@@ -24,9 +22,7 @@ class Comparison:
             numbers are over.
         first: accuracy of the first result on them.
         second: of the second.
-        difference: second minus first.
-        low: of its 95 % interval, clustered by problem.
-        high: likewise.
+        difference: second minus first, its interval clustered by problem.
         only_first: questions that only the first got right.
         only_second: likewise.
         p: exact McNemar test, two-sided: that so uneven a split of the questions only one got right is chance.
@@ -36,9 +32,7 @@ class Comparison:
     shared: int
     first: float
     second: float
-    difference: float
-    low: float
-    high: float
+    difference: ConfidenceInterval
     only_first: int
     only_second: int
     p: float
@@ -46,7 +40,10 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        fields: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            fields |= self.difference.as_dict(name) if name == "difference" else {name: value}
+        return fields
 
 
 def compare_results(first: Path, second: Path) -> Comparison:
@@ -79,21 +76,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def _compare(pairs: Sequence[tuple[bool, bool]], clusters: Sequence[str], warnings: tuple[str, ...]) -> Comparison:
     count = len(pairs)
     changes = [int(after) - int(before) for before, after in pairs]
-    mean = sum(changes) / count
-    sums: dict[str, float] = defaultdict(float)
-    for change, cluster in zip(changes, clusters, strict=True):
-        sums[cluster] += change - mean
-    groups = len(sums)
-    factor = groups / (groups - 1) if groups > 1 else math.inf
-    half = Z95 * math.sqrt(factor * sum(deviation**2 for deviation in sums.values())) / count if groups > 1 else 1.0
     only_first, only_second = changes.count(-1), changes.count(1)
     return Comparison(
         shared=count,
         first=sum(before for before, _ in pairs) / count,
         second=sum(after for _, after in pairs) / count,
-        difference=mean,
-        low=mean - half,
-        high=mean + half,
+        difference=clustered_change(changes, clusters),
         only_first=only_first,
         only_second=only_second,
         p=mcnemar(only_first, only_second),

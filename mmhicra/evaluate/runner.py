@@ -15,6 +15,7 @@ from mmhicra.evaluate.scoring.records import Item, Response
 from mmhicra.evaluate.scoring.score import Scores, score_and_judge
 from mmhicra.rewards.workers import Verifier
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
+from mmhicra.rollout.portions import generate_in_portions
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -50,16 +51,16 @@ class BenchmarkRunner:
             problems: in the order they are asked.
             on_finish: told how many responses have come in so far.
         """
-        for start in range(0, len(problems), self.at_a_time):
-            part = [self.prompts.build(problem) for problem in problems[start : start + self.at_a_time]]
-            before = start * self.sampling.n
-            yield self.engine.generate(
-                part,
-                self.sampling,
-                seed=self.seed,
-                step=EVALUATION_STEP,
-                on_finish=lambda done, before=before: on_finish(before + done),
-            )
+        return generate_in_portions(
+            self.engine,
+            problems,
+            lambda portion: [self.prompts.build(problem) for problem in portion],
+            self.sampling,
+            seed=self.seed,
+            step=EVALUATION_STEP,
+            at_a_time=self.at_a_time,
+            on_finish=on_finish,
+        )
 
 
 def make_runner(config: RunConfig, model: LoadedModel, engine: Engine) -> BenchmarkRunner:

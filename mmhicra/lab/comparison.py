@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import t as student
 
+from mmhicra.core.intervals import ConfidenceInterval
 from mmhicra.lab.outcomes import Outcome
 
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` seeds with its 95 % interval; the interval is infinite for one seed."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -38,13 +29,13 @@ class Difference:
         detectable: the true difference that this comparison, with the spread it saw, finds with power 0.8.
     """
 
-    estimate: Estimate
+    estimate: ConfidenceInterval
     p: float
     detectable: float
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student interval of one value per seed.
+def estimate(values: Sequence[float]) -> ConfidenceInterval:
+    """Mean and Student interval of one value per seed; the interval is infinite for one seed.
 
     Raises:
         ValueError: there is no value.
@@ -54,7 +45,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("an estimate needs at least one seed")
     mean = fmean(values)
     half = float(student.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count) if count > 1 else math.inf
-    return Estimate(mean, mean - half, mean + half, count)
+    return ConfidenceInterval(mean, mean - half, mean + half, count, "student")
 
 
 def difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
@@ -81,7 +72,7 @@ class Row:
 
     method: str
     seeds: tuple[int, ...]
-    numbers: dict[str, Estimate]
+    numbers: dict[str, ConfidenceInterval]
     differences: dict[str, Difference]
 
 
@@ -110,4 +101,19 @@ def compare(outcomes: Sequence[Outcome], baseline: str) -> list[Row]:
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows as plain data."""
-    return [asdict(row) for row in rows]
+    return [
+        {
+            "method": row.method,
+            "seeds": row.seeds,
+            "numbers": {name: number.as_dict(count="count") for name, number in row.numbers.items()},
+            "differences": {
+                name: {
+                    "estimate": gap.estimate.as_dict(count="count"),
+                    "p": gap.p,
+                    "detectable": gap.detectable,
+                }
+                for name, gap in row.differences.items()
+            },
+        }
+        for row in rows
+    ]

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from mmhicra.lab.comparison import COMPARED, Difference, Estimate, Row
+from mmhicra.core.intervals import ConfidenceInterval
+from mmhicra.lab.comparison import COMPARED, Difference, Row
 
 PERCENT = ("before", "after", "learning", "late_accuracy", "planning_density")
 HEADINGS = {
@@ -98,7 +99,7 @@ def _said(row: Row, name: str) -> str:
     return _estimate(row.numbers[name], 100 if name in PERCENT else 1) if name in row.numbers else "-"
 
 
-def _estimate(it: Estimate, scale: float) -> str:
+def _estimate(it: ConfidenceInterval, scale: float) -> str:
     mean = it.mean * scale
     digits = 1 if abs(mean) >= 10 else 2 if abs(mean) >= 1 else 3
     half = (it.high - it.mean) * scale

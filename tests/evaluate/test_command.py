@@ -123,10 +123,11 @@ def test_a_difference_is_second_minus_first_clustered_by_problem():
     half = Z95 * (3 / 2 * sum(total**2 for total in sums)) ** 0.5 / 6
     assert (found.shared, found.only_first, found.only_second, found.warnings) == (6, 1, 3, ("odd",))
     assert (found.first, found.second) == (2 / 6, 4 / 6)
-    assert (found.difference, found.low, found.high) == pytest.approx((mean, mean - half, mean + half))
+    change = found.difference
+    assert (change.mean, change.low, change.high) == pytest.approx((mean, mean - half, mean + half))
     assert found.p == mcnemar(1, 3)
     alone = _compare([(False, True)] * 2, ["a", "a"], ())
-    assert (alone.low, alone.high) == (0.0, 2.0), "one problem says nothing"
+    assert (alone.difference.low, alone.difference.high) == (0.0, 2.0), "one problem says nothing"
 
 
 def test_agreement_with_labels_is_told_over_all_and_over_what_was_answered():

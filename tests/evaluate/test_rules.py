@@ -147,8 +147,8 @@ def test_text_only_is_no_part_of_mathverse():
 def test_versions_of_one_problem_widen_the_interval():
     alike = [record(n % 2 == 0, str(v), str(n)) for n in range(100) for v in range(5)]
     width = accuracy_of(alike).high - accuracy_of(alike).low
-    low, high = wilson_interval(0.5, 500)
-    assert width == pytest.approx(math.sqrt(5) * (high - low), rel=0.03)
+    alone = wilson_interval(0.5, 500)
+    assert width == pytest.approx(math.sqrt(5) * (alone.high - alone.low), rel=0.03)
     assert clustered_interval([1.0] * 4, "abcd") == wilson_interval(1.0, 4)
 
 

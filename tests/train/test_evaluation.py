@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmhicra.core.intervals import wilson_interval
+from mmhicra.core.intervals import accuracy_interval, change_interval, wilson_interval
 from mmhicra.core.records import Completion, Group, RewardRecord
 from mmhicra.evaluate.runner import EVALUATION_STEP
-from mmhicra.train.loop.evaluation import Outcome, accuracy_of, evaluate, outcome_of, paired_change, summarise
+from mmhicra.train.loop.evaluation import Outcome, evaluate, outcome_of, summarise
 
 
 def test_wilson_is_the_published_value():
@@ -19,28 +19,30 @@ def test_wilson_is_the_published_value():
         (15, 148, 0.0624, 0.1605),
         (0, 20, 0.0, 0.1611),
     ):
-        assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=1e-4)
+        it = wilson_interval(right / count, count)
+        assert (it.low, it.high) == pytest.approx((low, high), abs=1e-4)
 
 
 @given(st.integers(1, 500), st.data())
 def test_wilson_holds_the_share(count, data):
     share = data.draw(st.integers(0, count)) / count
-    low, high = wilson_interval(share, count)
-    assert 0 <= low <= share + 1e-12
-    assert share - 1e-12 <= high <= 1
+    it = wilson_interval(share, count)
+    assert (it.mean, it.count) == (share, count)
+    assert 0 <= it.low <= share + 1e-12
+    assert share - 1e-12 <= it.high <= 1
 
 
 def test_several_completions_a_problem_widen_by_problem_not_by_completion():
-    accuracy = accuracy_of([0.0, 0.5, 1.0, 0.5])
+    accuracy = accuracy_interval([0.0, 0.5, 1.0, 0.5])
     assert accuracy.mean == 0.5
     assert accuracy.high - accuracy.mean == pytest.approx(1.96 * (1 / 6) ** 0.5 / 2, rel=1e-3)
 
 
-def test_paired_change_ignores_what_stays():
-    mean, low, high = paired_change([0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0])
-    assert mean == 0.5
-    assert high - mean == pytest.approx(mean - low)
-    assert high - mean == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2, rel=1e-3)
+def test_a_paired_change_ignores_what_stays():
+    change = change_interval([0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+    assert (change.mean, change.count) == (0.5, 4)
+    assert change.high - change.mean == pytest.approx(change.mean - change.low)
+    assert change.high - change.mean == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2, rel=1e-3)
 
 
 def test_only_right_answers_count_and_silence_is_told_apart():
@@ -56,11 +58,11 @@ def test_only_right_answers_count_and_silence_is_told_apart():
 
 
 def test_an_interval_stays_within_0_and_1():
-    high, low = accuracy_of([1.0, 1.0, 0.5, 1.0]), accuracy_of([0.0, 0.0, 0.5, 0.0])
+    high, low = accuracy_interval([1.0, 1.0, 0.5, 1.0]), accuracy_interval([0.0, 0.0, 0.5, 0.0])
     assert (high.high, low.low) == (1.0, 0.0)
     assert 0 < high.low < 1
-    assert accuracy_of([1.0, 0.0, 1.0]).low == wilson_interval(2 / 3, 3)[0], "each is 0 or 1"
-    assert accuracy_of([0.5]).low == wilson_interval(0.5, 1)[0]
+    assert accuracy_interval([1.0, 0.0, 1.0]).low == wilson_interval(2 / 3, 3).low, "each is 0 or 1"
+    assert accuracy_interval([0.5]).low == wilson_interval(0.5, 1).low
 
 
 def test_the_record_of_an_evaluation_is_made_of_its_outcomes():
@@ -70,7 +72,7 @@ def test_the_record_of_an_evaluation_is_made_of_its_outcomes():
         Outcome("bars", score=0.0, no_answer=0.5, truncated=1.0, length=60.0),
     ]
     result = summarise(outcomes)
-    expected = accuracy_of([0.5, 1.0, 0.0])
+    expected = accuracy_interval([0.5, 1.0, 0.0])
     assert 0 <= expected.low < expected.mean < expected.high <= 1
     assert result.record() == {
         "eval/accuracy": expected.mean,
@@ -83,7 +85,7 @@ def test_the_record_of_an_evaluation_is_made_of_its_outcomes():
         "eval/accuracy_count": 1.0,
     }
     assert result.by_problem == [0.5, 1.0, 0.0]
-    assert result.by_task == {"bars": accuracy_of([0.5, 0.0]), "count": accuracy_of([1.0])}
+    assert result.by_task == {"bars": accuracy_interval([0.5, 0.0]), "count": accuracy_interval([1.0])}
 
 
 def test_problems_are_asked_some_at_a_time_always_with_the_same_random_numbers():

@@ -8,12 +8,13 @@ import pytest
 from short_runs import short_config
 
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.intervals import ConfidenceInterval
 from mmhicra.core.plugins import load_object
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.loop import loop
 from mmhicra.train.loop.callbacks import CallbackError, Callbacks
-from mmhicra.train.loop.evaluation import Accuracy, Evaluation
+from mmhicra.train.loop.evaluation import Evaluation
 from mmhicra.train.loop.loop import Run, evaluation_facts
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.train.loop.terminal import Terminal
@@ -68,7 +69,7 @@ def follow(tmp_path, monkeypatch):
 
         def evaluate(self, when):
             did.append(("evaluate", trainer.step_number))
-            accuracy = Accuracy(next(accuracies), 0.0, 1.0, 6)
+            accuracy = ConfidenceInterval(next(accuracies), 0.0, 1.0, 6, "wilson")
             return evaluation_facts(Evaluation(accuracy, {}, [], 0.0, 0.0, 1.0))
 
         def save(folder, trainer, processor, state, keep, best, progress):

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 from short_runs import short_config
 
+from mmhicra.core.intervals import change_interval
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.train.loop.evaluation import paired_change
 from mmhicra.train.loop.summary import advice, summarise_run
 from mmhicra.train.update.updates import IDLE_STEPS, UpdateCount
 
@@ -56,9 +56,7 @@ def test_every_number_stands_where_it_belongs(tmp_path):
     assert summary["held_out"] == {
         "before": {"mean": 0.25},
         "after": {"mean": 0.75},
-        "change": dict(
-            zip(("mean", "low", "high"), paired_change(before["by_problem"], after["by_problem"]), strict=True)
-        ),
+        "change": change_interval(before["by_problem"], after["by_problem"]).as_dict(),
         "by_task_before": {"bars": {"mean": 0.2}},
         "by_task_after": {"bars": {"mean": 0.9}},
         "temperature": 0.5,

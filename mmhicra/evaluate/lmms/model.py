@@ -9,7 +9,7 @@ import atexit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -26,6 +26,7 @@ from mmhicra.data.images import read_image
 from mmhicra.evaluate.model import open_engine
 from mmhicra.evaluate.runner import EVALUATION_STEP
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
+from mmhicra.rollout.portions import generate_in_portions
 from mmhicra.vlm.loading import LoadedModel, load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -127,21 +128,21 @@ class EngineModel(lmms):
         for sampling, numbers in self._by_sampling(asked):
             # As many as decode together: no more pixels than that are held.
             at_a_time = max(1, self.config.rollout.max_sequences // sampling.n)
-            for start in range(0, len(numbers), at_a_time):
-                part = numbers[start : start + at_a_time]
-                prompts = [self._prompt(asked[number]) for number in part]
-                groups = self.engine.generate(
-                    prompts,
-                    sampling,
-                    seed=self.config.seed,
-                    step=EVALUATION_STEP,
-                    on_finish=lambda finished, done=done: self.on_finish(done + finished),
-                )
-                for number, group in zip(part, groups, strict=True):
-                    answers[number] = group.completions
-                    lengths[number] = len(group.prompt)
-                    self.completions[asked[number].key] = group.completions
-                done += sampling.n * len(part)
+            portions = generate_in_portions(
+                self.engine,
+                numbers,
+                lambda portion: [self._prompt(asked[number]) for number in portion],
+                sampling,
+                seed=self.config.seed,
+                step=EVALUATION_STEP,
+                at_a_time=at_a_time,
+                on_finish=lambda finished, done=done: self.on_finish(done + finished),
+            )
+            for number, group in zip(numbers, chain.from_iterable(portions), strict=True):
+                answers[number] = group.completions
+                lengths[number] = len(group.prompt)
+                self.completions[asked[number].key] = group.completions
+            done += sampling.n * len(numbers)
         return [
             GenerationResult(completion.text, TokenCounts(lengths[number], len(completion)))
             for number in range(len(asked))

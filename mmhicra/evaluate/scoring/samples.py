@@ -72,5 +72,4 @@ def sample_scores(records: Sequence[SampleRecord]) -> dict[str, Any] | None:
 
 
 def _interval(scores: Sequence[float], clusters: Sequence[str]) -> Mapping[str, float]:
-    low, high = clustered_interval(scores, clusters)
-    return {"accuracy": sum(scores) / len(scores), "low": low, "high": high}
+    return clustered_interval(scores, clusters).as_dict("accuracy")

@@ -11,7 +11,7 @@ from typing import Any
 
 import mmhicra
 from mmhicra.core.errors import DataError
-from mmhicra.core.intervals import clustered_interval, wilson_interval
+from mmhicra.core.intervals import ConfidenceInterval, clustered_interval, wilson_interval
 from mmhicra.evaluate.benchmarks.cards import read_card
 from mmhicra.evaluate.benchmarks.mathverse import TEXT_ONLY
 from mmhicra.evaluate.benchmarks.registry import Benchmark, load_items, load_responses, pair
@@ -23,27 +23,6 @@ from mmhicra.rewards.workers import Verifier
 
 TIME_LIMIT = 2.0
 """Processor seconds that algebra on one answer may take in robust mode."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of right answers with its 95 % interval, all between 0 and 1."""
-
-    mean: float
-    low: float
-    high: float
-    correct: int
-    total: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        """For a result file."""
-        return {
-            "accuracy": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "correct": self.correct,
-            "total": self.total,
-        }
 
 
 @dataclass(frozen=True)
@@ -156,9 +135,7 @@ def summarise(benchmark: Benchmark, records: Sequence[SampleRecord], mode: Mode,
     groups: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys(key for record in records for key in record.groups):
         values = sorted({value for record in records for value in record.groups.get(key, ())})
-        groups[key] = {
-            value: accuracy_of([r for r in records if value in r.groups.get(key, ())]).as_dict() for value in values
-        }
+        groups[key] = {value: accuracy_cell([r for r in records if value in r.groups.get(key, ())]) for value in values}
     labelled = [record for record in records if record.label is not None]
     versions = sorted({v for record in counted for v in record.groups.get("version", ())})
     return {
@@ -168,7 +145,7 @@ def summarise(benchmark: Benchmark, records: Sequence[SampleRecord], mode: Mode,
         "stage": stage,
         "integer_rule": getattr(benchmark, "integer_rule", None),
         "versions_in_score": versions or None,
-        "score": accuracy_of(counted).as_dict(),
+        "score": accuracy_cell(counted),
         "samples": sample_scores(counted),
         "counts": {"samples": len(records)} | {flag: sum(getattr(r, flag) for r in records) for flag in FLAGS},
         "methods": _tally([record.method for record in records]),
@@ -188,16 +165,18 @@ def headline_records(benchmark: Benchmark, records: Sequence[SampleRecord]) -> S
     return [record for record in records if record.groups["version"] != (TEXT_ONLY,)] or records
 
 
-def accuracy_of(records: Sequence[SampleRecord]) -> Accuracy:
-    """Accuracy with its interval: Wilson, or clustered where several records belong to one problem."""
-    right, total = sum(record.correct for record in records), len(records)
-    mean = right / total if total else 0.0
+def accuracy_of(records: Sequence[SampleRecord]) -> ConfidenceInterval:
+    """Accuracy with its interval: Wilson's, or a clustered one where several records belong to one problem."""
     clusters = [record.cluster for record in records]
-    if len(set(clusters)) == total:
-        low, high = wilson_interval(mean, total)
-    else:
-        low, high = clustered_interval([float(record.correct) for record in records], clusters)
-    return Accuracy(mean, low, high, right, total)
+    if len(set(clusters)) < len(records):
+        return clustered_interval([float(record.correct) for record in records], clusters)
+    return wilson_interval(sum(record.correct for record in records) / max(1, len(records)), len(records))
+
+
+def accuracy_cell(records: Sequence[SampleRecord]) -> dict[str, float | int]:
+    """Accuracy, interval and counts for a result file."""
+    counts = {"correct": sum(record.correct for record in records), "total": len(records)}
+    return accuracy_of(records).as_dict("accuracy") | counts
 
 
 def _against_labels(labelled: Sequence[SampleRecord]) -> dict[str, float | int]:

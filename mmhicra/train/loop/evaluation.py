@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from mmhicra.core.intervals import Z95, wilson_interval
+from mmhicra.core.intervals import ConfidenceInterval, accuracy_interval
 from mmhicra.core.records import Group, Problem, Prompt
 from mmhicra.evaluate.runner import EVALUATION_STEP
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of right answers (0 to 1) with its 95 % interval, over `count` problems."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-    def as_dict(self) -> dict[str, float | int]:
-        """For `summary.json`."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "problems": self.count}
+from mmhicra.rollout.portions import generate_in_portions
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What one pass over the held-out problems gave; `by_problem` keeps their order."""
 
-    accuracy: Accuracy
-    by_task: dict[str, Accuracy]
+    accuracy: ConfidenceInterval
+    by_task: dict[str, ConfidenceInterval]
     by_problem: list[float]
     no_answer: float
     truncated: float
@@ -56,22 +39,6 @@ class Evaluation:
             "eval/length": self.length,
             **tasks,
         }
-
-
-def accuracy_of(scores: Sequence[float]) -> Accuracy:
-    """Mean of per-problem scores; Wilson if each is 0 or 1, else a normal interval over problems."""
-    mean = fmean(scores) if scores else 0.0
-    if len(scores) < 2 or all(score in (0.0, 1.0) for score in scores):
-        return Accuracy(mean, *wilson_interval(mean, len(scores)), len(scores))
-    half = Z95 * stdev(scores) / math.sqrt(len(scores))
-    return Accuracy(mean, max(0.0, mean - half), min(1.0, mean + half), len(scores))
-
-
-def paired_change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    """Mean change over the same problems with its 95 % interval; pairing takes out how hard each problem is."""
-    changes = [b - a for a, b in zip(before, after, strict=True)]
-    half = Z95 * stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else float("inf")
-    return fmean(changes), fmean(changes) - half, fmean(changes) + half
 
 
 @dataclass(frozen=True)
@@ -121,16 +88,17 @@ def evaluate(
         on_finish: told how many completions are done so far.
     """
     outcomes: list[Outcome] = []
-    for start in range(0, len(problems), at_a_time):
-        part = prepare(problems[start : start + at_a_time])
-        before = start * sampling.n
-        groups = engine.generate(
-            part,
-            sampling,
-            seed=seed,
-            step=EVALUATION_STEP,
-            on_finish=lambda done, before=before: on_finish(before + done),
-        )
+    portions = generate_in_portions(
+        engine,
+        problems,
+        prepare,
+        sampling,
+        seed=seed,
+        step=EVALUATION_STEP,
+        at_a_time=at_a_time,
+        on_finish=on_finish,
+    )
+    for groups in portions:
         rewarder.judge(groups)
         outcomes += [outcome_of(group) for group in groups]
     return outcomes
@@ -142,8 +110,8 @@ def summarise(outcomes: Sequence[Outcome]) -> Evaluation:
     for outcome in outcomes:
         tasks[outcome.task].append(outcome.score)
     return Evaluation(
-        accuracy=accuracy_of([outcome.score for outcome in outcomes]),
-        by_task={task: accuracy_of(tasks[task]) for task in sorted(tasks)},
+        accuracy=accuracy_interval([outcome.score for outcome in outcomes]),
+        by_task={task: accuracy_interval(tasks[task]) for task in sorted(tasks)},
         by_problem=[outcome.score for outcome in outcomes],
         no_answer=fmean(outcome.no_answer for outcome in outcomes),
         truncated=fmean(outcome.truncated for outcome in outcomes),

@@ -311,8 +311,8 @@ class Run:
 def evaluation_facts(result: Evaluation) -> dict[str, Any]:
     """An evaluation as JSON-able facts that a checkpoint can carry."""
     return {
-        "accuracy": result.accuracy.as_dict(),
-        "by_task": {task: accuracy.as_dict() for task, accuracy in result.by_task.items()},
+        "accuracy": result.accuracy.as_dict(count="problems"),
+        "by_task": {task: accuracy.as_dict(count="problems") for task, accuracy in result.by_task.items()},
         "by_problem": result.by_problem,
         "record": result.record(),
     }

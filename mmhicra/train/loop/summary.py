@@ -11,7 +11,7 @@ import transformers
 
 import mmhicra
 from mmhicra.config import BenchmarkConfig, RunConfig
-from mmhicra.train.loop.evaluation import paired_change
+from mmhicra.core.intervals import change_interval
 from mmhicra.train.loop.loop import Run
 from mmhicra.train.update.updates import IDLE_STEPS, UpdateCount, nothing_trained
 
@@ -21,8 +21,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
     before, after = run.state["before"], run.state["latest"]
     change = None
     if before and after and after["by_problem"] and len(before["by_problem"]) == len(after["by_problem"]):
-        mean, low, high = paired_change(before["by_problem"], after["by_problem"])
-        change = {"mean": mean, "low": low, "high": high}
+        change = change_interval(before["by_problem"], after["by_problem"]).as_dict()
     checkpoint = run.folder.latest_checkpoint()
     return {
         "steps": run.parts.trainer.step_number,
