@@ -272,8 +272,8 @@ class Witness:
 
     def compare_engine(self):
         """What the engine was told in a step: all problems, the run's seed and the step, and then the new weights."""
-        (name, *told), rest, (sync, weights) = self.trainer.collector.engine.calls[-3:]
-        assert (name, rest, sync) == ("generate", ("sleep",), "sync")
+        (name, *told), sleep, (sync, weights) = self.trainer.collector.engine.calls[-3:]
+        assert (name, sleep, sync) == ("generate", ("sleep",), "sync")
         assert told == [sorted(self.prompts), self.config.seed, self.step]
         assert all(torch.equal(weights[name], p) for name, p in self.trained().items())
 

@@ -123,7 +123,7 @@ def test_a_step_without_signal_changes_nothing_and_the_next_one_trains(make):
     before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
     first, _ = trainer.step()
     assert all(torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
-    assert [call[0] for call in trainer.collector.engine.calls] == ["generate", "rest"], "no weights to hand over"
+    assert [call[0] for call in trainer.collector.engine.calls] == ["generate", "sleep"], "no weights to hand over"
     assert not any(name.startswith(("loss/", "optimizer/grad")) for name in first)
     second, _ = trainer.step()
     assert any(not torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
