@@ -257,10 +257,9 @@ def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         ConfigError: an option names a benchmark that is not evaluated on.
     """
-    names = [name.partition(":") for name in options.benchmarks.split(",") if name]
-    entries: dict[str, dict[str, Any]] = {name.strip(): {"name": name.strip()} for name, _, _ in names}
-    for name, _, split in names:
-        entries[name.strip()] |= {"split": split} if split else {}
+    entries: dict[str, dict[str, Any]] = {}
+    for name, split in (split_of(text.strip()) for text in options.benchmarks.split(",") if text):
+        entries[name] = {"name": name} | ({"split": split} if split else {})
     for option, field in (("data", "source"), ("images", "images"), ("subset", "subset"), ("prompt", "prompt")):
         for name, value in _by_benchmark(getattr(options, option), option, list(entries)):
             entries[name][field] = value
@@ -268,6 +267,15 @@ def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:
         for entry in entries.values():
             entry["limit"] = options.limit
     return list(entries.values())
+
+
+def split_of(text: str) -> tuple[str, str]:
+    """Name and split of `NAME:SPLIT`, where the name may be the address of a benchmark of the user's own."""
+    first, _, rest = text.partition(":")
+    if rest and (first.endswith(".py") or ("." in first and not first.endswith(".yaml"))):
+        name, _, rest = rest.partition(":")
+        return f"{first}:{name}", rest
+    return first, rest
 
 
 def _by_benchmark(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -293,7 +301,6 @@ def run_score(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mmhicra.core.errors import ConfigError
-    from mmhicra.evaluate.benchmarks.cards import read_card
     from mmhicra.evaluate.benchmarks.registry import make_benchmark
     from mmhicra.evaluate.results import sample_path, write_result
     from mmhicra.evaluate.scoring.score import score_file
@@ -304,7 +311,7 @@ def run_score(options: argparse.Namespace) -> int:
     if not options.benchmark or not options.responses:
         raise ConfigError("eval score needs --benchmark and --responses, or --compare with two results")
     benchmark = make_benchmark(options.benchmark, options.integer_rule)
-    mode = options.mode or read_card(benchmark.name).modes[0]
+    mode = options.mode or benchmark.card.modes[0]
     source = (options.responses, options.questions)
     scores = score_file(benchmark, *source, mode, options.stage, options.split, _judge(options))
     out = options.out or Path(f"{Path(options.responses).name.split('.json')[0]}.{mode}.json")

@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from mmhicra.config.base import NonNegative, PathText, Positive, Samples, Section, Tokens
+from mmhicra.config.base import NamedOrPlugin, NonNegative, PathText, Positive, Samples, Section, Tokens
 from mmhicra.core.names import BenchmarkName
 
 
 class BenchmarkConfig(Section):
     """A benchmark that the model is evaluated on; see docs/guides/evaluation.md."""
 
-    name: BenchmarkName
-    """Which benchmark."""
+    name: Annotated[str, NamedOrPlugin(BenchmarkName, file=".yaml")]
+    """Which benchmark, or the card of one of your own: see docs/extend/benchmark.md."""
     source: PathText | None = None
     """Its questions: a file, a folder or a hub id; None is the hub id on its card."""
     split: str | None = None

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config.base import GiB, NonNegative, Positive, Processes, Samples, Section, Temperature, Tokens
+from mmhicra.config.base import (
+    GiB,
+    NamedOrPlugin,
+    NonNegative,
+    Positive,
+    Processes,
+    Samples,
+    Section,
+    Temperature,
+    Tokens,
+)
+from mmhicra.core.names import EngineName
 
 Error = Annotated[float, Field(gt=1.0, le=1e4)]
 """A mean of exp(|gap|); 1 is perfect agreement."""
@@ -60,9 +71,9 @@ class GuardConfig(Section):
 class RolloutConfig(Section):
     """How completions are sampled."""
 
-    engine: Literal["hf", "vllm"] = "hf"
-    """`hf` is embedded and needs nothing more; `vllm` needs `pip install mmhicra[vllm]`.
-    See docs/explanation/rollout.md."""
+    engine: Annotated[str, NamedOrPlugin(EngineName)] = "hf"
+    """`hf` is embedded and needs nothing more; `vllm` needs `pip install mmhicra[vllm]`. See
+    docs/explanation/rollout.md, and docs/extend/engine.md for one of your own."""
     n: Annotated[Samples, Field(ge=2)] = 8
     """G, the completions per prompt."""
     temperature: Temperature = 1.0

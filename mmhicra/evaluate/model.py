@@ -16,8 +16,7 @@ from torch import nn
 import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.rollout.engine import Engine
-from mmhicra.rollout.hf.engine import HFEngine
-from mmhicra.rollout.vllm.loading import load_vllm
+from mmhicra.rollout.engines import make_engine
 from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor, put_trained
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
@@ -37,19 +36,9 @@ def open_engine(config: RunConfig, model: LoadedModel, checkpoint: Path | None =
         UserError: the engine cannot run here, or the checkpoint is none of this model.
     """
     with ExitStack() as stack:
-        if config.rollout.engine == "vllm":
-            separate = load_vllm(config, model)
-            stack.callback(separate.close)
-            engine: Engine = separate
-        else:
-            engine = HFEngine(
-                model.model.to("cuda" if torch.cuda.is_available() else "cpu"),
-                model.family,
-                model.tokenizer,
-                pad_token_id=model.pad_token_id,
-                max_sequences=config.rollout.max_sequences,
-                precision=config.model.precision,
-            )
+        if config.rollout.engine != "vllm":  # which keeps weights of its own
+            model.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        engine = make_engine(config, model, stack)
         if checkpoint is not None:
             put_trained(model, checkpoint)
             engine.sync(model.model)

@@ -12,7 +12,7 @@ from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
 from mmhicra.evaluate.leaderboard import merge, own_row, published_rows, write_leaderboard
 from mmhicra.evaluate.model import billions, model_facts, open_engine, versions
-from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
+from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_sets
 from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.runner import (
     BenchmarkRunner,
@@ -27,6 +27,7 @@ from mmhicra.evaluate.scoring.judging import AnswerJudge
 from mmhicra.evaluate.scoring.score import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
 from mmhicra.rewards.workers import Verifier
+from mmhicra.rollout.engines import check_engine
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 
 
@@ -80,7 +81,8 @@ def evaluate_model(
     """
     if not config.eval.benchmarks:
         raise ConfigError("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
-    sets = [load_question_set(options) for options in config.eval.benchmarks]
+    check_engine(config)
+    sets = load_question_sets(config.eval)
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")
     check_all(config, sets, load_processor(config.model), watcher)

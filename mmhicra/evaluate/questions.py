@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmhicra.config import BenchmarkConfig
-from mmhicra.core.errors import DataError
+from mmhicra.config import BenchmarkConfig, EvalConfig
+from mmhicra.core.errors import ConfigError, DataError
+from mmhicra.core.plugins import spell_error
 from mmhicra.core.records import Problem
 from mmhicra.data.images import refuse_broken_images
 from mmhicra.data.questions import place_images
-from mmhicra.evaluate.benchmarks.cards import Card, read_card
+from mmhicra.evaluate.benchmarks.cards import Card
 from mmhicra.evaluate.benchmarks.prompts import write_prompt
 from mmhicra.evaluate.benchmarks.registry import Benchmark, load_questions, make_benchmark
 from mmhicra.evaluate.benchmarks.subsets import choose
@@ -65,23 +66,50 @@ def load_question_set(options: BenchmarkConfig) -> QuestionSet:
         DataError: the questions cannot be read, or lack ids of the subset.
         ConfigError: the benchmark has no prompt of that name.
     """
-    benchmark, card = make_benchmark(options.name), read_card(options.name)
+    benchmark = make_benchmark(options.name)
+    card = benchmark.card
     items = load_questions(benchmark, options.source, options.split, options.images)
     if options.subset:
-        items = choose(items, options.subset, options.name)
+        items = choose(items, options.subset, benchmark.name)
     items = items[: options.limit]
     prompt = options.prompt or card.prompts[0]
-    return QuestionSet(options, benchmark, card, prompt, items, [problem_of(options.name, i, prompt) for i in items])
+    problems = [problem_of(benchmark.name, item, ask(benchmark, item, prompt)) for item in items]
+    return QuestionSet(options, benchmark, card, prompt, items, problems)
 
 
-def problem_of(benchmark: str, item: Item, prompt: str) -> Problem:
-    """A question with its prompt and its images, which stand in front unless the prompt says where.
+def load_question_sets(options: EvalConfig) -> list[QuestionSet]:
+    """All configured ones. Raises as `load_question_set`, and ConfigError if two have the same name."""
+    sets = [load_question_set(each) for each in options.benchmarks]
+    names = [questions.name for questions in sets]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"eval.benchmarks: two benchmarks are called {twice}: give your own another name")
+    return sets
+
+
+def ask(benchmark: Benchmark, item: Item, prompt: str) -> str:
+    """The text of a question, by the benchmark's own `write_prompt(item, prompt)` if it has one.
+
+    Raises:
+        ConfigError: the benchmark has no prompt of that name, or its own fails.
+    """
+    own = getattr(benchmark, "write_prompt", None)
+    if own is None:
+        return write_prompt(benchmark.name, item, prompt)
+    try:
+        return str(own(item, prompt))
+    except Exception as error:
+        said = f"{benchmark.name}: its write_prompt failed on question {item.id}: {spell_error(error)}"
+        raise ConfigError(said) from error
+
+
+def problem_of(benchmark: str, item: Item, asked: str) -> Problem:
+    """A question as it is asked, with its images, which stand in front unless the text says where.
 
     Raises:
         DataError: the prompt names images that the question does not have.
     """
     try:
-        text, images = place_images(write_prompt(benchmark, item, prompt), item.images, merged=True)
+        text, images = place_images(asked, item.images, merged=True)
     except DataError as refusal:
         raise DataError(f"{benchmark}, question {item.id}: {refusal}") from None
     return Problem(

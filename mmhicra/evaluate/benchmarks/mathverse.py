@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mmhicra.evaluate.benchmarks.cards import Card, read_card
 from mmhicra.evaluate.benchmarks.cells import object_of, required
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
 from mmhicra.evaluate.scoring.robust import blank_record, read_answer
@@ -34,6 +35,11 @@ class MathVerse:
     extraction_field: str = "extraction"
     label_field: str = "judgment"
     id_field: str = "sample_index"
+
+    @property
+    def card(self) -> Card:
+        """What ships about it."""
+        return read_card(self.name)
 
     def read_item(self, cells: Mapping[str, Any], where: str) -> Item:
         """One row of `testmini.json`, of the hub's builds, or of an output file.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mmhicra.evaluate.benchmarks.cards import Card, read_card
 from mmhicra.evaluate.benchmarks.cells import choices_of, required
 from mmhicra.evaluate.benchmarks.mathvision_rules import extract_official, is_correct
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
@@ -25,6 +26,11 @@ class MathVision:
     extraction_field: str = "model_answer"
     label_field: str = "correct"
     id_field: str = "id"
+
+    @property
+    def card(self) -> Card:
+        """What ships about it."""
+        return read_card(self.name)
 
     def read_item(self, cells: Mapping[str, Any], where: str) -> Item:
         """One row of `test.jsonl` or of the hub's parquet.

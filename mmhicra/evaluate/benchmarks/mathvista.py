@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mmhicra.core.errors import DataError, brief
 from mmhicra.core.records import AnswerKind
+from mmhicra.evaluate.benchmarks.cards import Card, read_card
 from mmhicra.evaluate.benchmarks.cells import choices_of, object_of, required, text_of
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
 from mmhicra.evaluate.scoring.robust import blank_record, named_options, read_answer
@@ -48,6 +49,11 @@ class MathVista:
     extraction_field: str = "extraction"
     label_field: str = "true_false"
     id_field: str = "pid"
+
+    @property
+    def card(self) -> Card:
+        """What ships about it."""
+        return read_card(self.name)
 
     def read_item(self, cells: Mapping[str, Any], where: str) -> Item:
         """One row of `testmini.json`, of the hub's parquet, or of an output file.

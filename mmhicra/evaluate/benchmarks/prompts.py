@@ -2,7 +2,10 @@ r"""The official prompts by name, and the suite's own: think in `<think>`, answe
 
 from __future__ import annotations
 
+from typing import get_args
+
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.names import BenchmarkName
 from mmhicra.evaluate.scoring.records import Item
 from mmhicra.rewards.options import LETTERS
 
@@ -75,6 +78,8 @@ def write_prompt(benchmark: str, item: Item, style: str) -> str:
             return "\n".join(lines)
         case name, "cot" if name in _TEXT_SETS:
             return f"{item.question}\n{_TEXT_COT}"
+        case name, "cot" if name not in get_args(BenchmarkName):
+            return f"{_with_options(item)}\n{_TEXT_COT}"
     raise ConfigError(f"{benchmark} has no prompt {style!r} for question {item.id}: its card lists those it has")
 
 

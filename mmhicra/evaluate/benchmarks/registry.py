@@ -8,25 +8,40 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmhicra.core.errors import ConfigError, DataError, brief
+from mmhicra.core.plugins import is_address, load_object, spell_error
 from mmhicra.core.records import ProblemImage
 from mmhicra.data.images import read_images
 from mmhicra.data.sources import Row, Table, find_source
-from mmhicra.evaluate.benchmarks.cards import NAMES, read_card
+from mmhicra.evaluate.benchmarks.cards import NAMES, Card, check_own, read_card, read_own_card
 from mmhicra.evaluate.benchmarks.columns import ColumnBenchmark
 from mmhicra.evaluate.benchmarks.mathverse import MathVerse
 from mmhicra.evaluate.benchmarks.mathvision import MathVision
 from mmhicra.evaluate.benchmarks.mathvista import IntegerRule, MathVista
 from mmhicra.evaluate.scoring.records import Item, Response, SampleRecord, Stage
 
+_FIELD = "eval.benchmarks"
+_PARTS = (
+    *("name", "card", "id_field", "response_fields", "extraction_field", "label_field"),
+    *("read_item", "score_official", "official_scores"),
+)
+"""What a benchmark has."""
 _CUT_OFF = ("length", "max_tokens")
 
 
 class Benchmark(Protocol):
-    """What scoring needs of a benchmark."""
+    """What asking and scoring need of a benchmark.
+
+    One of the user's own may also have `write_prompt(item, prompt) -> str`, which writes what a model is asked.
+    """
 
     @property
     def name(self) -> str:
         """As in `NAMES`."""
+        ...
+
+    @property
+    def card(self) -> Card:
+        """What a person should know about it."""
         ...
 
     @property
@@ -63,10 +78,11 @@ class Benchmark(Protocol):
 
 
 def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmark:
-    """A benchmark by name.
+    """A benchmark by name, by the file of its card (`./card.yaml`), or by an address (`core.plugins`).
 
     Raises:
-        ConfigError: there is none of that name, or the integer rule is set for another than MathVista.
+        ConfigError: there is none of that name, file or address, it is no benchmark, or the integer rule is set for
+            another than MathVista.
     """
     if integer_rule != "current" and name != "mathvista":
         raise ConfigError(f"--integer-rule {integer_rule} is a rule of mathvista, not of {name}: leave it out")
@@ -79,8 +95,40 @@ def make_benchmark(name: str, integer_rule: IntegerRule = "current") -> Benchmar
             return MathVision()
         case _ if name in NAMES:
             return ColumnBenchmark(read_card(name))
+        case _ if name.endswith(".yaml"):
+            return ColumnBenchmark(read_own_card(Path(name)))
+        case _ if is_address(name):
+            return load_own(name)
         case _:
-            raise ConfigError(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}")
+            own = "a card of your own, ./card.yaml, or package.module:object"
+            raise ConfigError(f"benchmark {name!r} is not known: choose from {', '.join(NAMES)}, or name {own}")
+
+
+def name_of(benchmark: str) -> str:
+    """What results and metrics of a benchmark are called that the configuration names: its own name, of its card."""
+    return benchmark if benchmark in NAMES else make_benchmark(benchmark).name
+
+
+def load_own(address: str) -> Benchmark:
+    """A benchmark of the user's own: an object of the form of `Benchmark`, or what gives one without arguments.
+
+    Raises:
+        ConfigError: there is no such object, or it lacks something.
+    """
+    found = load_object(address, _FIELD)
+    try:
+        made: Any = found() if callable(found) else found
+        lacks = [name for name in _PARTS if not hasattr(made, name)]
+        card = getattr(made, "card", None)
+    except Exception as error:
+        raise ConfigError(f"{_FIELD}: {address!r} cannot be made: {spell_error(error)}") from error
+    if lacks or not isinstance(card, Card):
+        raise ConfigError(
+            f"{_FIELD}: {address!r} is no benchmark: it lacks {', '.join(lacks) or 'a Card'}; see "
+            "docs/extend/benchmark.md"
+        )
+    check_own(card, address)
+    return made
 
 
 def load_items(benchmark: Benchmark, source: str | None = None, split: str | None = None) -> list[Item]:
@@ -132,7 +180,9 @@ def _by_file_name(image: ProblemImage, folder: Path) -> ProblemImage:
 
 
 def _read_items(benchmark: Benchmark, source: str | None, split: str | None) -> list[tuple[Item, Table]]:
-    card = read_card(benchmark.name)
+    card = benchmark.card
+    if not source and not card.hub:
+        raise ConfigError(f"{benchmark.name}: its card names no hub id: say where its questions are (source, --data)")
     items: list[tuple[Item, Table]] = []
     for place in (source,) if source else card.hub:
         table = find_source(place, "--questions").table(split or card.split)

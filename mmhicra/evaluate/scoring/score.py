@@ -12,7 +12,6 @@ from typing import Any
 import mmhicra
 from mmhicra.core.errors import DataError
 from mmhicra.core.intervals import ConfidenceInterval, clustered_interval, wilson_interval
-from mmhicra.evaluate.benchmarks.cards import read_card
 from mmhicra.evaluate.benchmarks.mathverse import TEXT_ONLY
 from mmhicra.evaluate.benchmarks.registry import Benchmark, load_items, load_responses, pair
 from mmhicra.evaluate.scoring.judging import AnswerJudge
@@ -140,7 +139,7 @@ def summarise(benchmark: Benchmark, records: Sequence[SampleRecord], mode: Mode,
     versions = sorted({v for record in counted for v in record.groups.get("version", ())})
     return {
         "benchmark": benchmark.name,
-        "metric": read_card(benchmark.name).metric,
+        "metric": benchmark.card.metric,
         "mode": mode,
         "stage": stage,
         "integer_rule": getattr(benchmark, "integer_rule", None),

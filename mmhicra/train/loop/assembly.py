@@ -29,9 +29,9 @@ from mmhicra.hicra.planning import PlanningMatcher
 from mmhicra.rewards.golds import gold_problem
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rewards.workers import Verifier
+from mmhicra.rollout import engines
 from mmhicra.rollout.engine import Engine, Sampling, sampling_of
-from mmhicra.rollout.hf.engine import HFEngine
-from mmhicra.rollout.vllm.loading import load_vllm, refuse_without_vllm
+from mmhicra.rollout.engines import check_engine
 from mmhicra.train.collector import Collector
 from mmhicra.train.credit import CreditAssigner, credit_options
 from mmhicra.train.distributed.balance import Work
@@ -126,8 +126,7 @@ def check_inputs(
 ) -> Inputs:
     """Processes, grams, rewards, processor, data and benchmarks; arguments and errors as of `assemble`."""
     refuse_idle_processes(config, accelerator)
-    if config.rollout.engine == "vllm":
-        refuse_without_vllm()
+    check_engine(config)
     try_method(config.credit.method, credit_options(config.credit, config.hicra.alpha))
     callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
@@ -258,19 +257,8 @@ def make_engine(
     Raises:
         UserError: it cannot run here.
     """
-    if config.rollout.engine == "vllm":
-        engine = load_vllm(config, model, accelerator.num_processes)
-        stack.callback(engine.close)
-        return engine
-    embedded = HFEngine(
-        model.model,
-        model.family,
-        model.tokenizer,
-        pad_token_id=model.pad_token_id,
-        max_sequences=config.rollout.max_sequences,
-        precision=config.model.precision,
-    )
-    return GatheringEngine(embedded, policy) if sharded(config, accelerator) else embedded
+    engine = engines.make_engine(config, model, stack)
+    return GatheringEngine(engine, policy) if engine.name == "hf" and sharded(config, accelerator) else engine
 
 
 def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmhicra.config import RunConfig
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_set
+from mmhicra.evaluate.questions import QuestionSet, check_questions, load_question_sets
 from mmhicra.evaluate.results import write_result
 from mmhicra.evaluate.runner import (
     BenchmarkRunner,
@@ -94,7 +94,7 @@ def load_benchmarks(config: RunConfig, processor: LoadedProcessor, terminal: Ter
         ConfigError: a benchmark has no such prompt or subset.
     """
     prompts = benchmark_prompts(config, processor)
-    sets = [load_question_set(options) for options in config.eval.benchmarks]
+    sets = load_question_sets(config.eval)
     for questions in sets:
         with terminal.watch(f"checking {questions.name}", len(questions.items)) as bar:
             check_questions(questions, prompts.check, lambda done, bar=bar: terminal.advance(bar, done))

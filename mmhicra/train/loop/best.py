@@ -8,6 +8,7 @@ from typing import Any
 
 from mmhicra.config import EvalConfig
 from mmhicra.core.errors import ConfigError
+from mmhicra.evaluate.benchmarks.registry import name_of
 
 
 def value_of(options: EvalConfig, record: Mapping[str, Any]) -> tuple[str, float]:
@@ -25,7 +26,7 @@ def value_of(options: EvalConfig, record: Mapping[str, Any]) -> tuple[str, float
             known = ", ".join(name for name in record if name.startswith("eval/"))
             raise ConfigError(f"eval.best_by {options.best_by} is no metric of an evaluation: choose from {known}")
         return options.best_by, float(record[options.best_by])
-    names = [f"eval/{benchmark.name}" for benchmark in options.benchmarks] or ["eval/accuracy"]
+    names = [f"eval/{name_of(benchmark.name)}" for benchmark in options.benchmarks] or ["eval/accuracy"]
     return " + ".join(names), fmean(float(record[name]) for name in names)
 
 

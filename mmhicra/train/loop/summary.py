@@ -12,6 +12,7 @@ import transformers
 import mmhicra
 from mmhicra.config import BenchmarkConfig, RunConfig
 from mmhicra.core.intervals import change_interval
+from mmhicra.evaluate.benchmarks.registry import name_of
 from mmhicra.train.loop.loop import Run
 from mmhicra.train.update.updates import IDLE_STEPS, UpdateCount, nothing_trained
 
@@ -80,7 +81,7 @@ def advice(updates: UpdateCount, config: RunConfig) -> list[str]:
 
 def benchmark_metrics(record: dict[str, Any], benchmarks: Sequence[BenchmarkConfig]) -> dict[str, Any]:
     """The metrics of an evaluation that are about benchmarks."""
-    starts = tuple(f"eval/{benchmark.name}" for benchmark in benchmarks)
+    starts = tuple(f"eval/{name_of(benchmark.name)}" for benchmark in benchmarks)
     return {name.removeprefix("eval/"): value for name, value in record.items() if starts and name.startswith(starts)}
 
 
