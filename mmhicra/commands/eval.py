@@ -26,9 +26,6 @@ SETTINGS = {
 }
 """Options that are fields of the configuration under another name."""
 
-ALONE = {"data": {"max_prompt_tokens": 8192}, "eval": {"max_new_tokens": 4096}}
-"""Where a model is evaluated without a run's configuration; else the defaults of training hold."""
-
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -227,16 +224,13 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     Raises:
         ConfigError: no model is named, or an option or field is wrong.
     """
-    from mmhicra.config.base import MOST
-    from mmhicra.config.loading import apply_override, build_config, read_yaml, set_field
+    from mmhicra.config.loading import evaluation_config, read_yaml
     from mmhicra.core.errors import ConfigError
 
     if not options.model and not checkpoint:
         raise ConfigError("eval needs --model, --run-folder, or `eval score` for stored responses")
     path = options.run_folder / "config.yaml" if checkpoint else options.config
-    tree: dict[str, Any] = read_yaml(Path(path)) if path else {name: dict(part) for name, part in ALONE.items()}
-    # The last is of training alone: a limit that evaluation has no use for.
-    changes: dict[str, Any] = {"model.shard": False, "model.vision_cache": None, "train.tokens_per_micro_batch": MOST}
+    changes: dict[str, Any] = {}
     if not checkpoint:
         changes |= {"model.path": options.model, "model.lora": None}
     changes |= {
@@ -244,11 +238,7 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     }
     if options.benchmarks:
         changes["eval.benchmarks"] = named_benchmarks(options)
-    for name, value in changes.items():
-        set_field(tree, name, value)
-    for override in options.overrides:
-        apply_override(tree, override)
-    return build_config(tree)
+    return evaluation_config(read_yaml(Path(path)) if path else None, changes, options.overrides)
 
 
 def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:

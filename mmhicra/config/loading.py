@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mmhicra.config import RunConfig
+from mmhicra.config.base import MOST
 from mmhicra.core.errors import ConfigError, brief, one_line
 from mmhicra.core.yaml_text import MOST_BYTES, YamlError, read_yaml_text, write_yaml
 
+ALONE = {"data": {"max_prompt_tokens": 8192}, "eval": {"max_new_tokens": 4096}}
+"""Where a model is evaluated without a run's configuration; else the defaults of training hold."""
 MOST_NAMED = 10
 """Mistakes of one configuration that are named; of more, only their number is said."""
 _LONGEST_NAME = 60
@@ -44,6 +47,29 @@ def build_config(tree: dict[str, Any]) -> RunConfig:
         if error.error_count() > MOST_NAMED:
             lines.append(f"{error.error_count() - MOST_NAMED} more fields are wrong")
         raise ConfigError("\n".join(f"configuration: {line}" for line in lines)) from None
+
+
+def evaluation_config(
+    tree: dict[str, Any] | None, changes: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> RunConfig:
+    """What `mmhicra eval` and `mmhicra.evaluate` go by.
+
+    Args:
+        tree: of a run's configuration (changed in place); None has the limits of an evaluation without a run.
+        changes: dotted name -> value.
+        overrides: `a.b=value`, applied last.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    tree = {name: dict(part) for name, part in ALONE.items()} if tree is None else tree
+    # The last is of training alone: a limit that evaluation has no use for.
+    training = {"model.shard": False, "model.vision_cache": None, "train.tokens_per_micro_batch": MOST}
+    for name, value in {**training, **changes}.items():
+        set_field(tree, name, value)
+    for override in overrides:
+        apply_override(tree, override)
+    return build_config(tree)
 
 
 def dump_config(config: RunConfig) -> str:
