@@ -9,8 +9,11 @@ import torch
 from short_runs import SHORT
 
 from mmhicra.cli import main
+from mmhicra.config import ModelConfig
+from mmhicra.config.loading import read_yaml
 from mmhicra.core.errors import UserError
 from mmhicra.evaluate.benchmarks.registry import load_items, make_benchmark
+from mmhicra.vlm.loading import load_processor
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -36,6 +39,7 @@ def train(folder, *overrides):
 OWN = (
     "reward.custom=[{path: ./reward.py:rewards_checking, weight: 0.5}]",
     "credit.method=./credit_method.py:fading",
+    "model.family=./family.py:FAMILY",
     "log.callbacks=[./callback.py:LongestResponses]",
     "eval.problems=4",
 )
@@ -43,7 +47,7 @@ OWN = (
 
 @pytest.fixture(scope="module")
 def own_run(outside):
-    """The run folder of a run with a reward, a credit method and a callback of the user's own."""
+    """The run folder of a run with a reward, a credit method, a family and a callback of the user's own."""
     assert train(outside / "run", *OWN) == 0
     return outside / "run"
 
@@ -92,13 +96,22 @@ def test_a_callback_of_ones_own_is_told_every_step(own_run):
         assert int(length) == max(len(record["ids"]) for record in rollouts(own_run, int(step)))
 
 
+def test_a_family_of_ones_own_says_what_is_never_sampled(own_run):
+    usual, own = (load_processor(ModelConfig(family=family)) for family in ("auto", "./family.py:FAMILY"))
+    boxes = {own.tokenizer.convert_tokens_to_ids(token) for token in ("<|box_start|>", "<|box_end|>")}
+    assert set(own.banned_token_ids) - set(usual.banned_token_ids) == boxes
+    assert own.family.name == "qwen2_5_vl_without_boxes"
+    tree = read_yaml(own_run / "config.yaml")
+    assert tree["model"]["family"] == "./family.py:FAMILY"
+
+
 def test_resume_with_another_method_is_refused_and_with_other_callbacks_goes_on(own_run, capsys):
     resumed = [*OWN[:1], "eval.problems=4"]
     sets = [*SHORT, "train.steps=2", f"run_folder={own_run}", *resumed]
     arguments = ["train", "--config", "tiny", "--resume", *(part for each in sets for part in ("--set", each))]
     assert main(arguments) == 2
     assert "credit.method was './credit_method.py:fading', is 'hicra'" in capsys.readouterr().err
-    assert main([*arguments, "--set", OWN[1]]) == 0
+    assert main([*arguments, "--set", OWN[1], "--set", OWN[2]]) == 0
 
 
 QUESTIONS = [
@@ -168,6 +181,10 @@ WRONG = [
     ("credit.method=hicrra", "credit.method is 'hicrra': input should be 'hicra', 'grpo'"),
     ("eval.benchmarks=[{name: mathvisa}]", "input should be 'mathvista'"),
     ("rollout.engine=./engine.py:Missing", "rollout.engine: cannot load './engine.py:Missing': AttributeError"),
+    ("model.family=qwen", "model.family is 'qwen': input should be 'auto', 'qwen2_vl'"),
+    ("model.family=json:__doc__", "model.family: 'json:__doc__' is a str, not an object of a subclass"),
+    ("model.family=mmhicra.vlm.qwen3_vl:QWEN3_VL", "is for Qwen3VLForConditionalGeneration"),
+    ("model.family=./family.py:WithoutBoxes", "model.family: './family.py:WithoutBoxes' cannot be made: TypeError"),
     ("rollout.engine=json:dumps", "rollout.engine: 'json:dumps' takes"),
     ("eval.benchmarks=[{name: ./no_such.yaml}]", "no_such.yaml"),
     ("eval.benchmarks=[{name: 'json:dumps'}]", "eval.benchmarks: 'json:dumps' cannot be made"),

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config.base import PathText, Section
+from mmhicra.config.base import NamedOrPlugin, PathText, Section
+from mmhicra.core.names import FamilyName
 
 
 class FreezeConfig(Section):
@@ -38,8 +39,9 @@ class ModelConfig(Section):
 
     path: PathText = "tiny_vlm"
     """A local folder, a hub id, or `tiny_vlm` or `lab_vlm` for a model that ships with mmhicra."""
-    family: Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"] = "auto"
-    """Which architecture; `auto` reads it from the model's `config.json`."""
+    family: Annotated[str, NamedOrPlugin(FamilyName, also=("auto",))] = "auto"
+    """Which architecture; `auto` reads it from the model's `config.json`. One of your own: see
+    docs/extend/family.md."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 over float32 master weights."""
     attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"

@@ -20,7 +20,7 @@ FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
 EngineName = Literal["hf", "vllm"]
 """What generates: `rollout.engines.ENGINES`."""
 FamilyName = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"]
-"""Model families: `vlm.families.FAMILIES`."""
+"""Model families: `vlm.family.FAMILIES`."""
 BenchmarkName = Literal[
     "mathvista", "mathverse", "mathvision", "emma", "aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
 ]

@@ -19,9 +19,11 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from mmhicra.config import LoraConfig, ModelConfig
 from mmhicra.core.errors import ConfigError, UserError, brief, one_line
+from mmhicra.core.plugins import is_address
 from mmhicra.core.resources import asset_path
 from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
+from mmhicra.vlm.own_family import choose_family, load_family
 from mmhicra.vlm.weights import nonfinite
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
@@ -92,13 +94,13 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
         ConfigError: the architecture is not supported, or contradicts `model.family`.
     """
     path = _resolve(model.path)
-    config = _load_config(path)
-    family_of(config, path, model.family)  # refuse a strange architecture before its processor fails to load
+    config = _load_config(path, model.family)
+    choose_family(config, path, model.family)  # refuse a strange architecture before its processor fails to load
     with _reading(path, ": the processor cannot be loaded"):
         processor: Any = AutoProcessor.from_pretrained(path)
     _check_processor(processor, config, path)
     _try_image(processor, path)
-    family = family_of(config, path, model.family, str(processor.chat_template))
+    family = choose_family(config, path, model.family, str(processor.chat_template))
     return LoadedProcessor(path, config, family, processor)
 
 
@@ -172,8 +174,9 @@ def _resolve(path: str) -> str:
     return path
 
 
-def _load_config(path: str) -> PreTrainedConfig:
-    known = {family.model_type for family in FAMILIES.values()}
+def _load_config(path: str, requested: str) -> PreTrainedConfig:
+    own = [load_family(requested)] if is_address(requested) else []
+    known = {family.model_type for family in (*FAMILIES.values(), *own)}
     with _reading(path, " cannot be loaded"):
         tree, _ = PreTrainedConfig.get_config_dict(path)
         check_config(f"model.path {path}", tree)
