@@ -23,8 +23,8 @@ def choose_family(config: PreTrainedConfig, path: str, requested: str, chat_temp
     if family.model_type != config.model_type or (declared and family.architecture not in declared):
         found = ", ".join(declared) or f"{config.model_type} model"
         raise ConfigError(
-            f"{_FIELD} {requested} is for {family.architecture} (model_type {family.model_type}), but model.path {path} "
-            f"is a {found}: set {_FIELD} to auto, or mend the family"
+            f"{_FIELD} {requested} is for {family.architecture} (model_type {family.model_type}), but model.path "
+            f"{path} is a {found}: set {_FIELD} to auto, or mend the family"
         )
     return family
 
