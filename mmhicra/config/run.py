@@ -5,7 +5,9 @@ Sections live in `config_*.py` and are handed on from here.
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any, get_args
+
+from pydantic import Field, field_validator, model_validator
 
 from mmhicra.config.base import NonNegative, PathText, Positive, Section, Seed, Threads
 from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
@@ -28,6 +30,7 @@ from mmhicra.config.train import (
     SirenConfig,
     TrainConfig,
 )
+from mmhicra.core.names import TrackerName
 
 __all__ = [
     "GENERATED_SOURCES",
@@ -71,16 +74,37 @@ class LogConfig(Section):
     """The newest so many stay."""
     rollouts_every: NonNegative = 1
     """Steps between rollout files; 0 writes none."""
-    tensorboard: bool = True
-    """Write event files to `tensorboard/` in the run folder."""
-    wandb: bool = False
-    """Log to Weights & Biases (`mmhicra[wandb]`)."""
-    trackio: bool = False
-    """Log to Trackio (`mmhicra[trackio]`)."""
+    trackers: list[TrackerName] = Field(default=["tensorboard"])
+    """Where the numbers of `metrics.jsonl` are shown as curves. TensorBoard's lie in the run folder, the others are
+    services, each an extra: `mmhicra[wandb]`. Switches of older files such as `wandb: true` are read too."""
     callbacks: list[PathText] = Field(default=[])
     """Objects or classes of your own that are told what the run does: see docs/extend/callback.md."""
     project: str = "mmhicra"
-    """The project in W&B and Trackio."""
+    """The project in the services of `trackers`; MLflow calls it an experiment."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_switches(cls, section: Any) -> Any:
+        """`tensorboard: false` and `wandb: true`, as before there was a list."""
+        if not isinstance(section, dict):
+            return section
+        switches = {name: section[name] for name in get_args(TrackerName) if isinstance(section.get(name), bool)}
+        if not switches:
+            return section
+        named = section.get("trackers", cls.model_fields["trackers"].default)
+        if not isinstance(named, list):
+            return section
+        kept = [name for name in named if switches.get(name, True)]
+        added = [name for name, on in switches.items() if on and name not in named]
+        rest = {name: value for name, value in section.items() if name not in switches}
+        return {**rest, "trackers": [*kept, *added]}
+
+    @field_validator("trackers")
+    @classmethod
+    def _check_trackers(cls, trackers: list[TrackerName]) -> list[TrackerName]:
+        if twice := next((name for name in trackers if trackers.count(name) > 1), None):
+            raise ValueError(f"{twice} is named twice: name each tracker once")
+        return trackers
 
 
 class RunConfig(Section):

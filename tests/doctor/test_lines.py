@@ -27,9 +27,9 @@ def test_places(tmp_path):
     assert lines.place("rollout.n") == "--set"
     assert lines.place("model.freeze.merger") == "--set"
     assert lines.place("train.steps") == f"{path}:6, add under train"
-    assert lines.place("log.wandb") == f"{path}, add"
+    assert lines.place("log.project") == f"{path}, add"
     assert lines.show(Remedy("data.max_pixels", 3136)) == f"{path}:5: data.max_pixels: 3136 (now 7056)"
-    assert lines.show(Remedy("log.wandb", False)) == f"{path}, add: log: {{wandb: false}} (now false)"
+    assert lines.show(Remedy("log.project", "other")) == f"{path}, add: log: {{project: other}} (now mmhicra)"
     assert lines.show(Remedy("rollout.stop_tokens", ["<|im_end|>"])).endswith(
         "add: rollout: {stop_tokens: [<|im_end|>]} (now [])"
     )

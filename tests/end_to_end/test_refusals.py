@@ -14,7 +14,7 @@ from mmhicra.cli import main
 from mmhicra.config import LogConfig
 from mmhicra.core.errors import ConfigError, RunFolderError
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.train.loop.metrics import refuse_missing_trackers
+from mmhicra.train.loop.trackers import refuse_missing_trackers
 
 ROWS = 40
 
@@ -121,9 +121,10 @@ def test_mistakes_give_one_line(tmp_path, capsys, overrides, said):
 
 
 def test_a_tracker_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install mmhicra\[trackio\]"):
-        refuse_missing_trackers(LogConfig(trackio=True))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
+    said = r"comet_ml is not installed: pip install 'mmhicra\[comet\]', or --set log.trackers=\[tensorboard\]$"
+    with pytest.raises(ConfigError, match=said):
+        refuse_missing_trackers(LogConfig(trackers=["tensorboard", "comet"]))
 
 
 def test_a_missing_config_file(capsys):

@@ -14,7 +14,7 @@ MAY_CHANGE = {
     *("eval.benchmarks", "eval.max_new_tokens", "eval.keep_best", "eval.best_by", "reward.workers"),
     *("reward.time_limit", "reward.custom_threads", "reward.custom_attempts", "reward.custom_wait"),
     *("reward.custom_time_limit", "reward.custom_failures", "log.checkpoint_every", "log.keep_checkpoints"),
-    *("log.rollouts_every", "log.tensorboard", "log.wandb", "log.trackio", "log.project"),
+    *("log.rollouts_every", "log.trackers", "log.callbacks", "log.project"),
 }
 """What changes neither the weights nor what accuracies before and after training are of."""
 OPTIONAL = "model.lora={}\nhicra.schedule={end: 0.1, steps: 5}\ntrain.loss={siren: {}, correction: {}}"

@@ -1,7 +1,6 @@
 """What a run sets up before its first step."""
 
 import os
-import sys
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -9,12 +8,10 @@ import pytest
 import torch
 from short_runs import short_config
 
-from mmhicra.config import LogConfig
 from mmhicra.core.errors import RunFolderError, UserError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop import run
 from mmhicra.train.loop.disk import DiskNeed
-from mmhicra.train.loop.metrics import open_sinks
 from mmhicra.train.loop.terminal import Terminal
 
 
@@ -78,14 +75,6 @@ def test_a_fault_during_set_up_leaves_its_traceback_and_a_refusal_leaves_nothing
     if log.exists():
         assert ": processes: 1 on " in log.read_text()
         assert log.read_text().endswith("ZeroDivisionError: a fault\n")
-
-
-def test_a_tracker_is_told_the_project_and_the_configuration(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: told.append(options)))
-    options = LogConfig(tensorboard=False, wandb=True, project="triangles")  # log.project
-    open_sinks(options, RunFolder(tmp_path), {"seed": 5}, None, 0)
-    assert (told[0]["project"], told[0]["config"]) == ("triangles", {"seed": 5})
 
 
 @pytest.mark.parametrize(

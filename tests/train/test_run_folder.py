@@ -194,11 +194,12 @@ def test_a_kill_while_a_run_is_set_aside_leaves_it_in_one_place_in_the_end(folde
 
 
 def test_trackers_know_a_run_by_what_they_knew_it_by_before(folder):
-    first = folder.tracker_identities(["wandb"])
-    both = folder.tracker_identities(["wandb", "trackio"])
-    assert both["wandb"] == first["wandb"] != both["trackio"]
+    assert folder.tracker_identity("wandb") is None
+    for tracker, identity in (("wandb", "a1"), ("trackio", "b2")):
+        assert folder.keep_tracker_identity(tracker, identity) == identity
+    assert [folder.tracker_identity(tracker) for tracker in ("wandb", "trackio", "mlflow")] == ["a1", "b2", None]
     folder.trackers.write_text("{")
-    assert folder.tracker_identities([]) == {}
+    assert folder.tracker_identity("wandb") is None
 
 
 def spoil_state(path, change):

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from mmhicra.config import LogConfig
-from mmhicra.core.errors import ConfigError
-from mmhicra.core.files import writing
-from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.loop.memory import MemoryGauge
-
-TRACKERS = ("wandb", "trackio")
-"""Optional packages, by their switches in the `log` section."""
 
 
 class Timers:
@@ -123,114 +111,3 @@ class Sink(Protocol):
     def close(self) -> None:
         """Flush and finish."""
         ...
-
-
-class TensorBoardSink:
-    """TensorBoard event files under the run folder, written when they are told: a kill loses no step.
-
-    Args:
-        folder: where they go.
-        after: a resumed run's last step that stays; what earlier files say beyond it is hidden. None in a new run.
-    """
-
-    def __init__(self, folder: Path, after: int | None) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        # Readers take the files of a folder in the order of their names: two starts may lie within one second.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.path = folder / name
-        with writing(self.path):
-            folder.mkdir(exist_ok=True)
-            self.file = self.path.open("wb")
-        self.writer = RecordWriter(self.file)
-        self.events: Any = importlib.import_module("tensorboard.compat.proto.event_pb2")
-        self._add(file_version="brain.Event:2")
-        if after is not None:
-            start = self.events.SessionLog(status=self.events.SessionLog.START)
-            self._add(step=after + 1, session_log=start)
-
-    def log(self, step: int, record: Mapping[str, Any]) -> None:
-        """Write one scalar per numeric field."""
-        values = [{"tag": name, "simple_value": value} for name, value in _numbers(record).items()]
-        self._add(step=step, summary={"value": values})
-
-    def _add(self, **fields: Any) -> None:
-        with writing(self.path):
-            self.writer.write(self.events.Event(wall_time=time.time(), **fields).SerializeToString())
-            self.file.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        with writing(self.path):
-            self.file.close()
-
-
-class TrackerSink:
-    """Weights & Biases or trackio, which share `init`, `log` and `finish`.
-
-    Args:
-        package: `wandb` or `trackio`.
-        project: of the tracker.
-        name: of the run.
-        config: shown beside the curves.
-        identity: what the run is known by there; the same one after a resume continues its curves.
-        sent: steps before this one are there already; a resumed run takes them again, to the same numbers.
-    """
-
-    def __init__(
-        self, package: str, project: str, name: str, config: Mapping[str, Any], identity: str, sent: int
-    ) -> None:
-        self.module: Any = importlib.import_module(package)
-        self.sent = sent
-        if package == "wandb":
-            known: dict[str, Any] = {"name": name, "id": identity}
-        else:  # trackio knows a run by its name
-            known = {"name": f"{name}-{identity}"}
-        self.module.init(project=project, config=dict(config), resume="allow", **known)
-
-    def log(self, step: int, record: Mapping[str, Any]) -> None:
-        """Send the numeric fields."""
-        if step >= self.sent:
-            self.module.log(_numbers(record), step=step)
-
-    def close(self) -> None:
-        """Finish the tracked run."""
-        self.module.finish()
-
-
-def refuse_missing_trackers(log: LogConfig) -> None:
-    """Raise ConfigError for a tracker that is wanted but not installed; cheap, so that it can come first."""
-    for package in TRACKERS:
-        if getattr(log, package) and importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"log.{package} is on but {package} is not installed: pip install mmhicra[{package}], "
-                f"or --set log.{package}=false"
-            )
-
-
-def open_sinks(
-    log: LogConfig, folder: RunFolder, config: Mapping[str, Any], after: int | None, sent: int
-) -> list[Sink]:
-    """The sinks that the configuration asks for.
-
-    Args:
-        log: the section `log` of the configuration.
-        folder: of the run; it keeps the identities that trackers know the run by.
-        config: shown by trackers.
-        after: the last step that a resumed run keeps; None in a new run.
-        sent: the last step that was logged before a resume.
-    """
-    sinks: list[Sink] = [TensorBoardSink(folder.tensorboard, after)] if log.tensorboard else []
-    wanted = [package for package in TRACKERS if getattr(log, package)]
-    identities = folder.tracker_identities(wanted)
-    for package in wanted:
-        sinks.append(TrackerSink(package, log.project, folder.path.name, config, identities[package], sent))
-    return sinks
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in record.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
-    }

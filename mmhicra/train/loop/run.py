@@ -28,11 +28,11 @@ from mmhicra.train.loop.best import value_of
 from mmhicra.train.loop.checkpoint import restore_checkpoint
 from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need, free_bytes
 from mmhicra.train.loop.loop import Interrupted, Run, new_state
-from mmhicra.train.loop.metrics import open_sinks, refuse_missing_trackers
 from mmhicra.train.loop.opening import Opening, Resume, on_main, open_run
 from mmhicra.train.loop.stopping import INTERRUPTED, GraceOver, Stopping
 from mmhicra.train.loop.summary import summarise_run
 from mmhicra.train.loop.terminal import Terminal
+from mmhicra.train.loop.trackers import open_trackers, refuse_missing_trackers
 
 __all__ = ["EXPECTED", "Interrupted", "Run", "train"]
 
@@ -142,7 +142,7 @@ def begin(
             sent, after = rewind(opening, trainer.step_number, terminal) if opening.resumes else (0, None)
             if opening.checkpoint is not None and state["best"]:
                 folder.write_best(state["best"])  # a kill may have come between the checkpoint and this file
-            sinks = open_sinks(config.log, folder, config.model_dump(), after, sent)
+            sinks = open_trackers(config.log, folder, config.model_dump(), after, sent, terminal.say)
             for sink in sinks:
                 stack.callback(sink.close)
     saved = trainer.step_number if opening.checkpoint is not None else None

@@ -64,7 +64,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "rollouts": str(run.folder.rollouts),
             "config": str(run.folder.config),
             "refused": str(run.folder.refused) if run.parts.refused else None,
-            "tensorboard": str(run.folder.tensorboard) if run.config.log.tensorboard else None,
+            "tensorboard": str(run.folder.tensorboard) if "tensorboard" in run.config.log.trackers else None,
         },
     }
 
