@@ -38,7 +38,7 @@ SETTINGS = (
     "reward.custom=[{path: 'benchmarks.ours:every_other'}]",
     "credit.method=grpo",
     "rollout.guard.every=0",
-    "log.tensorboard=false",
+    "log.trackers=[]",
 )
 
 

@@ -28,7 +28,7 @@ def run_telemetry(config: str = "configs/tiny.yaml", steps: int = 20) -> dict[st
         steps: at least 4.
     """
     with tempfile.TemporaryDirectory() as folder:
-        quiet = ["eval.problems=0", "log.rollouts_every=0", "log.tensorboard=false", f"train.steps={steps}"]
+        quiet = ["eval.problems=0", "log.rollouts_every=0", "log.trackers=[]", f"train.steps={steps}"]
         train(load_config(config, [*quiet, f"run_folder={folder}/run"]), terminal=Terminal(quiet=True))
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines][WARM_UP:]

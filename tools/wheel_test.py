@@ -196,7 +196,7 @@ def lacking(work: Path) -> list[Case]:
         (mine, 2, "pip install 'mmhicra[mine]'"),
         ([*score, *judge], 2, "pip install 'mmhicra[judge]'"),
         (["train", "--config", "tiny", "--set", "rollout.engine=vllm"], 2, "pip install 'mmhicra[vllm]'"),
-        (["train", "--config", "tiny", "--set", "log.wandb=true"], 2, "pip install mmhicra[wandb]"),
+        (["train", "--config", "tiny", "--set", "log.trackers=[wandb]"], 2, "pip install 'mmhicra[wandb]'"),
         (["eval", "--model", "tiny_vlm", "--backend", "lmms-eval"], 2, 'pip install "mmhicra[lmms]"'),
         (["bench", "mask"], 2, "not part of the installed package"),
         (["eval", "parity", "--benchmark", "mathvista"], 2, "not part of the installed package"),
