@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmhicra.core.names import CreditMethod
 from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
-from mmhicra.hicra.credit import Method, assign_credit
+from mmhicra.hicra.credit import assign_credit
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher, PlanningTags
 from mmhicra.hicra.telemetry import (
@@ -53,7 +54,7 @@ PROMPT = Prompt(
 
 
 def make_group(
-    rows, tokenizer, method: Method = "hicra", alpha=0.25, library=LIBRARY
+    rows, tokenizer, method: CreditMethod = "hicra", alpha=0.25, library=LIBRARY
 ) -> tuple[Group, list[PlanningTags]]:
     """Rows of (response, verdict, truncated, format reward) -> a scored and credited group, and its planning."""
     group, matcher = Group(PROMPT, []), PlanningMatcher(library, tokenizer)
