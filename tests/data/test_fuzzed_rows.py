@@ -13,6 +13,8 @@ from mmhicra.core.errors import DataError
 from mmhicra.data.dataset import load_problems
 from mmhicra.data.digest import digest_problems
 
+pytestmark = pytest.mark.slow
+
 ROWS, SEEDS = 150, range(4)
 
 

@@ -13,6 +13,8 @@ from short_runs import SHORT, TINY
 from mmhicra.cli import main
 from mmhicra.core.resources import asset_path
 
+pytestmark = pytest.mark.slow
+
 ROWS = 40
 
 

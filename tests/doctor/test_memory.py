@@ -23,6 +23,8 @@ from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.shape import ModelShape, empty_model, shape_of
 from tools.tiny_vlm.factory import make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 CASES = {
     "float32": {"shape": "tiny"},

@@ -234,6 +234,7 @@ def test_g7_mathvision_robust_scores(vision, data_folder, verifier):
             assert 15.0 <= 100 * sum(record.correct for record in records) / 3040 <= 16.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["official", "robust"])
 def test_g8_the_same_in_one_thread_eight_threads_and_two_processes(vision, data_folder, verifier, mode):
     benchmark = make_benchmark("mathvision")
@@ -285,6 +286,7 @@ def test_g10_no_response_text_is_evaluated():
         assert not names & {"eval", "exec", "compile", "__import__"}, file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["official", "robust"])
 def test_a_whole_test_set_is_scored(vision, mode):
     """How long it takes stands in docs/guides/evaluation.md."""

@@ -14,6 +14,8 @@ from made_questions import image_files, mathvision_row, write_questions
 from mmhicra.cli import main
 from mmhicra.evaluate.scoring.records import SCORER_VERSION
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 SMALL = [
     *("--max-new-tokens", "8", "--max-pixels", "7056"),

@@ -10,6 +10,8 @@ from mmhicra.evaluate.benchmarks.registry import make_benchmark
 from mmhicra.evaluate.scoring.records import Item, Response
 from mmhicra.evaluate.scoring.score import score_pairs
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1_000_000
 HANGS = 60
 """Processor seconds; the longest of these takes one, one that is quadratic in its length takes hours."""

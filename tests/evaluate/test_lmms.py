@@ -22,6 +22,8 @@ from mmhicra.evaluate.lmms.tasks import accuracy, mathverse_results
 from mmhicra.evaluate.scoring.records import Response
 from mmhicra.evaluate.scoring.score import score_pairs
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lmms_eval", reason=f"lmms-eval is not installed: {eval_lmms.INSTALL}")
 
 COUNT = 6

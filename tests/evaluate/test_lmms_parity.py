@@ -21,6 +21,8 @@ from tools.lmms_parity import parity as lmms_parity
 from tools.lmms_parity.__main__ import LATEX2SYMPY2
 from tools.lmms_parity.parity import BUILTINS, Builtin, Setup, compare
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lmms_eval", reason=f"lmms-eval is not installed: {INSTALL}")
 
 

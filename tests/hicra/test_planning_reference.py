@@ -23,6 +23,8 @@ from mmhicra.core.errors import UserError
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import PlanningMatcher
 
+pytestmark = pytest.mark.slow
+
 RESPONSES = 21_000
 EXAMPLES = 400
 ROOT = Path(__file__).parents[2]

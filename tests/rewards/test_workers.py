@@ -15,6 +15,8 @@ from mmhicra.core.errors import UserError
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
+pytestmark = pytest.mark.slow
+
 
 def sine(answer: int, gold: int) -> Query:
     """Equal if the numbers are, and no exact reader decides it: it goes to a worker."""

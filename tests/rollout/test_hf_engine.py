@@ -20,6 +20,8 @@ from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprob
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = (
     ("How many sides has a triangle, and how many has a square?",),
     ("<image>What is x?", (100, 80)),

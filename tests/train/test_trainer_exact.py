@@ -16,6 +16,8 @@ from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 
+pytestmark = pytest.mark.slow
+
 FAR = ("train.optimizer.learning_rate=4e-3",)
 """Updates move the policy by more than the clip range."""
 SEVERAL = ("train.minibatches=2", "train.epochs=2", *FAR)

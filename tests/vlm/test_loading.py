@@ -20,6 +20,8 @@ from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from tools.tiny_vlm.factory import make_tiny
 
+pytestmark = pytest.mark.slow
+
 
 def trainable(model):
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
