@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from rich.table import Table
 
 import mmhicra
 from benchmarks.planted import STRATEGIES, Content, all_wordings, make_solutions, planted_grams
+from mmhicra.core.memory import GIB, most_resident
 from mmhicra.mining.embedding import Embedder, default_embedder
 from mmhicra.mining.mining import LIBRARIES, Mined, MiningOptions, mine, save_mined
 from mmhicra.mining.solutions import read_solutions
@@ -84,7 +84,7 @@ def run_mining(
         "words": sum(len(text.split()) for text in corpus.texts),
         "seconds": {phase: round(seconds, 1) for phase, seconds in clock.seconds.items()},
         "seconds_total": round(sum(clock.seconds.values()), 1),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(most_resident() / GIB, 2),
         "ngrams": mined.counts,
         "plant": measure_plant(mined, seed),
         "cores": len(os.sched_getaffinity(0)),

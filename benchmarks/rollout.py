@@ -13,13 +13,13 @@ from rich.table import Table
 from transformers import AutoProcessor
 
 from benchmarks.machine import machine, now
-from benchmarks.memory import peak_above
 from benchmarks.ours import Ours
 from benchmarks.progress import Progress, passes, silent
 from benchmarks.shapes import REGIMES, Regime, write_model, write_problems
 from benchmarks.spread import refuse_none, shown_range, times_faster
 from benchmarks.train import DTYPES, PROBLEMS
 from benchmarks.trl import RowLengths
+from mmhicra.core.memory import peak_above
 from mmhicra.core.records import Prompt
 
 

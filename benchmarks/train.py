@@ -21,13 +21,14 @@ from transformers import AutoProcessor
 
 from benchmarks.flops import count_flops, matmul_rate
 from benchmarks.machine import machine
-from benchmarks.memory import peak_above, peak_in_a_process
+from benchmarks.memory import peak_in_a_process
 from benchmarks.ours import Ours
 from benchmarks.progress import Progress, passes, silent
 from benchmarks.shapes import REGIMES, Regime, write_model, write_problems
 from benchmarks.spread import refuse_none, shown_range, times_faster
 from benchmarks.trl import Trl, refuse_missing
 from mmhicra.core.errors import UserError
+from mmhicra.core.memory import peak_above
 from mmhicra.train.update.speed import update_speed
 
 PHASES = ("rollout", "forward", "backward", "update", "optimizer", "step")

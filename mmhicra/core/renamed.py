@@ -88,7 +88,7 @@ OLD = {
     "train.logprob": "train.update.logprob",
     "train.losses": "train.update.losses",
     "train.manifest": "core.manifest",
-    "train.memory": "train.loop.memory",
+    "train.memory": "core.memory",
     "train.metrics": "train.loop.metrics",
     "train.objective": "train.update.objective",
     "train.opening": "train.loop.opening",

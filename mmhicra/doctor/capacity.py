@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmhicra.config import RunConfig
-from mmhicra.doctor.devices import GIB, Device
+from mmhicra.core.memory import GIB
+from mmhicra.doctor.devices import Device
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.memory import Load, Phase, Plan, largest_budget, most_sequences, plan_memory
 from mmhicra.doctor.problems import Reader

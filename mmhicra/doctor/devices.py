@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import torch
 
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.memory import GIB, gpu_memory, machine_memory
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.train.update.attention import choose
 
-GIB = 2**30
 BF16_SINCE = (8, 0)
 """CUDA compute capability; older cards only emulate bfloat16."""
 
@@ -45,12 +43,7 @@ def find_devices() -> list[Device]:
 
 def cpu() -> Device:
     """The machine's memory, or the smaller share of it that its control group allows."""
-    memory = psutil.virtual_memory()
-    total, free = memory.total, memory.available
-    limit, used = _control_group()
-    if limit is not None and limit < total:
-        total, free = limit, min(free, limit - used)
-    return Device("cpu", f"CPU, {os.cpu_count()} cores", total, free)
+    return Device("cpu", f"CPU, {os.cpu_count()} cores", *machine_memory())
 
 
 def check_devices(config: RunConfig, devices: list[Device], processes: int) -> CheckResult:
@@ -92,17 +85,4 @@ def check_devices(config: RunConfig, devices: list[Device], processes: int) -> C
 
 
 def _gpu(index: int) -> Device:
-    free, total = torch.cuda.mem_get_info(index)
-    return Device("cuda", torch.cuda.get_device_name(index), total, free)
-
-
-def _control_group() -> tuple[int | None, int]:
-    """Limit and use of this process's control group in bytes; None without a limit."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        if Path(limit).is_file() and Path(used).is_file():
-            text = Path(limit).read_text(encoding="ascii").strip()
-            return (int(text) if text.isdigit() else None), int(Path(used).read_text(encoding="ascii"))
-    return None, 0
+    return Device("cuda", torch.cuda.get_device_name(index), *gpu_memory(index))

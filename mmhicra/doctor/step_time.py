@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mmhicra.config import RunConfig
+from mmhicra.core.memory import peak, restart_peak
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.doctor.memory import Load
@@ -104,12 +105,12 @@ def measure(policy: Policy, engine: Engine, sampling: Sampling, prompt: Prompt, 
     if cuda:
         _time(lambda: update(policy, row))  # compiles
         policy.zero_grad(set_to_none=True)
-        torch.cuda.reset_peak_memory_stats()
+        restart_peak()
     before = torch.cuda.memory_allocated() if cuda else 0
     micro_batch = _time(lambda: update(policy, row))
-    peak = torch.cuda.max_memory_allocated() - before if cuda else None
+    held = peak() - before if cuda else None
     tokens = sum(part.size for part in row)
-    return StepTime(max(0.0, short - SHORT * token), token, micro_batch, tokens, peak)
+    return StepTime(max(0.0, short - SHORT * token), token, micro_batch, tokens, held)
 
 
 def full_row(prompt: Prompt, load: Load, policy: Policy) -> list[SubGroup]:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmhicra.config import RunConfig
+from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Completion, Group
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
@@ -21,7 +22,6 @@ from mmhicra.train.distributed.balance import Work, balance
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import accumulating, clip_gradients
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
-from mmhicra.train.loop.memory import MemoryGauge
 from mmhicra.train.loop.metrics import Tally, Timers
 from mmhicra.train.step import RowLoss, Step
 from mmhicra.train.update.losses import Totals, anchored_entropy_slope, k3, peak_entropy

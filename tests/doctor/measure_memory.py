@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.memory import peak_above
 from benchmarks.shapes import write_model
 from mmhicra.config import DataConfig, ModelConfig
+from mmhicra.core.memory import peak_above, resident
 from mmhicra.core.records import Completion, Group, Problem, ProblemImage
 from mmhicra.doctor.memory import Load, plan_memory
 from mmhicra.train.update.packing import pack, split_groups
@@ -25,11 +25,6 @@ from mmhicra.vlm.shape import empty_model, shape_of
 
 CHUNK, GROUP, RESPONSE = 256, 8, 200
 PICTURE = 560
-
-
-def resident() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, **options) -> dict:

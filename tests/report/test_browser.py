@@ -9,9 +9,9 @@ from report.made_runs import HOSTILE, record, write_run
 from short_runs import run
 
 from mmhicra.cli import main
+from mmhicra.core.memory import MemoryGauge
 from mmhicra.report.page import write_report
 from mmhicra.report.serve import Follower, make_server
-from mmhicra.train.loop.memory import MemoryGauge
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NAMELESS = """section => [...section.querySelectorAll('button, select, input, a, img, [role=figure]')]

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.memory import GIB, machine_memory
 from mmhicra.rollout.vllm.engine import VLLMEngine
 from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
@@ -32,7 +32,6 @@ ENVIRONMENT = {
 TESTED = "0.32"
 AT_LEAST = 8192
 """Tokens of a forward pass in which whole prompts enter."""
-GIB = 2**30
 
 
 def refuse_without_vllm() -> None:
@@ -186,7 +185,7 @@ def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int 
     a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(loaded) * width
     longest = config.longest_sequence
     wanted = a_token * config.rollout.max_sequences * (longest + 256)  # a block more, which is never quite full
-    return min(wanted, int(options.memory_fraction * psutil.virtual_memory().available))
+    return min(wanted, int(options.memory_fraction * machine_memory().free))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import nn
 from mmhicra.config import OptimizerConfig, RunConfig
 from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.manifest import refuse_damaged_model
+from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Problem
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.dataset import Loaded, ProblemStream, load_problems, refuse_without_images
@@ -41,7 +42,6 @@ from mmhicra.train.distributed.sharding import GatheringEngine, shard
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.loop.callbacks import Callbacks
-from mmhicra.train.loop.memory import MemoryGauge
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from mmhicra.train.loop.memory import MemoryGauge
+from mmhicra.core.memory import MemoryGauge
 
 
 class Timers:
