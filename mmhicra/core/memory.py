@@ -55,7 +55,7 @@ def resident() -> int:
 
 
 def peak() -> int:
-    """The most bytes held since `restart_peak`: what torch allocated on the GPU, else resident memory of the process."""
+    """The most bytes held since `restart_peak`: what torch allocated on the GPU, else what was resident."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else most_resident()
 
 
