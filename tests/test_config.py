@@ -134,8 +134,8 @@ def test_overrides_come_after_the_file_and_in_order():
         ),
         ("hicra={alpha: 0.1, adaptive: {signal: kl, target: 1, minimum: 0.2}}", "of adaptive (0.2 to 0.5): move one"),
         (
-            "model.freeze.vision_tower=false\ndata.max_prompt_tokens=4000",
-            "4 patches for every image token while the vision side is trained",
+            "train.rows=plain\nmodel.attention=dense",
+            "model.attention dense is for rows that share a prompt, train.rows: plain attends as transformers does",
         ),
         (
             "reward={length_weight: 0.5, length_buffer: 1025}",
@@ -216,11 +216,6 @@ def test_the_ends_of_what_is_allowed_are_allowed(least, most):
         (
             "data.max_prompt_tokens=100; rollout.max_new_tokens=60; train.tokens_per_micro_batch=160",
             "train.tokens_per_micro_batch=159",
-        ),
-        (
-            "data.max_prompt_tokens=100; rollout.max_new_tokens=60; train.tokens_per_micro_batch=560; "
-            "model.freeze.merger=false",
-            "train.tokens_per_micro_batch=559",
         ),
         ("reward.length_weight=1; rollout.max_new_tokens=700; reward.length_buffer=700", "reward.length_buffer=701"),
         ("reward.length_buffer=9999", "reward.length_weight=0.1"),

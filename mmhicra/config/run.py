@@ -34,7 +34,6 @@ from mmhicra.core.names import TrackerName
 
 __all__ = [
     "GENERATED_SOURCES",
-    "PATCHES_PER_TOKEN",
     "AdaptiveAlphaConfig",
     "AlphaScheduleConfig",
     "BenchmarkConfig",
@@ -60,9 +59,6 @@ __all__ = [
     "TrainConfig",
     "VLLMConfig",
 ]
-
-PATCHES_PER_TOKEN = 4
-"""Every family merges 2 x 2 patches into an image token."""
 
 
 class LogConfig(Section):
@@ -141,6 +137,7 @@ class RunConfig(Section):
             self._check_trainable(),
             self._check_credit(),
             self._check_lengths(),
+            self._check_rows(),
             self._check_reward(),
             self._check_rollout(),
         ):
@@ -157,6 +154,21 @@ class RunConfig(Section):
     def longest_sequence(self) -> int:
         """Tokens of the longest prompt and the longest response to it, in training or evaluation."""
         return self.data.max_prompt_tokens + max(self.rollout.max_new_tokens, self.eval.max_new_tokens or 0)
+
+    def too_few_tokens(self, patches: int) -> str | None:
+        """A line if a micro-batch cannot hold one prompt and one response; None if it can.
+
+        Args:
+            patches: of every image token, which take of the budget while the vision side is trained; else 0.
+        """
+        longest = (1 + patches) * self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        if self.train.tokens_per_micro_batch >= longest:
+            return None
+        looks = f", and {patches} patches for every image token while the vision side is trained" if patches else ""
+        return (
+            f"train.tokens_per_micro_batch ({self.train.tokens_per_micro_batch}) cannot hold one prompt and one "
+            f"response (data.max_prompt_tokens + rollout.max_new_tokens{looks} = {longest}): raise it or lower those"
+        )
 
     def _check_trainable(self) -> str | None:
         freeze, lora = self.model.freeze, self.model.lora
@@ -180,19 +192,20 @@ class RunConfig(Section):
         return None
 
     def _check_lengths(self) -> str | None:
-        patches = 0 if self.model.vision_frozen else PATCHES_PER_TOKEN
-        longest = (1 + patches) * self.data.max_prompt_tokens + self.rollout.max_new_tokens
-        if self.train.tokens_per_micro_batch < longest:
-            looks = f", and {patches} patches for every image token while the vision side is trained" if patches else ""
-            return (
-                f"train.tokens_per_micro_batch ({self.train.tokens_per_micro_batch}) cannot hold one prompt and one "
-                f"response (data.max_prompt_tokens + rollout.max_new_tokens{looks} = {longest}): raise it or "
-                "lower those"
-            )
+        if too_small := self.too_few_tokens(patches=0):
+            return too_small
         if self.reward.length_weight > 0 and self.reward.length_buffer > self.rollout.max_new_tokens:
             return (
                 f"reward.length_buffer ({self.reward.length_buffer}) is longer than rollout.max_new_tokens "
                 f"({self.rollout.max_new_tokens}): every response would be penalised"
+            )
+        return None
+
+    def _check_rows(self) -> str | None:
+        if self.train.rows == "plain" and self.model.attention != "auto":
+            return (
+                f"model.attention {self.model.attention} is for rows that share a prompt, train.rows: plain attends as "
+                "transformers does: set model.attention to auto, or train.rows to shared"
             )
         return None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mmhicra.config.base import NonNegative, Positive, Section, Weight
-from mmhicra.core.names import Aggregation, CorrectionKind, RatioLevel
+from mmhicra.core.names import Aggregation, CorrectionKind, RatioLevel, RowKind
 
 
 class SirenConfig(Section):
@@ -97,6 +97,9 @@ class TrainConfig(Section):
     """Passes over a rollout batch."""
     tokens_per_micro_batch: Positive = 16384
     """Gradient accumulation: tokens in one forward pass, per rank; patches too, while the vision side is trained."""
+    rows: RowKind = "shared"
+    """`shared`: the responses of a group stand behind their prompt in one row, which is computed once for all of them.
+    `plain`: one response a row, behind its whole prompt: slower, for a family that cannot share and for comparison."""
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = 25.0

@@ -25,6 +25,8 @@ BenchmarkName = Literal[
     "mathvista", "mathverse", "mathvision", "emma", "aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench"
 ]
 """Benchmarks that ship; each has a card in `eval/cards`."""
+RowKind = Literal["shared", "plain"]
+"""How responses lie in a row of the update: `train.update.packing`."""
 RatioLevel = Literal["token", "sequence"]
 """What has one importance ratio: `train.update.losses`."""
 CorrectionKind = Literal["truncated", "masked"]

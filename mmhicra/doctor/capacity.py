@@ -22,6 +22,9 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
     """What a configuration asks of one device, given its model and its data."""
     train, rollout = config.train, config.rollout
     mine = -(-train.prompts_per_step // processes)
+    patches = shape.merged * reader.most_image_tokens
+    # A plain row holds one prompt and one response, whatever the budget.
+    one = reader.longest + rollout.max_new_tokens + (0 if config.model.vision_frozen else patches)
     tested = -(-min(config.eval.problems, len(reader.loaded.held_out) if reader.loaded else 0) // processes)
     return Load(
         half=config.model.precision == "bf16",
@@ -36,9 +39,9 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         embedded=rollout.engine != "vllm",
         engine=engine_bytes(config, shape, device) if rollout.engine == "vllm" else 0,
         engine_rests=rollout.vllm.sleep,
-        budget=train.tokens_per_micro_batch,
+        budget=train.tokens_per_micro_batch if train.rows == "shared" else min(one, train.tokens_per_micro_batch),
         prompt=reader.longest,
-        patches=shape.merged * reader.most_image_tokens,
+        patches=patches,
         response=rollout.max_new_tokens,
         group=rollout.n,
         groups=-(-mine // train.minibatches),

@@ -199,7 +199,21 @@ class Doctor:
             check.passable = False
             field = "data.instruction" if "instruction" in str(refusal) else "data.system_prompt"
             check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the control token"))
+            return check
+        self._check_rows(check, loaded)
         return check
+
+    def _check_rows(self, check: CheckResult, loaded: LoadedProcessor) -> None:
+        """Blame rows that the model's family cannot be trained in."""
+        from mmhicra.train.loop.assembly import refuse_unfit_rows
+
+        try:
+            refuse_unfit_rows(self.config, loaded)
+        except ConfigError as refusal:
+            check.passable = False
+            shares = loaded.family.shares_prompts or self.config.train.rows == "plain"
+            remedy = Remedy("train.tokens_per_micro_batch", words="more") if shares else Remedy("train.rows", "plain")
+            check.blame("rows that the model cannot be trained in", str(refusal), remedy)
 
     def check_template(self) -> CheckResult:
         """Render by every template."""

@@ -124,7 +124,7 @@ def full_row(prompt: Prompt, load: Load, policy: Policy) -> list[SubGroup]:
         Group(copy_of(prompt, n), [Completion(ids, [0.0] * len(ids), "length", "") for _ in range(load.group)])
         for n in range(count)
     ]
-    rows = fill_rows(split_groups(groups, load.budget), load.budget)
+    rows = fill_rows(split_groups(groups, load.budget, policy.plain), load.budget, plain=policy.plain)
     return max(rows, key=lambda row: sum(part.size for part in row))
 
 

@@ -172,7 +172,7 @@ def gap_of(own: float, engine: float) -> float:
 def looks_of(policy: Policy, groups: Sequence[Group], budget: int) -> list[Look]:
     """Compare every completion of `groups` with what `policy` says of it, in rows of `budget` tokens."""
     looks: list[Look] = []
-    for row in fill_rows(split_groups(groups, budget), budget):
+    for row in fill_rows(split_groups(groups, budget, policy.plain), budget, plain=policy.plain):
         batch = pack(row)
         looks += looks_in(row, policy(batch.to(policy.banned.device)).logprobs, allowed=0.01)
     return looks

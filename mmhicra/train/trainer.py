@@ -309,11 +309,11 @@ class Trainer:
 
         A rank with too few parts for that adds filler rows, marked True.
         """
-        budget = self.config.train.tokens_per_micro_batch
-        parts = split_groups(groups, budget)
-        count = int(self.ranks.max(float(len(fill_rows(parts, budget)))))
-        rows = fill_rows(parts, budget, at_least=count)
-        filler = split_groups([step.filler_group], budget)[:1]
+        budget, plain = self.config.train.tokens_per_micro_batch, self.config.train.rows == "plain"
+        parts = split_groups(groups, budget, plain)
+        count = int(self.ranks.max(float(len(fill_rows(parts, budget, plain=plain)))))
+        rows = fill_rows(parts, budget, at_least=count, plain=plain)
+        filler = split_groups([step.filler_group], budget, plain)[:1]
         return [(row, False) for row in rows] + [(filler, True)] * (count - len(rows))
 
     def split(self, groups: Sequence[Group], step: int, epoch: int) -> list[list[Group]]:

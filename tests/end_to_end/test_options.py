@@ -80,6 +80,7 @@ def marks_other_grams(folder, record, plain):
         (samples_cooler, ("rollout.temperature=0.7",)),
         (computes_in_bf16, ("model.precision=bf16", "model.gradient_checkpointing=true")),
         (computes_the_same, ("model.attention=dense", "train.tokens_per_micro_batch=700")),
+        (computes_the_same, ("train.rows=plain",)),
         (trains_the_vision_side, ("model.freeze={vision_tower: false, merger: false}",)),
         (
             adds_up_its_reward,

@@ -1,9 +1,13 @@
 """What a configuration is turned into before the first step."""
 
+from dataclasses import replace
+
 import pytest
 from scripted_trainer import scripted_config, scripted_trainer
 
-from mmhicra.train.loop.assembly import evaluation_sampling, make_guard, warmup_and_decay
+from mmhicra.config.loading import load_config
+from mmhicra.core.errors import ConfigError
+from mmhicra.train.loop.assembly import evaluation_sampling, make_guard, refuse_unfit_rows, warmup_and_decay
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.loading import load_policy
 
@@ -41,6 +45,26 @@ def test_training_samples_as_configured(folder):
     assert trainer.reference is None
     stop = loaded.tokenizer.convert_tokens_to_ids(".")
     assert trainer.credit_assigner.matcher.mask([stop]).tolist() == [False]
+
+
+def test_a_row_must_hold_the_patches_of_a_trained_vision_side(tiny_model):
+    """100 tokens, all of them of images of four patches each, and a response of 60: 560."""
+    loaded = tiny_model("qwen2_5_vl")
+    sizes = ("data.max_prompt_tokens=100", "rollout.max_new_tokens=60")
+    for budget, frozen in ((560, False), (160, True)):
+        options = (f"model.freeze.merger={str(frozen).lower()}", f"train.tokens_per_micro_batch={budget}")
+        refuse_unfit_rows(load_config(None, [*sizes, *options]), loaded)
+    small = load_config(None, [*sizes, "model.freeze.merger=false", "train.tokens_per_micro_batch=559"])
+    with pytest.raises(ConfigError, match=r"\(559\) .*, and 4 patches for every image token .*= 560"):
+        refuse_unfit_rows(small, loaded)
+
+
+def test_a_family_that_cannot_share_prompts_is_told_of_plain_rows(tiny_model):
+    loaded = tiny_model("qwen2_5_vl")
+    alone = replace(loaded, family=replace(loaded.family, name="alone", shares_prompts=False))
+    refuse_unfit_rows(load_config(None, ["train.rows=plain"]), alone)
+    with pytest.raises(ConfigError, match="models of the family alone cannot do: set train.rows: plain"):
+        refuse_unfit_rows(load_config(None, []), alone)
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def make_groups(model, shapes):
     return groups
 
 
-def make_policy(model, attention="segments"):
-    banned = model.banned_token_ids
-    return Policy(model.model, model.family, temperature=TEMPERATURE, banned_ids=banned, chunk=7, attention=attention)
+def make_policy(model, attention="segments", **more):
+    options = {"banned_ids": model.banned_token_ids, "chunk": 7, "attention": attention, **more}
+    return Policy(model.model, model.family, temperature=TEMPERATURE, **options)
 
 
 def plain(model, prompt, completion):
@@ -96,16 +96,16 @@ def assert_close(found, expected, scale=None):
     torch.testing.assert_close(found, expected, atol=RELATIVE * scale, rtol=0)
 
 
-def assert_equal_to_one_by_one(model, groups, budget, attention="segments", vision=None):
+def assert_equal_to_one_by_one(model, groups, budget, attention="segments", vision=None, plain_rows=False):
     """Log-probs, entropies, loss and gradients of `groups` in rows of `budget` tokens."""
-    policy = make_policy(model, attention)
+    policy = make_policy(model, attention, plain=plain_rows)
     completions = [completion for group in groups for completion in group.completions]
     totals = Totals(sum(map(len, completions)), len(completions), 16)
     trained = {name: p for name, p in model.model.named_parameters() if p.requires_grad}
 
     rowed = groups if vision is None else [Group(vision.look([g.prompt])[0], g.completions) for g in groups]
     loss, packed = torch.zeros(()), {}
-    for row in fill_rows(split_groups(rowed, budget), budget):
+    for row in fill_rows(split_groups(rowed, budget, plain_rows), budget, plain=plain_rows):
         batch = pack(row)
         stats = policy(batch)
         weights = token_weights(batch.sequence, "sequence_mean", totals)
@@ -179,6 +179,24 @@ def test_more_rows_can_be_asked_for(load):
     assert [len(row) for row in fill_rows(parts, 10**6, at_least=2)] == [2, 1]
     assert [len(row) for row in fill_rows(parts, 10**6, at_least=7)] == [1, 1, 1]
     assert fill_rows([], 100) == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_plain_rows_equal_one_response_at_a_time(family, load):
+    """As shared rows do, above: several images in a prompt, none, and one; the vision tower is trained too."""
+    model = load(family, False, False)
+    groups = make_groups(model, [(3, [5, 1, 9]), (0, [4, 2]), (1, [3])])
+    assert_equal_to_one_by_one(model, groups, 10**6, plain_rows=True)
+
+
+def test_a_policy_of_plain_rows_refuses_shared_ones(load):
+    model = load("qwen2_5_vl", True, False)
+    groups = make_groups(model, [(0, [4, 2]), (1, [3])])
+    assert [len(row) for row in fill_rows(split_groups(groups, 10**6, True), 10**6, plain=True)] == [1, 1, 1]
+    policy = make_policy(model, plain=True)
+    for row in ([part] for part in split_groups(groups[:1], 10**6)), [split_groups(groups, 10**6, True)]:
+        with pytest.raises(ValueError, match="a plain row is one prompt and one response"):
+            policy(pack(next(iter(row))))
 
 
 def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):

@@ -171,6 +171,7 @@ ELSEWHERE = {
     " train.loss.siren.quantile train.optimizer.max_grad_norm train.optimizer.schedule train.optimizer.warmup_steps",
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"
     " rollout.prefetch",
+    "end_to_end/test_options.py": "train.rows",
     "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.keep_checkpoints log.rollouts_every"
     " reward.custom_failures",
     "train/test_best.py": "eval.best_by",

@@ -32,7 +32,7 @@ _EMMA_STRATEGY = {
     "(such as intermediate reasoning steps).",
 }
 _TEXT_COT = "Please reason step by step, and put your final answer within \\boxed{}."
-"""The instruction that Qwen's maths models are evaluated with, and with them most of the text sets."""
+"""The instruction that maths models are usually evaluated with, and with them most of the text sets."""
 _TEXT_SETS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
 _HINTS = {
     "text": "provide the correct option letter, e.g., A, B, C, D, at the end.",

@@ -50,7 +50,7 @@ from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
 from mmhicra.train.update.updates import UpdateCount
 from mmhicra.vlm.features import FrozenVision
-from mmhicra.vlm.loading import LoadedModel, load_policy, load_processor
+from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 from mmhicra.vlm.processing import ImageSize, PromptBuilder, warn_of_shrinking
 
 
@@ -133,6 +133,7 @@ def check_inputs(
     refuse_damaged_model(Path(config.model.path).expanduser())
     rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
     processor = load_processor(config.model)
+    refuse_unfit_rows(config, processor)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
     refused_path = folder.refused if accelerator.is_main_process else None
     problems = load_checked_problems(config, prompts, rewarder, terminal, refused_path)
@@ -146,6 +147,19 @@ def check_inputs(
         verifier=stack.enter_context(Verifier(config.reward.workers, TIME_LIMIT)),  # the limit of `mmhicra eval`
         callbacks=callbacks,
     )
+
+
+def refuse_unfit_rows(config: RunConfig, loaded: LoadedProcessor) -> None:
+    """Raise ConfigError if the model's family cannot be trained in rows as they are configured."""
+    family = loaded.family
+    if config.train.rows == "shared" and not family.shares_prompts:
+        raise ConfigError(
+            f"train.rows: shared lets the responses of a group share their prompt in a row, which models of the family "
+            f"{family.name} cannot do: set train.rows: plain"
+        )
+    patches = 0 if config.model.vision_frozen else family.patches_per_token(loaded.config)
+    if too_small := config.too_few_tokens(patches):
+        raise ConfigError(too_small)
 
 
 def make_trainer(
@@ -241,6 +255,7 @@ def make_policy(
         attention=choose(config.model.attention, accelerator.device, config.model.precision),
         nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
         always_runs_vision=accelerator.num_processes > 1 and not config.model.vision_frozen,
+        plain=config.train.rows == "plain",
     ).to(accelerator.device)
     reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
     if sharded(config, accelerator):

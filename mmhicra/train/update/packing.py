@@ -1,5 +1,7 @@
 """Groups -> flat rows: the prompt once, its responses after it, several groups one after another, no padding.
 
+With `train.rows: plain` a row is one prompt and one response: the reference that shared rows are tested against.
+
 A row is `[prompt incl. images][response 1]...[response G][next prompt]...`, and is one micro-batch. Each response sees
 its prompt and itself, and starts at the position where the prompt ends, so its log-probs are those of the response
 alone behind its prompt. Shapes: L tokens of a row, T response tokens of it.
@@ -79,8 +81,10 @@ class MicroBatch:
         return replace(self, **{name: value.to(device) for name, value in held.items() if value is not None})
 
 
-def split_groups(groups: Sequence[Group], budget: int) -> list[SubGroup]:
+def split_groups(groups: Sequence[Group], budget: int, plain: bool = False) -> list[SubGroup]:
     """Whole groups; one too large for `budget` becomes several sub-groups that repeat its prompt.
+
+    If `plain`, every completion is a sub-group of its own.
 
     Raises:
         ValueError: a prompt and one response exceed the budget (refused in the configuration, so a bug).
@@ -89,7 +93,7 @@ def split_groups(groups: Sequence[Group], budget: int) -> list[SubGroup]:
     for group in groups:
         completions: tuple[Completion, ...] = ()
         for completion in group.completions:
-            if completions and SubGroup(group.prompt, (*completions, completion)).size > budget:
+            if completions and (plain or SubGroup(group.prompt, (*completions, completion)).size > budget):
                 parts.append(SubGroup(group.prompt, completions))
                 completions = ()
             completions = (*completions, completion)
@@ -99,11 +103,14 @@ def split_groups(groups: Sequence[Group], budget: int) -> list[SubGroup]:
     return parts
 
 
-def fill_rows(parts: Sequence[SubGroup], budget: int, at_least: int = 1) -> list[list[SubGroup]]:
+def fill_rows(parts: Sequence[SubGroup], budget: int, at_least: int = 1, plain: bool = False) -> list[list[SubGroup]]:
     """As few rows as the budget allows, or `at_least` so many if there are parts enough, evenly filled.
 
-    The largest part first, each into the row with the most room. Deterministic; nothing is lost.
+    The largest part first, each into the row with the most room. Deterministic; nothing is lost. If `plain`, every part
+    is a row of its own.
     """
+    if plain:
+        return [[part] for part in parts]
     ordered = sorted(parts, key=lambda part: part.size, reverse=True)
     count = max(-(-sum(part.size for part in parts) // budget), min(at_least, len(parts)))
     while True:

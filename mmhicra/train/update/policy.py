@@ -30,6 +30,8 @@ class Policy(nn.Module):
         nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
         always_runs_vision: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it:
             one that skipped the tower would leave the others waiting for its part.
+        plain: rows are one prompt and one response each (`train.rows: plain`), which transformers' own causal attention
+            serves; `attention` is not used then.
     """
 
     banned: Tensor
@@ -46,6 +48,7 @@ class Policy(nn.Module):
         attention: str = "segments",
         nucleus: float | None = None,
         always_runs_vision: bool = False,
+        plain: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,19 +59,25 @@ class Policy(nn.Module):
         self.attention = attention
         self.nucleus = nucleus
         self.always_runs_vision = always_runs_vision
+        self.plain = plain
         # For good: gradient checkpointing asks for it again in the backward pass.
-        family.language_model(model).config._attn_implementation = registered(attention)
+        family.language_model(model).config._attn_implementation = "sdpa" if plain else registered(attention)
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: MicroBatch) -> TokenStats:
-        """Log-probs and entropies of the T response tokens of `batch`."""
+        """Log-probs and entropies of the T response tokens of `batch`.
+
+        Raises:
+            ValueError: the policy takes plain rows, and this one has several responses.
+        """
+        if self.plain and len(list(batch.layout.spans)) != 2:
+            raise ValueError("a plain row is one prompt and one response: pack with plain=True")
+        sharing = {} if self.plain else {"layout": batch.layout}
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             embedded = self.family.embed(
                 self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
             )
-            hidden, _ = self.family.hidden_states(
-                self.model, embedded, batch.positions.unsqueeze(1), None, layout=batch.layout
-            )
+            hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions.unsqueeze(1), None, **sharing)
             if self.always_runs_vision and batch.images is None:
                 hidden = hidden + 0.0 * self.family.dummy_vision_forward(self.model)
             states = hidden[0].index_select(0, batch.predictors)
