@@ -90,7 +90,8 @@ _CHANGES = frozenset(
 )
 """A little further on, these change a number: `5 cm less`, `3 hours and a half`, `40 % off 50`."""
 _PERCENT = {"percent", "percents", "percentage", "only", "exactly"}
-_EMPTY = ("are", "there", "is", "the", "of")
+_EMPTY = frozenset({"are", "there", "is", "the", "of"})
+"""Words that say nothing of what is counted."""
 _NEAR = 60
 """Characters beside a number that say what it is."""
 
@@ -235,13 +236,7 @@ def _counted(said: str, numbers: list[_Said], question: str) -> str | None:
 
 
 def _stems(text: str) -> frozenset[str]:
-    return frozenset(word.removesuffix("s") for word in _WORD.findall(text.lower())) - {
-        "are",
-        "there",
-        "is",
-        "the",
-        "of",
-    }
+    return frozenset(word.removesuffix("s") for word in _WORD.findall(text.lower())) - _EMPTY
 
 
 def _numbers_of(text: str) -> frozenset[str]:

@@ -8,13 +8,14 @@ solutions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mmhicra.rewards.notation import LONGEST_ANSWER, compact, plain
 
+Part = TypeVar("Part")
 Same = Callable[[str, str], bool | None]
 Shape = Literal["list", "lines", "set", "tuple", "bracket"]
 
@@ -77,14 +78,14 @@ def same_parts(gold: Parts, answer: Parts, same: Same, order: bool | None) -> bo
         return False
     labelled = _by_label(gold, answer)
     if labelled is not None:
-        return _all(same(one, other) for one, other in labelled)
+        return all_same(same(one, other) for one, other in labelled)
     named = not any(answer.labels) and _are_names(gold.labels)
     ordered = named or gold.shape == "tuple" or (gold.shape in ("lines", "list", "bracket") and order is True)
     if gold.shape == "lines" and order is None:
         ordered = not all(re.fullmatch(r"[A-J]", compact(item)) for item in gold.items)
     if ordered:
-        return _all(same(one, other) for one, other in zip(gold.items, answer.items, strict=True))
-    return _matching(gold.items, answer.items, same)
+        return all_same(same(one, other) for one, other in zip(gold.items, answer.items, strict=True))
+    return matching(gold.items, answer.items, same)
 
 
 def _read(spelt: str, every_comma: bool) -> Parts | None:
@@ -234,7 +235,8 @@ def _are_coordinates(labels: tuple[str, ...]) -> bool:
     return all(len(label) == 1 and label.islower() for label in labels) and list(labels) == sorted(set(labels))
 
 
-def _matching(gold: tuple[str, ...], answer: tuple[str, ...], same: Same) -> bool | None:
+def matching(gold: Sequence[Part], answer: Sequence[Part], same: Callable[[Part, Part], bool | None]) -> bool | None:
+    """Whether every part of the gold has a part of the answer to itself, in any order; None if `same` is not sure."""
     left, unsure = list(answer), False
     for item in gold:
         verdicts = [same(item, each) for each in left]
@@ -247,8 +249,9 @@ def _matching(gold: tuple[str, ...], answer: tuple[str, ...], same: Same) -> boo
     return None if unsure else True
 
 
-def _all(verdicts: object) -> bool | None:
-    found = list(verdicts)  # type: ignore[call-overload]
+def all_same(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all verdicts are True: False if one is False, None if one is not sure."""
+    found = list(verdicts)
     return False if False in found else None if None in found else True
 
 

@@ -20,7 +20,7 @@ from mmhicra.rewards.figures import read_letters, read_statement
 from mmhicra.rewards.intervals import is_certain, read_set, same_set
 from mmhicra.rewards.matrices import Matrix, read_matrix
 from mmhicra.rewards.notation import compact, plain, words
-from mmhicra.rewards.parts import Parts, read_parts, same_parts
+from mmhicra.rewards.parts import Parts, all_same, matching, read_parts, same_parts
 from mmhicra.rewards.probes import agree_everywhere
 from mmhicra.rewards.times import is_clock_shaped, read_clock, read_date, same_clock, same_date
 from mmhicra.rewards.units import MONEY, UNKNOWN, Unit
@@ -223,23 +223,13 @@ def _same_system(gold: Matrix, pair: _Comparison, answer: Matrix | None) -> bool
         return same_parts(expected, stated, pair.same, pair.question.order)
     if answer is None or len(answer.rows) != len(gold.rows):
         return False
-    left, unsure = list(answer.rows), False
-    for row in gold.rows:
-        verdicts = [_all_same(row, other, pair) for other in left]
-        if True in verdicts:
-            del left[verdicts.index(True)]
-        elif None in verdicts:
-            unsure = True
-        else:
-            return False
-    return None if unsure else True
+    return matching(gold.rows, answer.rows, lambda row, other: _all_same(row, other, pair))
 
 
 def _all_same(gold: Any, answer: Any, pair: _Comparison) -> bool | None:
     if len(gold) != len(answer):
         return False
-    verdicts = [pair.same(one, other) for one, other in zip(gold, answer, strict=True)]
-    return False if False in verdicts else None if None in verdicts else True
+    return all_same(pair.same(one, other) for one, other in zip(gold, answer, strict=True))
 
 
 def _by_set(pair: _Comparison) -> bool | None:
