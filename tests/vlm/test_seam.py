@@ -7,7 +7,7 @@ import mmhicra
 
 PACKAGE = Path(mmhicra.__file__).parent
 KNOWS = re.compile(
-    r"qwen|mimo|llava|internvl|gemma|grid_thw|pixel_values|m-?rope|rope_index|smart_resize|spatial_merge"
+    r"qwen|mimo|grid_thw|pixel_values|m-?rope|rope_index|smart_resize|spatial_merge"
     r"|expand\(3\b|models\.\w+_vl",
     re.IGNORECASE,
 )
