@@ -1,4 +1,4 @@
-"""The picture that the imports draw is that of docs/architecture.md: few rooms, no circle, arrows that point down."""
+"""The picture that the imports draw is that of docs/explanation/architecture.md."""
 
 from __future__ import annotations
 
