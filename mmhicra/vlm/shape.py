@@ -77,7 +77,7 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
     """
     decoder, tower = family.language_model(empty), family.vision_tower(empty)
     config, vision = decoder.config, tower.config
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = head_size(config)
     parameters = list(empty.parameters())
     if options.lora is None:
         family.freeze(empty, options.freeze)
@@ -118,6 +118,11 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         merged=merged,
     )
+
+
+def head_size(decoder: Any) -> int:
+    """Values of one attention head, from the configuration of a decoder."""
+    return getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
 
 
 def adapter_sizes(decoder: nn.Module, lora: LoraConfig) -> tuple[list[int], int]:

@@ -19,6 +19,7 @@ from mmhicra.rollout.vllm.engine import VLLMEngine
 from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
 from mmhicra.vlm.loading import LoadedModel
+from mmhicra.vlm.shape import head_size
 
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 """Weights are handed over, not sent."""
@@ -160,17 +161,11 @@ def refuse_head_size(loaded: LoadedModel) -> None:
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     sizes = CPUAttentionBackend.get_supported_head_sizes()
-    if head_size(loaded) not in sizes:
+    if (size := head_size(loaded.config.get_text_config())) not in sizes:
         raise ConfigError(
-            f"model.path {loaded.path} has attention heads of {head_size(loaded)}, and vLLM takes {sizes} on CPU: set "
+            f"model.path {loaded.path} has attention heads of {size}, and vLLM takes {sizes} on CPU: set "
             "rollout.engine to hf"
         )
-
-
-def head_size(loaded: LoadedModel) -> int:
-    """Of the decoder's attention."""
-    text: Any = loaded.config.get_text_config()
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int | None:
@@ -182,7 +177,7 @@ def kv_cache_bytes(config: RunConfig, loaded: LoadedModel, on_gpu: bool) -> int 
         return None
     text: Any = loaded.config.get_text_config()
     width = 2 if config.model.precision == "bf16" else 4
-    a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(loaded) * width
+    a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(text) * width
     longest = config.longest_sequence
     wanted = a_token * config.rollout.max_sequences * (longest + 256)  # a block more, which is never quite full
     return min(wanted, int(options.memory_fraction * machine_memory().free))

@@ -14,6 +14,7 @@ from torch import nn
 from mmhicra.core.records import Group
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.vlm.family import Family, VisionWork
+from mmhicra.vlm.shape import head_size
 from mmhicra.vlm.vision_work import count_linear
 
 WORTH = 0.02
@@ -41,10 +42,9 @@ class Work:
         """Of a model that is still whole (not sharded)."""
         decoder = family.language_model(model)
         config: Any = decoder.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             token=2.0 * count_linear(decoder),
-            pair=4.0 * config.num_hidden_layers * config.num_attention_heads * size,
+            pair=4.0 * config.num_hidden_layers * config.num_attention_heads * head_size(config),
             scored=2.0 * family.lm_head(model).weight.numel(),
             vision=family.vision_work(model),
         )
