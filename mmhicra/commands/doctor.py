@@ -1,4 +1,4 @@
-"""`mmhicra doctor`: look a configuration over before it is trained with."""
+"""`mmhicra doctor`: check a configuration before it is trained with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.doctor.terminal import as_dict, show_report
 
     sys.path.append(os.getcwd())  # custom rewards lie where the user stands, as in `mmhicra train`
-    with Console(stderr=True).status("looking") as status:
+    with Console(stderr=True).status("checking") as status:
 
         def progress(title: str, done: int, total: int) -> None:
             status.update(f"{title}: {done} of {total}" if total else title)

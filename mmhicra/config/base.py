@@ -34,7 +34,7 @@ Tokens = Annotated[int, Field(gt=0, le=LONGEST)]
 Drawn = Annotated[int, Field(gt=0, le=10**7)]
 """Problems that are drawn before the run: ten million take hours and all of the memory."""
 Pixels = Annotated[int, Field(gt=0, le=10**8)]
-"""Of one image; 100 million are more than Pillow decodes without a warning."""
+"""Pixels of one image; 100 million are more than Pillow decodes without a warning."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What torch, numpy and vLLM take alike: a signed 64-bit integer that is not negative."""
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -62,7 +62,7 @@ GiB = Annotated[float, Field(ge=0.0, le=1e5)]
 
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-"""Of `https://...`, `s3://...`, `file:/...`; a drive has one letter."""
+"""The start of an address: `https://...`, `s3://...`, `file:/...`; a drive has one letter."""
 
 
 def _check_path(path: str) -> str:

@@ -16,7 +16,7 @@ from mmhicra.core.errors import ConfigError, brief, one_line
 from mmhicra.core.yaml_text import MOST_BYTES, YamlError, read_yaml_text, write_yaml
 
 ALONE = {"data": {"max_prompt_tokens": 8192}, "eval": {"max_new_tokens": 4096}}
-"""Where a model is evaluated without a run's configuration; else the defaults of training hold."""
+"""What holds where a model is evaluated without a run's configuration; else the defaults of training hold."""
 MOST_NAMED = 10
 """Mistakes of one configuration that are named; of more, only their number is said."""
 _LONGEST_NAME = 60

@@ -69,5 +69,5 @@ class ModelConfig(Section):
 
     @property
     def vision_frozen(self) -> bool:
-        """Whether an image looks the same to the model for the whole run."""
+        """Whether the features of an image stay the same for the whole run."""
         return self.freeze.vision_tower and self.freeze.merger

@@ -1,4 +1,4 @@
-"""Grey images of more than 8 bits (medical and scientific pictures) as 8-bit grey, which is what a model sees.
+"""Grey images of more than 8 bits (medical and scientific pictures) as 8-bit grey, which is what a model takes.
 
 Pillow's own conversion clips at 255: almost every pixel of a 16-bit picture becomes white, and a float picture from
 0 to 1 becomes black. Here values are scaled by the range that the picture uses:

@@ -38,7 +38,7 @@ class QuestionNotTakenError(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to ask.
+    """The address of a language model, and how it is asked.
 
     Attributes:
         url: the base of an OpenAI-compatible API, e.g. `http://127.0.0.1:8000/v1`. It may have a user, a password and a

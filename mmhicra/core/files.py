@@ -22,7 +22,7 @@ WAY_OUT = "free or choose another run_folder"
 def writing(path: Path, way_out: str = WAY_OUT) -> Iterator[None]:
     """Turn a failed write (no permission, full disk, a folder that is gone) into one line that names the path.
 
-    torch and safetensors wrap the system's error in their own classes, so those are looked through.
+    torch and safetensors wrap the system's error in their own classes, so the wrapped error is searched for.
 
     Raises:
         RunFolderError: the write failed for a reason that lies outside the program; it says `way_out`.

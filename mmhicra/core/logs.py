@@ -4,7 +4,7 @@ mmhicra.train.loop.loop ---> mmhicra --+--> Terminal (rank 0 only, from its leve
                                        +--> LogFile: logs/rank_N.log (everything, with tracebacks)
 transformers, vllm, warnings --> root -+    (warnings; errors are shown as well)
 
-Logging never ends a run: what cannot be written is counted, and the count is written once there is room again.
+Logging never ends a run: what cannot be written is counted, and the count is written once there is space again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LogFile(logging.Handler):
             self._waiting.clear()
             return error.strerror or str(error)
         self.path = path
-        if not faulthandler.is_enabled():  # of crashes in C, e.g. a segmentation fault, which no handler here sees
+        if not faulthandler.is_enabled():  # of crashes in C, e.g. a segmentation fault, which no handler here gets
             faulthandler.enable(self._descriptor)
             self._faults = True
         while self._waiting:

@@ -68,7 +68,7 @@ def json_checksum(value: Any) -> str:
 
 
 def pack_times(times: dict[str, Any]) -> dict[str, Any]:
-    """Times with a checksum of their own."""
+    """Pack times together with a checksum of them."""
     return {**times, "checksum": json_checksum(json.loads(json_text(times)))}
 
 

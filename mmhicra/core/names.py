@@ -14,7 +14,7 @@ AdvantageScale = Literal["none", "std"]
 AlphaSignal = Literal["mass", "kl"]
 """What an adaptive alpha holds at its target: `hicra.alpha.AlphaController`."""
 PlanningParts = Literal["all", "thinking", "answer"]
-"""Where in a response planning is looked for: `hicra.planning`."""
+"""The part of a response that is searched for planning tokens: see `hicra.planning`."""
 FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
 """The form that `reward.format_weight` rewards: `rewards.reward.follows`."""
 EngineName = Literal["hf", "vllm"]

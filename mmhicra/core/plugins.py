@@ -49,7 +49,7 @@ def give_objects(objects: Sequence[object]) -> list[str]:
 def load_object(address: str, field: str, what: str = "object") -> object:
     """Import `package.module:object`, or `object` of a file `./my_file.py:object`.
 
-    Modules are also looked for where the user stands, after everything else, as `python -m` does.
+    Modules are also searched for in the working directory, after everything else, as `python -m` does.
 
     Args:
         address: of the plug-in.

@@ -1,4 +1,4 @@
-"""Problem -> Prompt -> Completion -> Group: the nouns that walk through the house.
+"""Problem -> Prompt -> Completion -> Group: the records that every phase of a step takes and gives.
 
 Shapes in docstrings: P prompt length (image placeholders expanded), R response length, N images of a prompt.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mmhicra.vlm.vision_inputs import VisionInputs
 
 IMAGE_PLACEHOLDER = "<image>"
-"""Where an image stands in `Problem.question`; one for each image."""
+"""The text that marks the place of an image in `Problem.question`, once for each image."""
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag that says how to turn an image to look at it, and its values that swap width and height."""
+"""The EXIF tag that says how an image is turned before it is shown, and its values that swap width and height."""
 
 LARGEST_IMAGE = 89_478_485
 """Pixels of an image that is decoded, 268 MB in RGB: where Pillow begins to warn of decompression bombs."""
@@ -115,7 +115,7 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 
 def _turned(image: Image.Image) -> tuple[int, int]:
-    """The size of an image as its metadata say to look at it."""
+    """The size of an image after the turn that its metadata ask for."""
     width, height = image.size
     return (height, width) if image.getexif().get(ORIENTATION, 1) in SIDEWAYS else (width, height)
 
@@ -149,13 +149,13 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A problem as the model sees it, made by ONE processor call (`vlm.processing`).
+    """A problem as the model gets it, made by ONE processor call (`vlm.processing`).
 
     Attributes:
         ids: un-expanded token ids, one placeholder token per image: what vLLM wants.
         expanded_ids: (P,) int64, each placeholder repeated once per merged image token.
         image_positions: (P,) bool, True where an image token stands.
-        vision: what the model's family made of the images and of the positions; only the family looks inside.
+        vision: what the model's family made of the images and of the positions; only the family reads it.
         images: the N resized images, in the order of their placeholders.
     """
 
@@ -199,7 +199,7 @@ class RewardRecord:
 
 @dataclass(eq=False)
 class Completion:
-    """One response and everything later rooms learn about it.
+    """One response and everything that later phases find out about it.
 
     Attributes:
         ids: R generated ids, the stop token included if one was sampled.

@@ -1,4 +1,4 @@
-"""Where the data that ships with mmhicra lies: configurations, Strategic Grams, the tiny VLMs, benchmark cards."""
+"""The data that ships with mmhicra: configurations, Strategic Grams, the tiny VLMs, benchmark cards."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def find_config(name: str) -> str:
     return str(shipped.relative_to(Path.cwd()) if shipped.is_relative_to(Path.cwd()) else shipped)
 
 
-def _shipped(room: str, name: str) -> Path:
-    for folder in _folders(room):
+def _shipped(kind: str, name: str) -> Path:
+    for folder in _folders(kind):
         if (folder / name).exists():
             return folder / name
     raise UserError(f"asset {name!r} is missing from this installation of mmhicra ({_PACKAGE}): reinstall mmhicra")
@@ -68,7 +68,7 @@ def checkout() -> Path | None:
     return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
 
 
-def _folders(room: str) -> list[Path]:
+def _folders(kind: str) -> list[Path]:
     root = checkout()
-    own = [root / room] if root else []
-    return [*own, Path(str(files("mmhicra").joinpath(_DATA, room)))]
+    own = [root / kind] if root else []
+    return [*own, Path(str(files("mmhicra").joinpath(_DATA, kind)))]

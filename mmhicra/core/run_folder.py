@@ -22,7 +22,7 @@ from mmhicra.core.manifest import remove_listed
 from mmhicra.core.step_names import step_name, step_of, steps_in
 
 OLD, REPLACED, DAMAGED = ".old", ".replaced", ".damaged"
-"""Suffixes of what is on its way out or was moved aside, of a checkpoint while another takes its name, and of one that
+"""Suffixes of what is being removed or was moved aside, of a checkpoint while another takes its name, and of one that
 cannot be used."""
 
 EVALUATION_FILES = ("*.responses.jsonl", "*.samples.jsonl", "*.json", f"*{PARTIAL}")
@@ -54,7 +54,7 @@ class RunFolder:
         return self.checkpoints / "best.json"
 
     def holds_run(self) -> bool:
-        """Whether a run has left results here; one that was refused at the door has not."""
+        """Whether a run has left results here; a run that was refused before it started has not."""
         return self.metrics.exists() or self.checkpoints.exists()
 
     def make(self) -> None:
@@ -67,7 +67,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def own_entries(self) -> list[Path]:
-        """All that a run and the commands that look at it write here, the configuration first."""
+        """All that a run and the commands that read it write here, the configuration first."""
         files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
         files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
         folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard, self.logs]
@@ -220,7 +220,7 @@ class RunFolder:
         return [number for number in range(1, step + 1) if number not in recorded]
 
     def sweep(self) -> None:
-        """Remove what a kill left unfinished: `.partial` files and checkpoints, and checkpoints on their way out."""
+        """Remove what a kill left unfinished: `.partial` files and checkpoints, and those being removed."""
         with writing(self.path):
             for file in (self.config, self.metrics, self.summary, self.refused, self.trackers, self.best):
                 file.with_name(file.name + PARTIAL).unlink(missing_ok=True)

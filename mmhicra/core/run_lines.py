@@ -90,7 +90,7 @@ def rollout_fault(record: dict[str, Any]) -> str | None:
 
 
 def failed_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with a line of `rollouts/step_*.jsonl` for those who look at failures, which is less."""
+    """What is wrong with a line of `rollouts/step_*.jsonl` for a command that reads failures only."""
     return _fault(_FAILED, record)
 
 

@@ -20,7 +20,7 @@ MOST_VALUES = 5000
 DEEPEST = 24
 """Levels of nesting. A resolved configuration has 5."""
 _MOST_DIGITS = 40
-"""Of an integer; a signed 64-bit integer has 19."""
+"""Digits that an integer may have; a signed 64-bit integer has 19."""
 
 _PREFIX = "tag:yaml.org,2002:"
 _PLAIN: dict[str, tuple[re.Pattern[str], str]] = {

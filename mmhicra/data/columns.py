@@ -1,6 +1,6 @@
 """Which column plays which role, and which columns nobody reads although they hold something.
 
-A column of images, choices, video or audio that no role takes would change the problems in silence: images and choices
+A column of images, choices, video or audio that no role takes would change the problems silently: images and choices
 are recognised by their names where only one column can be meant, and refused otherwise.
 """
 
@@ -49,7 +49,7 @@ _IMAGE_ENDING = re.compile(r"[^\n]+\.(png|jpe?g|gif|webp|bmp|tiff?|avif|heic|jp2
 _BASE64_IMAGE = ("data:image/", "iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
 _LONGEST_PATH = 1000
 DEEPEST = 8
-"""Levels of lists and objects in a cell that are looked into."""
+"""Levels of lists and objects in a cell that are searched."""
 
 _GUESSES = {
     "question": ("question", "problem", "query", "prompt", "instruction", "input", "text"),
@@ -204,7 +204,7 @@ class Unread:
     Attributes:
         columns: those columns.
         used: role -> the columns that are read for it.
-        settled: roles that the configuration decides; their columns are not looked for.
+        settled: roles that the configuration decides; their columns are not searched for.
         found: role -> the first column that holds something for it, and its row.
     """
 
@@ -213,8 +213,8 @@ class Unread:
     settled: frozenset[str] = frozenset()
     found: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def look(self, cells: Mapping[str, Any], where: str) -> None:
-        """Look at one more row."""
+    def inspect(self, cells: Mapping[str, Any], where: str) -> None:
+        """Note what one more row holds that no role takes."""
         for role in {"images", "choices"} - self.settled - self.found.keys():
             read = [cell for column in self.used.get(role, ()) if not is_empty(cell := find_cell(cells, column))]
             for column in self.columns:

@@ -276,7 +276,7 @@ def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) ->
     refused: list[RefusedRow] = []
     for row in islice(table.rows(), limit):
         try:
-            unread.look(row.cells, row.where)
+            unread.inspect(row.cells, row.where)
             problem = reader.read(row)
             if problem.id in problems:
                 raise DataError(

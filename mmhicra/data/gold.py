@@ -62,7 +62,7 @@ def read_answer(
     Args:
         cell: text, a number, or a list of one of them; with `kind` text also a list or an object, kept as JSON.
         choices: what a multiple-choice answer must name.
-        prefer_text: look for the answer among the texts of the choices before reading it as a letter.
+        prefer_text: search the texts of the choices for the answer before reading it as a letter.
         kind: as the configuration says; None tells it from the answer.
         by: how the answer names its choice, see `data.choice_answer`.
 
@@ -102,7 +102,7 @@ def _as_json(cell: Any) -> str:
 
 
 def _by_form(answer: str) -> tuple[str, AnswerKind]:
-    """The answer and the kind that it looks like."""
+    """The answer, and the kind that its writing suggests."""
     if letter := _LONE_LETTER.fullmatch(answer):
         return letter[1], "choice"
     if _NUMBER.fullmatch(answer):

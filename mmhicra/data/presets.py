@@ -37,7 +37,7 @@ from mmhicra.data.rows import Row, Table
 from mmhicra.data.text import fault_in, printable, shorten
 
 SAMPLE = 64
-"""Rows that are looked at to tell which columns hold images and chats."""
+"""Rows that are read to tell which columns hold images and chats."""
 LONGEST_ID = 300
 _SCALAR = str | int | float | Decimal | date | uuid.UUID
 
@@ -117,7 +117,7 @@ class Reader:
         return cell if isinstance(cell, str) else ""
 
     def watch(self) -> Unread:
-        """What looks at the columns that nobody reads."""
+        """What watches the columns that no role reads."""
         settled = frozenset(role for role in ("images", "choices") if getattr(self.config, role) is not None)
         used = {role: [*self.columns.get(role, ()), *self.spare.get(role, ())] for role in ("images", "choices")}
         return Unread(self.unread, used, settled)

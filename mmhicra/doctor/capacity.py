@@ -15,7 +15,7 @@ from mmhicra.vlm.shape import ModelShape
 SPARE_TOKENS = 256
 """A block more that vLLM's CPU build is given for every sequence (`rollout.vllm_loading`)."""
 USABLE = 0.92
-"""Of the free memory: allocators leave holes, and libraries take their own share."""
+"""The share of the free memory that is planned with: allocators leave holes, and libraries take their own share."""
 
 
 def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device, processes: int) -> Load:

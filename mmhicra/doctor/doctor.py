@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmhicra.vlm.processing import PromptBuilder
 
 Progress = Callable[[str, int, int], None]
-"""Told the title of a check, and how much of it is done, of how much."""
+"""A function that is told the title of a check, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)

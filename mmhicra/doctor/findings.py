@@ -30,7 +30,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that stands in the way of the run, or spoils what it learns.
+    """Something that stops the run, or spoils what it learns.
 
     Attributes:
         kind: what kind it is, e.g. `prompt over length`; the same for the same mistake.
@@ -62,7 +62,7 @@ class CheckResult:
         summary: one line, what was found.
         facts: numbers and names, JSON-able.
         grids: tables for the terminal.
-        notes: what is worth knowing and stands in nobody's way.
+        notes: what is worth knowing and stops nothing.
         doubts: what lets the run start and may spoil what it learns; such a check is not well.
         because: why it was not made, empty if it was.
         passable: whether later checks can build on it although it has faults.
@@ -103,7 +103,7 @@ class Report:
 
     @property
     def faults(self) -> list[Fault]:
-        """Of all checks, in their order."""
+        """The faults of all checks, in their order."""
         return [fault for check in self.checks for fault in check.faults]
 
     @property
@@ -113,5 +113,5 @@ class Report:
 
     @property
     def doubts(self) -> list[str]:
-        """Of all checks, in their order."""
+        """The doubts of all checks, in their order."""
         return [doubt for check in self.checks for doubt in check.doubts]

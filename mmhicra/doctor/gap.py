@@ -15,7 +15,7 @@ from mmhicra.train.update.policy import Policy
 
 ROLLOUTS = 8
 TOKENS = 256
-"""Of a rollout at most: a gap shows early."""
+"""The most tokens of one rollout: a gap shows early."""
 
 
 def check_gap(

@@ -14,7 +14,7 @@ from mmhicra.rewards.reward import Rewarder
 BATCH = 512
 NONSENSE = "?"
 NONSENSE_CHECKED = 64
-"""So many problems are answered by nonsense as well: a reward that pays for it teaches nothing."""
+"""Problems that are answered by nonsense as well: a reward that pays for it teaches nothing."""
 
 
 def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = None) -> CheckResult:

@@ -19,7 +19,7 @@ ACTIVATION_FACTOR = 1.25
 """The measured peak of an update lies between estimate / factor and estimate x factor (tests/doctor/test_memory.py)."""
 
 FLOAT, HALF, DOUBLE = 4, 2, 8
-"""Bytes."""
+"""Bytes of one value in float32, bfloat16 and float64."""
 
 Phase = Literal["update", "optimizer step", "rollout", "evaluation"]
 
@@ -37,7 +37,7 @@ class Load:
         reference: a frozen copy is kept for the KL term.
         processes: that train together.
         shard: weights, gradients and optimizer state are split over them.
-        cuda: the optimizer updates all tensors at once, which takes room.
+        cuda: the optimizer updates all tensors at once, which takes memory.
         embedded: rollouts use the trained model itself; else `engine` says what the engine takes.
         engine: bytes of an engine beside the model.
         engine_rests: it gives them back while the model is trained.
@@ -128,7 +128,7 @@ class Plan:
     phases: dict[Phase, dict[str, int]]
 
     def total(self, phase: Phase) -> int:
-        """Of one phase, what is held throughout included."""
+        """Bytes of one phase, what is held throughout included."""
         return sum(self.held.values()) + sum(self.phases[phase].values())
 
     @property
@@ -244,7 +244,7 @@ def passing_in_a_layer(shape: ModelShape, load: Load) -> int:
 
 
 def tower_activations(shape: ModelShape, load: Load) -> int:
-    """Of the vision tower; a frozen one keeps nothing, and has looked before."""
+    """Bytes that the vision tower keeps for its backward pass; a frozen one keeps nothing."""
     width = HALF if load.half else FLOAT
     saved = shape.tower_layers * shape.tower_saved + shape.merger_saved + shape.patch_values
     return load.micro_patches * width * saved
@@ -290,7 +290,7 @@ def slots(response: int) -> tuple[int, int]:
 
 
 def prefill(shape: ModelShape, load: Load) -> int:
-    """One forward pass over all prompts that decode together, or over the images that are looked at together."""
+    """One forward pass over all prompts that decode together, or over the images that are encoded together."""
     width = HALF if load.half else FLOAT
     tokens = load.sequences // load.group * load.prompt
     text = tokens * (width * (3 * shape.inner + 2 * shape.query) + 3 * FLOAT * shape.hidden)
@@ -336,7 +336,7 @@ def most_sequences(shape: ModelShape, load: Load, capacity: int, phase: Phase) -
 
 
 def _largest(fits: Callable[[int], bool], least: int, most: int, step: int) -> int | None:
-    """The largest number from `least` to `most` that fits, on multiples of `step` where there is room for that."""
+    """The largest number from `least` to `most` that fits, on multiples of `step` where one of them lies in between."""
     if not fits(least):
         return None
     if fits(most):

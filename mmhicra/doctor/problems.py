@@ -29,7 +29,7 @@ class Reader:
     """Reads the problems of a run and remembers what its checks saw.
 
     Attributes:
-        builder: None if the processor could not be loaded; lengths are then not looked at.
+        builder: None if the processor could not be loaded; lengths are then not checked.
         verifier: decides whether a gold can be used.
         loaded: the problems, None before `read` or if there are none.
         sizes: prompt sizes by problem id.
@@ -162,7 +162,7 @@ def _remedy_of(message: str) -> Remedy:
 
 
 def too_many_refused(reader: Reader) -> bool:
-    """Whether training would stop at the door."""
+    """Whether training would be refused before it starts."""
     allowed = reader.config.data.max_refused_share
     for name, rows, used in reader.loaded.shares if reader.loaded else ():
         try:

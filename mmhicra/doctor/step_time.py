@@ -1,4 +1,4 @@
-"""The longest step to expect: every prompt as long as the longest, every response to its limit, at a measured times."""
+"""The longest step to expect: prompts as long as the longest, responses to their limit, at the measured speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmhicra.train.update.packing import SubGroup, fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
 
 SHORT, LONG = 2, 18
-"""Response tokens of the two rollouts whose difference is the times of decoding."""
+"""Response tokens of the two rollouts whose difference gives the seconds of one decoded token."""
 
 
 @dataclass(frozen=True)

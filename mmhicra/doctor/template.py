@@ -16,7 +16,7 @@ from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.loading import LoadedProcessor
 
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
-"""Where a model's folder may keep one. transformers, vLLM and serving tools do not agree on which comes first."""
+"""The files of a model that may hold a template. Libraries and servers do not agree on which of them comes first."""
 
 MARKER = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>|\[/?INST\]")
 """What templates put around turns."""
@@ -111,7 +111,7 @@ def _check_end(check: CheckResult, config: RunConfig, loaded: LoadedProcessor, t
 
 
 def _end_tokens(loaded: LoadedProcessor) -> list[str]:
-    """As `LoadedModel.end_token_ids`, before the weights are loaded."""
+    """The same as `LoadedModel.end_token_ids`, before the weights are loaded."""
     own: Any = loaded.tokenizer.eos_token_id
     ends: Any = None
     if cached_file(loaded.path, "generation_config.json", _raise_exceptions_for_missing_entries=False):

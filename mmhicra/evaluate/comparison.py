@@ -39,7 +39,7 @@ class Comparison:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields for JSON, those of the interval among them."""
         fields: dict[str, Any] = {}
         for name, value in vars(self).items():
             fields |= self.difference.as_dict(name) if name == "difference" else {name: value}

@@ -1,4 +1,4 @@
-"""Questions as a model is asked them: chosen by the configuration, written as prompts, checked at the door."""
+"""Questions as a model gets them: chosen by the configuration, written as prompts, checked before any answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QuestionSet:
         card: the benchmark's.
         prompt: name of the prompt.
         items: the questions, in the order of their source.
-        problems: what the model sees of each, in the same order.
+        problems: what the model gets of each, in the same order.
     """
 
     options: BenchmarkConfig
@@ -45,7 +45,7 @@ class QuestionSet:
         return self.benchmark.name
 
     def facts(self) -> dict[str, object]:
-        """For a result file: which questions these are, and a hash of their ids and prompts in order."""
+        """The facts for a result file: which questions these are, and a hash of their ids and prompts in order."""
         digest = hashlib.sha256()
         for problem in self.problems:
             digest.update(f"{problem.id}\0{problem.question}\0".encode())

@@ -10,7 +10,7 @@ from mmhicra.evaluate.scoring.score import Scores
 
 
 def sample_path(result: Path) -> Path:
-    """Where the lines of a result stand: `x.json` -> `x.samples.jsonl`."""
+    """The file with the lines of a result: `x.json` -> `x.samples.jsonl`."""
     return result.with_suffix(".samples.jsonl")
 
 

@@ -82,7 +82,7 @@ def benchmark_prompts(config: RunConfig, model: LoadedProcessor) -> PromptBuilde
 
 
 def benchmark_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
-    """From the whole vocabulary, at the evaluation's temperature and length.
+    """Sampling from the whole vocabulary, at the evaluation's temperature and length.
 
     Raises:
         ConfigError: several samples of a greedy model are asked for, or see `sampling_of`.

@@ -21,7 +21,7 @@ POLL_SECONDS = 1.0
 LOG = "output.txt"
 
 Progress = Callable[[int, int, str], None]
-"""Told (steps done, steps in all, what runs) while the runs work."""
+"""A function that is told (steps done, steps in all, what runs) while the runs work."""
 
 
 class LabError(UserError):
@@ -45,7 +45,7 @@ class LabRun:
 
     @property
     def name(self) -> str:
-        """For people, e.g. `hicra, seed 3`."""
+        """The name for people, e.g. `hicra, seed 3`."""
         return f"{self.method}, seed {self.seed}"
 
     def finished(self) -> bool:

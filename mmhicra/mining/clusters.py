@@ -19,7 +19,7 @@ HDBSCAN_DIMENSIONS = 16
 MINIBATCH_ABOVE = 20_000
 """n-grams from which k-means goes by batches: a full pass costs n * k, and k grows with n."""
 WARD_PART = 5000
-"""n-grams of a part, on average, that Ward's method sees together: its time and memory grow with their square."""
+"""n-grams of a part, on average, that Ward's method takes together: its time and memory grow with their square."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The reward audit: what verdicts were given and why, and the responses that a person should look at."""
+"""The reward audit: what verdicts were given and why, and the responses that a person should read."""
 
 from __future__ import annotations
 

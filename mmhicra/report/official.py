@@ -11,7 +11,7 @@ from typing import Any
 from mmhicra.evaluate.benchmarks.mathvision_rules import LETTERS, extract_official, is_correct
 
 LONGEST = 20_000
-"""Characters of a response that are looked at, its end."""
+"""Characters of a response that are searched, at its end."""
 SHOWN = 60
 """Disagreements that are listed."""
 ANSWER = 200

@@ -37,7 +37,7 @@ def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda p
         UserError: a run cannot be read, or the page not be written.
     """
     data = page_data([read_run(path) for path in paths], progress)
-    write_whole(out, render(data), "free it or choose another --out")  # a browser never sees half a page
+    write_whole(out, render(data), "free it or choose another --out")  # a browser never gets half a page
     return data["missing"]
 
 

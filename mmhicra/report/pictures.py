@@ -70,7 +70,7 @@ class Pictures:
 
 
 def image_folders(run: RunData) -> list[Path]:
-    """Where the run's image paths may start."""
+    """The folders that the run's image paths may start from."""
     named = [run.setting("data", name) for name in ("image_folder", "source", "eval_source")]
     paths = [Path(name) for name in named if isinstance(name, str) and name and "\0" not in name]
     return [path if path.is_dir() else path.parent for path in paths if path.exists()]

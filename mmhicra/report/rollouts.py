@@ -17,7 +17,7 @@ BUDGET = 8_000_000
 """Bytes of all rollouts on the page."""
 
 Progress = Callable[[str, int, int], None]
-"""Told (phase, done, total)."""
+"""A function that is told (phase, done, total)."""
 
 
 def read_all_rollouts(run: RunData, progress: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mmhicra.report.page import write_report
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """What this machine calls itself."""
 LOOK_EVERY = 2.0
-"""Seconds between looks at the run folder."""
+"""Seconds between two readings of the run folder."""
 
 
 class Follower:

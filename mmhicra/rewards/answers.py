@@ -64,7 +64,7 @@ _STOP_TOKENS = ("</s>", "<eos>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>")
 _LONGEST_CLAUSE = 300
 _LONGEST_JOINT = 60
 _MOST_PHRASES = 1000
-"""Of a response that are looked at, from its end: so many empty ones are no answer but a loop."""
+"""Phrases of a response that are read, from its end: so many empty ones are no answer but a loop."""
 _LONGEST_BARE_ANSWER = 80
 
 GUESSES = frozenset({"last option", "last number", "last statement"})
@@ -105,7 +105,7 @@ def extract(
 
     Args:
         response: what the model wrote, hostile or not.
-        kind: `choice` adds the rules that look for option letters.
+        kind: `choice` adds the rules that find option letters.
         loose: for evaluation, never for rewards. A `phrase` or `bold` without a number does not count where a number is
             wanted, and as a last resort the answer is guessed (`GUESSES`; see `fallback_extraction`).
         question: its numbers are no answer if there are others. Only read with `loose`.
@@ -275,7 +275,7 @@ def _choice_phrase(text: str, wanted: Callable[[str], bool] = bool) -> str | Non
 
 
 def _clause(text: str, start: int) -> str:
-    """From `start` to the end of the sentence or line; the next line if this one is empty (a heading `Answer:`)."""
+    """The text from `start` to the end of the sentence or line; the next line if this one is empty."""
     ahead = text[start : start + _LONGEST_CLAUSE].lstrip(" \t\r\n*_:：#")
     for opening, closing in ((r"\[", r"\]"), ("$$", "$$")):  # display mathematics may span lines
         if ahead.startswith(opening):

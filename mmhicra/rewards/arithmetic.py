@@ -14,7 +14,7 @@ from fractions import Fraction
 
 Amount = Fraction | float
 MOST_BITS = 40_000
-"""Of a numerator or denominator; 2004! has 19,100."""
+"""Bits of a numerator or denominator; 2004! has 19,100."""
 
 _MOST_FACTORIAL = 3000
 _DEEPEST = 30

@@ -1,7 +1,7 @@
 """Calls of a user's functions that are waited for so long and no longer.
 
-A thread cannot be ended from outside. One that does not return in time is left behind: what it still does is not looked
-at, and it does not keep the process from ending. A function that never gives the interpreter up cannot be bounded so.
+A thread cannot be ended from outside. One that does not return in time is left behind: what it still does is not
+read, and it does not keep the process from ending. A function that never gives the interpreter up cannot be bounded so.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _MOST_EXPANDED = 12
 """The largest power of a sum that is multiplied out."""
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _SEARCHED = 32
-"""Values of one symbol among which a zero of an equation is looked for."""
+"""Values of one symbol among which a zero of an equation is searched for."""
 _SECANTS = 12
 """Steps of the secant method before that search."""
 _HALVINGS = 60
@@ -144,7 +144,7 @@ def _is_point(interval: Expression, other: Any) -> bool:
 
 
 def _elements(expression: Any) -> list[Expression]:
-    """Of a list, set or tuple of scalars, or of one scalar; none of anything else."""
+    """The elements of a list, set or tuple of scalars, or of one scalar; none of anything else."""
     listed = isinstance(expression, sympy.FiniteSet | sympy.Tuple)
     elements = list(expression.args) if listed else [expression]
     return elements if _are_scalars(*elements) and not any(map(_is_percent_or_float, elements)) else []
@@ -188,7 +188,7 @@ def _zero_is_its_own(one: Expression, other: Expression) -> bool:
 
 
 def _zero(one: Expression, point: dict[Any, Any], symbol: Expression) -> tuple[Any, Any] | None:
-    """Where `one` is 0 as a function of `symbol`, and a place nearby where it is not."""
+    """A point at which `one` is 0 as a function of `symbol`, and a place nearby where it is not."""
     before, at = (_real(sympy.Rational(n, 13), {}) for n in (17, 29))
     first = at
     try:
@@ -224,7 +224,7 @@ def _bracket(one: Expression, point: dict[Any, Any], symbol: Expression) -> tupl
 
 
 def _bisect(one: Expression, point: dict[Any, Any], symbol: Expression, low: Any, high: Any) -> Any:
-    """Where `one` changes its sign between two values; somewhere between them if it has gaps there."""
+    """A point at which `one` changes its sign between two values; somewhere between them if it has gaps there."""
     low, high = (_real(symbol, {symbol: end}) for end in (low, high))
     try:
         rising = _real(one, {**point, symbol: high}) > 0

@@ -1,4 +1,4 @@
-"""Reward functions of the user's own: found, checked at the door, called, and what their failures mean.
+"""Reward functions of the user's own: found, checked before the run, called, and what their failures mean.
 
 A function is called as `f(problem, completion, record_so_far)` and returns a finite number. One that raises is called
 again; one that keeps failing on a completion costs its whole group the signal, since a group is compared within itself.
@@ -22,7 +22,7 @@ from mmhicra.rewards.calls import Calls, CallsClosed, Overdue, Raised
 CustomReward = Callable[[Problem, Completion, RewardRecord], float]
 
 LARGEST_REWARD = 1e6
-"""Of what a custom function returns, of its weighted term, and of a completion's whole reward, either sign.
+"""The most that a custom function may return, its weighted term be, and a completion's whole reward be; either sign.
 
 Advantages are float32, which at 1e6 still tells rewards apart that differ by 0.06; from 1.7e7 on a right answer's 1 is
 lost in rounding. Nobody means such a reward, and the square of a gradient in proportion to 1e20 is infinite.

@@ -54,7 +54,7 @@ _ALTERNATIVE = re.compile(
     re.IGNORECASE,
 )
 _DASH = re.compile(r"\s?[-–]\s?|")
-"""Between the ends of a range; where an equals sign stands, it subtracts."""
+"""What stands between the ends of a range; where an equals sign stands, it subtracts."""
 _BETWEEN = re.compile(r"\bbetween[\s*$]{1,4}\S{1,20}[\s*$]{1,4}and\b", re.IGNORECASE)
 _DETERMINED = re.compile(r"\b(?:the|these|those|any|each|every|both|all|same|first|last|other|of)\s$", re.IGNORECASE)
 _COUNTING = re.compile(r"\b(?:has|have|had|see|count|contains?|shows?|only|just|exactly)\s$", re.IGNORECASE)

@@ -124,7 +124,7 @@ def guess_yes_or_no(text: str, question: str) -> str | None:
 
 
 def _guess_yes_or_no(text: str, choices: Sequence[str], question: str) -> str | None:
-    """By a marked letter, the statement of the question, else by "yes" or "no" itself."""
+    """Yes or no by a marked letter, the statement of the question, else by "yes" or "no" itself."""
     sentences = list(sentences_backwards(text, question))
     for sentence in sentences:
         letters = _letters(sentence, choices)

@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 
 LONGEST_ANSWER = 1000
-"""Characters of an answer or a gold that are looked at; a longer one is refused, not cut."""
+"""Characters of an answer or a gold that are read; a longer one is refused, not cut."""
 
 _PLAIN_ALREADY = re.compile(r"[+-]?\d{1,40}(?:\.\d{1,40})?|[A-Za-z]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -111,7 +111,7 @@ _PUNCTUATION = re.compile(r"[^\w\s+\-*/^=<>%°.()\[\]]|(?<!\d)\.|\.(?!\d)|_")
 
 
 def brace_pairs(text: str) -> dict[int, int]:
-    """Where each balanced `{` closes, escaped braces left out; linear in the text however hostile it is."""
+    """The index at which each balanced `{` closes, escaped braces left out; linear in the length of any text."""
     pairs: dict[int, int] = {}
     still_open: list[int] = []
     for match in _BRACE.finditer(text):

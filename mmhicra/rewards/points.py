@@ -17,16 +17,16 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 Expression = Any
-"""Of sympy, whose own annotations say too little to check anything by."""
+"""An expression of sympy, whose own annotations say too little to check anything by."""
 Value = Any
 """An `mpf` or `mpc` of the context at hand."""
 
 _MOST_BITS = 10**6
 """Binary digits of an integer exponent's result or a literal that is still worked out exactly elsewhere."""
 _LARGEST_ARGUMENT = 2.0**64
-"""Of an exponential, a factorial or an angle."""
+"""The largest argument of an exponential, a factorial or an angle that is worked out."""
 _MOST_TERMS = 500
-"""Of a sum or product."""
+"""Terms of a sum or product that are worked out."""
 _NEAR_A_JUMP = 1e-15
 """How near to a jump of a function, relative to its argument, a value is not trusted."""
 
@@ -252,5 +252,5 @@ def _context(bits: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _fraction(name: str, number: int) -> Expression:
-    """Between 0.3 and 2.7."""
+    """A fraction between 0.3 and 2.7 that the name and the number choose."""
     return sympy.Rational(random.Random(f"{name} {number}").randint(3_000_000, 27_000_000), 10_000_019)

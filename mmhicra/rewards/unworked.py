@@ -15,7 +15,7 @@ from mmhicra.rewards.values import read_value
 TOO_LARGE = "a number too large to be worked out"
 """What a record says of it."""
 LARGEST_EXPONENT = 99_999
-"""Of a power that is worked out; `2^{99999}` has 30 103 digits."""
+"""The largest exponent of a power that is worked out; `2^{99999}` has 30 103 digits."""
 
 _TOWER = re.compile(r"(?:\^[\s{(]*[-+]?\s*[\d,]+)+")
 _FACTORIALS = (

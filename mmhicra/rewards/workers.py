@@ -26,7 +26,7 @@ from mmhicra.rewards.verify import Outcome, Query, decide, verify
 _START_LIMIT = 120.0
 """Seconds that a worker may take to import sympy; far more than it needs, so that a slow disk is no verdict."""
 _PATIENCE = 20.0
-"""Times its limit that a worker may take by the clock on the wall, should the kernel not have ended it."""
+"""The wall-clock time that a worker may take, as a multiple of its limit, should the kernel not have ended it."""
 _MEMORY = 2 * 2**30
 """Bytes of address space that a worker may take."""
 _MOST_STARTS = 3
@@ -38,7 +38,7 @@ _MOST_DEATHS = 2
 class Verifier:
     """Decides queries in order, those that need algebra in worker processes.
 
-    Workers are fresh interpreters that import this room and nothing else: no fork of a process with torch threads, no
+    Workers are fresh interpreters that import `rewards` and nothing else: no fork of a process with torch threads, no
     second import of the main program as `multiprocessing` would do. They start when first needed, so numbers, options
     and texts cost no process. Usable from any thread; one batch at a time.
 
@@ -232,7 +232,7 @@ class _Worker:
         return said if isinstance(said, Outcome) else None
 
     def overdue(self) -> Outcome | None:
-        """The outcome of a query that has taken too long by the clock on the wall; a start that has is a death."""
+        """The outcome of a query that has taken too long in wall-clock time; a start that has counts as a death."""
         if time.monotonic() < self.deadline:
             return None
         if self.stage == "starting":

@@ -39,7 +39,7 @@ from mmhicra.data.generated.tasks import Configuration
 from mmhicra.data.generated.visual_math import GIVE_UP_AFTER, HELD_OUT_PER_MILLE, ErrorKind, Split, WrongStep
 
 Choices = Sequence[Sequence[str]]
-"""For each row that counts, the plans announced in turn; the last is adopted, the others are doubted."""
+"""The plans announced in turn for each row that counts; the last is adopted, the others are doubted."""
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "careful": ("Step by step:", "Let's break this down:"),
@@ -189,7 +189,7 @@ def check_steps(response: str, problem: Problem) -> WrongStep | None:
 def error_kind(response: str, problem: Problem) -> ErrorKind:
     """Why a response fails: the first place where it leaves every correct solution decides.
 
-    Rows are walked from the top. A row that is missing, unannounced, surplus or whose adopted plan is not the right one
+    Rows are read from the top. A row that is missing, unannounced, surplus or whose adopted plan is not the right one
     is an error of `planning`; a wrong value in the work of the adopted plan, in the sum or in the box one of
     `execution`. Where a row has both, the plan comes first. What a doubted attempt wrote does not matter.
     A response cut short is wrong where it stops; one whose values are all right, but which failed, is unreadable: an

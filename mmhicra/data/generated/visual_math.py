@@ -13,7 +13,7 @@ Every image is 84x84 pixels, a square of three rows and columns of cells (see `v
 
 A solution follows one of four plans, and says which by a Strategic Gram of the published list:
 
-* `careful` writes down what it sees, then computes in small steps: right whenever it is carried out well.
+* `careful` writes down what the image shows, then computes in small steps: right whenever it is carried out well.
 * `short` computes at once: the same mathematics with fewer words, less reliable where there is much to see.
 * `guess` makes an assumption that few images fit: a wrong plan, even when carried out perfectly.
 * `check` guesses, doubts, and goes the careful way: right, but twice as long.
@@ -268,5 +268,5 @@ def _told(route: Route) -> dict[str, object]:
 
 
 def _values(routes: Mapping[str, Route]) -> dict[str, str]:
-    """What a careful look at the image reads off, by name."""
+    """What a careful reading of the image gives, by name."""
     return {step.name: step.value for step in routes["careful"] if isinstance(step, Step)}

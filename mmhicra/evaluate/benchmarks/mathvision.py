@@ -14,7 +14,7 @@ from mmhicra.evaluate.scoring.robust import blank_record
 from mmhicra.rewards.answers import Extraction, final_text
 
 _LONGEST_RESPONSE = 100_000
-"""Of a response the official rules look at; a longer one keeps its end, where answers stand."""
+"""Characters of a response that the official rules search; a longer one keeps its end, where answers stand."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class MathVision:
 
 
 def _method(response: str) -> str:
-    """Where the official rules look; whatever they do not recognise is an answer as a whole."""
+    """The place where the official rules find the answer; what they do not recognise is an answer as a whole."""
     if "oxed{" in response:
         return "boxed"
     if "answer is" in response or "answer should be" in response:

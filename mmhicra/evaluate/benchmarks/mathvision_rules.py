@@ -24,7 +24,7 @@ _DELETED_FROM_ANSWERS = (
     ("bmatrix", "pmatrix"),
     *(r"\left", r"\right", r"^{\circ}", r"^\circ", "{m}^3", "m^3", "{units}", "units", "{km}", "km"),
 )
-"""In this order: deleted, or replaced by the second of a pair."""
+"""What is changed, in this order: deleted, or replaced by the second of a pair."""
 
 _DELETED_AS_IN_MATH = (
     *("\n", r"\!"),

@@ -27,7 +27,7 @@ from mmhicra.rewards.values import read_value
 IntegerRule = Literal["legacy", "current"]
 
 KEYS = ("question_type", "answer_type", "language", "source", "category", "task", "context", "grade", "skills")
-"""Of the official score files, in their order."""
+"""The keys of the official score files, in their order."""
 
 _KINDS: dict[str, AnswerKind] = {"integer": "number", "float": "number", "list": "text", "text": "text"}
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")

@@ -16,7 +16,7 @@ BOXED = (
 """The suite's own instruction, after the question."""
 
 _IN_THE_IMAGE = "Please answer the question shown in the image."
-"""For MathVerse's Vision Only, whose question in words is for the judge alone."""
+"""The prompt of MathVerse's Vision Only, whose question in words is for the judge alone."""
 
 _MATHVISION_COT = (
     'Please solve the problem step by step and put your answer in one "\\boxed{}". If it is a multiple choice '

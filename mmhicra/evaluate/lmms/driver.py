@@ -41,7 +41,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 """lmms-eval sets it on import, and Pillow then fills the missing part of a truncated image with grey."""
 
 THREADS = 4
-"""In which lmms-eval calls the scorer: its own default. The verdicts are the same in any number."""
+"""Threads in which lmms-eval calls the scorer: its own default. The verdicts are the same in any number."""
 
 Sample = Mapping[str, Any]
 

@@ -19,7 +19,7 @@ from mmhicra.evaluate.benchmarks.registry import make_benchmark
 from mmhicra.evaluate.scoring.records import Item
 
 IMAGE_COLUMN = {"mathvista": "decoded_image", "mathverse": "image", "mathvision": "decoded_image"}
-"""Where each benchmark's data set keeps the image itself."""
+"""The column of each benchmark's data set that keeps the image itself."""
 
 _METADATA = {
     "mathvista": (
@@ -113,7 +113,7 @@ def _metadata(name: str, cells: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(name: str, item: Item) -> dict[str, Any] | None:
-    """As `datasets` keeps an image; None for a question without one."""
+    """The image as `datasets` keeps it; None for a question without one."""
     if not item.images:
         return None
     payload = item.images[0].payload

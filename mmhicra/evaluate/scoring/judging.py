@@ -205,7 +205,7 @@ def refuse_unofficial(benchmark: str) -> None:
 
 
 def shown_response(response: Response) -> str:
-    """What a judge sees of a response: without its thinking, its end if it is very long."""
+    """What a judge is given of a response: without its thinking, its end if it is very long."""
     text = final_text(response.text)
     return _sendable((response.text if text is None else text)[-_LONGEST_RESPONSE:])
 
