@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(folder: Path, download: bool) -> int:
     """Everything, in a folder outside the checkout."""
     wheel = build(folder / "dist")
-    faults = faults_of_wheel(wheel)
+    faults = [*faults_of_source(folder / "dist"), *faults_of_wheel(wheel)]
     environment = Environment(folder / "environment", wheel, download)
     work = folder / "work"
     work.mkdir()
@@ -70,8 +71,15 @@ def build(out: Path) -> Path:
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "build", "--quiet", "--no-build-isolation", "--out-dir", str(out), str(ROOT)], check=True)
     (wheel,) = out.glob("*.whl")
-    assert list(out.glob("*.tar.gz")), "there is no source distribution"
     return wheel
+
+
+def faults_of_source(out: Path) -> list[str]:
+    """What is in the source distribution and should not be; that nothing is missing shows in the wheel made from it."""
+    (source,) = out.glob("*.tar.gz")
+    with tarfile.open(source) as file:
+        tops = {part for name in file.getnames() for part in Path(name).parts[1:2]}
+    return [f"the source distribution holds {name}/" for name in sorted(tops & set(OUTSIDE))]
 
 
 def faults_of_wheel(wheel: Path) -> list[str]:
