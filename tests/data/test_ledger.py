@@ -258,6 +258,7 @@ def test_the_shipped_model_is_the_tiny_vlm_taught_something_else():
     }
 
 
+@pytest.mark.slow
 def test_the_shipped_model_answers_in_form():
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32)
     some = HELD_OUT[:48]

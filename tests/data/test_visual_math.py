@@ -122,6 +122,7 @@ def test_worked_solutions_follow_their_plan_without_a_wrong_step(plan):
         assert read_plan(solution.text, problem) == (("guess", "check") if plan == "check" else (plan,))
 
 
+@pytest.mark.slow
 def test_a_guess_pays_in_about_a_quarter_of_the_problems_of_every_task():
     for task in TASKS:
         some = generate("train", 400, seed=1, tasks=[task])

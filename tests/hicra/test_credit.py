@@ -144,6 +144,7 @@ def test_each_method_is_its_formula(given_, alpha):
         torch.testing.assert_close(METHODS[method](advantages, signals, options), advantages + added)
 
 
+@pytest.mark.slow
 @properties
 @given(responses(), alphas)
 def test_uniform_has_the_mass_of_hicra(given_, alpha):

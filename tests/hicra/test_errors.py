@@ -250,6 +250,7 @@ def test_the_command_writes_records_table_and_picture(run_folder, capsys):
     assert "64% [47, 78]" in printed
 
 
+@pytest.mark.slow
 def test_the_command_asks_an_endpoint_and_shows_what_it_cost(run_folder, capsys):
     def reply(number, request):
         text = str(request["messages"])

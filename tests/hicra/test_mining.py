@@ -55,6 +55,7 @@ def mined(source, embedder) -> Mined:
     return mine(read_solutions([source]), MiningOptions(min_df=5), embedder)
 
 
+@pytest.mark.slow
 @real
 def test_planted_strategies_are_mined_and_content_is_not(mined):
     plant = measure_plant(mined)

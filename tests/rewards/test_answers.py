@@ -104,6 +104,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", HOSTILE)
 @pytest.mark.parametrize("kind", ["math", "choice"])
 def test_cost_is_linear_in_hostile_text(pattern, kind):

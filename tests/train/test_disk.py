@@ -30,6 +30,7 @@ def test_sizes_as_text(size):
     assert bytes_text(round(float(number) * 1000 ** ("B", "kB", "MB", "GB", "TB").index(unit))) == size
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_what_was_said(finished_run):
     config = short_config(finished_run)
     parameters = sum(p.numel() for p in load_policy(config.model).model.parameters())

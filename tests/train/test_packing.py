@@ -135,6 +135,7 @@ def assert_equal_to_one_by_one(model, groups, budget, attention="segments", visi
             assert error < RELATIVE, f"{name}: {error}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
