@@ -41,7 +41,10 @@ CASES = {
         *("model.freeze={vision_tower: false, merger: false}", "train.tokens_per_micro_batch=1200"),
         "train.optimizer.max_grad_norm=0.01",
     ),
-    "plain_rows": ("train.rows=plain", "model.freeze={vision_tower: false, merger: false}", "train.minibatches=2"),
+    "plain_rows": (
+        *("train.rows=plain", "model.freeze={vision_tower: false, merger: false}", "train.minibatches=2"),
+        "train.tokens_per_micro_batch=1200",
+    ),
     "checkpointing": ("model.gradient_checkpointing=true", "train.optimizer.max_grad_norm=0.05", "train.minibatches=3"),
     "positive": ("credit.method=hicra_positive", "train.optimizer.schedule=linear", "train.minibatches=2"),
     "placebo": ("credit.method=placebo", "hicra.alpha=0.9"),

@@ -12,7 +12,6 @@ KNOWS = re.compile(
     re.IGNORECASE,
 )
 ALLOWED = {
-    "config/model.py": 'Literal["auto", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"]',
     "core/names.py": 'FamilyName = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"]',
     "doctor/versions.py": '"qwen_vl_utils"',
 }
