@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
+from mmhicra.train.loop.memory import MemoryGauge
 from short_runs import short_config
 from torch import nn
 
@@ -16,7 +17,6 @@ from mmhicra.train.collector import Collector
 from mmhicra.train.credit import CreditAssigner
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.guard import AlignmentGuard
-from mmhicra.train.loop.memory import MemoryGauge
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.logprob import TokenStats
