@@ -6,10 +6,10 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
-from mmhicra.train.loop.memory import MemoryGauge
 from short_runs import short_config
 from torch import nn
 
+from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Completion, Group, Problem, Prompt, RewardRecord
 from mmhicra.hicra.grams import Gram, GramLibrary
 from mmhicra.hicra.planning import Match, PlanningTags

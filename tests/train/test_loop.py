@@ -43,8 +43,7 @@ class PlannedTrainer:
         self.updates = UpdateCount(config.train.max_skipped_updates)
         self.time, self.memory = Timers(Gauge()), Gauge()
         self.optimizer = SimpleNamespace(register_step_pre_hook=lambda hook: None)
-        self.ranks = SimpleNamespace(count=2, max=float, gather=list, refusing_together=nullcontext)
-        self.accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+        self.ranks = SimpleNamespace(count=2, is_main=True, max=float, gather=list, refusing_together=nullcontext)
         self.collector, self.credit_assigner = SimpleNamespace(), SimpleNamespace(tokenizer=None)
 
     def step(self):

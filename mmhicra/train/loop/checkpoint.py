@@ -89,7 +89,7 @@ def save_checkpoint(
     weights = whole_state(policy)
     moments = whole_optimizer_state(policy, trainer.optimizer)
     progress = progress or progress_of(trainer)
-    if not trainer.accelerator.is_main_process:
+    if not trainer.ranks.is_main:
         return
     trained = {name: weights[name] for name, parameter in policy.named_parameters() if parameter.requires_grad}
     model_weights = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}

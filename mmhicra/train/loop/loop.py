@@ -240,7 +240,7 @@ class Run:
     @property
     def is_main(self) -> bool:
         """Whether this rank writes."""
-        return self.parts.trainer.accelerator.is_main_process
+        return self.parts.trainer.ranks.is_main
 
     def write(self, record: dict[str, Any]) -> None:
         """Append to `metrics.jsonl`, with the memory held until now, and show it wherever the configuration says."""

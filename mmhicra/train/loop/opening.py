@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import build_config, dump_config, read_yaml
@@ -22,6 +21,7 @@ from mmhicra.core.manifest import damage
 from mmhicra.core.run_folder import DAMAGED, RunFolder
 from mmhicra.core.step_names import steps_in
 from mmhicra.core.yaml_text import write_yaml
+from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.loop.lock import RunLock
 from mmhicra.train.loop.terminal import Terminal
 
@@ -165,15 +165,15 @@ def refuse_foreign_config(folder: RunFolder) -> None:
 def on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """What `decide` gives on the main rank, on every rank; a refusal too."""
     outcome: T | UserError | None = None
-    if accelerator.is_main_process:
+    ranks = Ranks(accelerator)
+    if ranks.is_main:
         try:
             outcome = decide()
         except UserError as refusal:
             outcome = refusal
-    if accelerator.num_processes > 1:
-        outcome = broadcast_object_list([outcome])[0]
+    outcome = ranks.broadcast(outcome)
     if isinstance(outcome, UserError):
-        outcome.told = not accelerator.is_main_process
+        outcome.told = not ranks.is_main
         raise outcome
     return outcome  # pyright: ignore[reportReturnType]
 

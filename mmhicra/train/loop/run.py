@@ -103,7 +103,7 @@ def deterministic_operations() -> Iterator[None]:
 
 def open_log(log: LogFile, run: Run) -> None:
     """Begin this process's log file, or say why there is none: the run goes on without."""
-    path = run.folder.log(run.parts.trainer.accelerator.process_index)
+    path = run.folder.log(run.parts.trainer.ranks.index)
     if reason := log.open(path):
         run.terminal.say(f"warning: cannot write {path} ({reason}): this start has no log file")
     accelerator = run.parts.trainer.accelerator
@@ -137,7 +137,7 @@ def begin(
     on_main(trainer.accelerator, lambda: check_disk(config, folder, parts, terminal))
     sinks = []
     with trainer.ranks.refusing_together():
-        if trainer.accelerator.is_main_process:
+        if trainer.ranks.is_main:
             opening.take(config, terminal)
             sent, after = rewind(opening, trainer.step_number, terminal) if opening.resumes else (0, None)
             if opening.checkpoint is not None and state["best"]:
