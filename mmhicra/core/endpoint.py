@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import openai
 
 HIDDEN = "***"
-"""What stands in the place of a secret."""
+"""The text that replaces a secret."""
 _LIKE_A_KEY = re.compile(
     r"((?:bearer|basic)\s+)\S{6,}|\b(?:sk|pk|hf|gsk|xai)[-_][\w*.-]{6,}|(?<=://)[^/\s@]+(?=@)", re.I
 )

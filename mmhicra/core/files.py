@@ -13,7 +13,7 @@ from typing import Any
 from mmhicra.core.errors import RunFolderError
 
 PARTIAL = ".partial"
-"""Suffix of what is being written; one left behind by a kill is written anew or thrown away."""
+"""The suffix of a file that is being written; one that a kill left behind is written anew or removed."""
 
 WAY_OUT = "free or choose another run_folder"
 

@@ -24,11 +24,11 @@ from typing import Any
 from mmhicra.core.errors import UserError
 
 PACKAGE = logging.getLogger("mmhicra")
-"""Above the loggers of all modules; takes records of every level while a command runs."""
+"""The logger above those of all modules; it takes records of every level while a command runs."""
 PACKAGE.addHandler(logging.NullHandler())  # without it Python itself would print warnings on the standard error
 
 RESULT = 25
-"""Level of what a command was asked for, between INFO and WARNING: `--quiet` shows it."""
+"""The level of the lines that a command was asked for, between INFO and WARNING: `--quiet` shows it."""
 logging.addLevelName(RESULT, "RESULT")
 
 LIBRARIES = ("transformers", "vllm", "torch", "datasets", "huggingface_hub", "accelerate", "peft")
@@ -36,7 +36,7 @@ LIBRARIES = ("transformers", "vllm", "torch", "datasets", "huggingface_hub", "ac
 
 LINE = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 HELD = 10_000
-"""Records that wait for the file to be opened, at most; older ones are dropped and counted."""
+"""The most records that wait for the file to be opened; older ones are dropped and counted."""
 
 _active: LogFile | None = None
 

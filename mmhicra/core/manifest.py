@@ -23,7 +23,7 @@ TIMED = "seconds"
 """The part of `state.json` that no two runs share."""
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a damaged manifest or state raises."""
+"""The errors that reading a damaged manifest or state raises."""
 
 CHUNK = 2**24
 """Bytes that are read at a time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 CreditMethod = Literal["hicra", "grpo", "hicra_positive", "placebo", "high_entropy", "entropy", "uniform"]
-"""What turns a group's advantages into per-token advantages: `hicra.credit.METHODS`."""
+"""Methods that turn a group's advantages into per-token advantages: `hicra.credit.METHODS`."""
 AdvantageScale = Literal["none", "std"]
 """What a group's advantages are divided by: `hicra.credit.group_advantages`."""
 AlphaSignal = Literal["mass", "kl"]
@@ -18,7 +18,7 @@ PlanningParts = Literal["all", "thinking", "answer"]
 FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
 """The form that `reward.format_weight` rewards: `rewards.reward.follows`."""
 EngineName = Literal["hf", "vllm"]
-"""What generates: `rollout.engines.ENGINES`."""
+"""Engines that generate: `rollout.engines.ENGINES`."""
 FamilyName = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"]
 """Model families: `vlm.family.FAMILIES`."""
 BenchmarkName = Literal[

@@ -36,9 +36,9 @@ from mmhicra.data.sources import find_source
 from mmhicra.data.text import shorten
 
 Check = Callable[[Problem], str | None]
-"""Says why a problem cannot be used, None if it can. Raising DataError says the same."""
+"""A function that says why a problem cannot be used, None if it can. Raising DataError says the same."""
 Progress = Callable[[int, int], None]
-"""Called with how many problems are checked, of how many."""
+"""A function that is told how many problems are checked, of how many."""
 
 OWN_VALIDATION = ("val", "validation")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 _DATA_LINK = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")
-"""The smallest image files have about 30 bytes, which are 40 base64 characters."""
+"""At least 40 characters of base64: the smallest image files have about 30 bytes."""
 _URL_SAFE = re.compile(r"[A-Za-z0-9_-]{40,}={0,2}")
 _BYTES_LITERAL = re.compile(r"b(['\"]).*\1", re.DOTALL)
 _LONGEST_LITERAL = 100_000

@@ -32,9 +32,10 @@ _NUMBERS_IN_TEXT = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '’,.，、;；-]+[^\W\d_]+)*[.。]?")
 MOST_WORDS = 5
 MOST_UNSPACED = 20
-"""A longer text would have to be repeated word by word; the second counts characters of languages without blanks."""
+"""The most words of a gold that is a text, and the most characters in languages without blanks: a longer text would
+have to be repeated word by word."""
 MOST_WRAPS = 20
-"""Layers around an answer that are taken off."""
+"""The most layers around an answer that are taken off."""
 _FUNCTIONS = frozenset({"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt"})
 _SHORT_WORDS = frozenset(
     ("am", "an", "as", "at", "be", "by", "do", "go", "he", "hi", "if", "in", "is", "it", "me", "my", "no", "of", "ok")

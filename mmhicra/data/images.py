@@ -23,12 +23,12 @@ MOVING = re.compile(r".*\.(mp4|avi|mov|mkv|webm|m4v|mpe?g|flv|wmv|wav|mp3|flac|o
 """The endings of video and audio files."""
 _PATH_KEYS = ("path", "url", "image", "image_url", "file_name", "filename", "image_path")
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000
-"""Bytes of one part of a path, as file systems have it, and of a whole one."""
+"""The most bytes of one part of a path, as file systems allow them, and of a whole path."""
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for a damaged image, depending on the format and the place of the damage."""
+"""The errors that Pillow raises for a damaged image, depending on the format and the place of the damage."""
 _ODD_DAMAGE = (AttributeError, KeyError, IndexError, TypeError, OverflowError, AssertionError, RecursionError)
-"""What its plugins raise besides, for headers that contradict themselves."""
+"""The errors that its plugins raise besides, for headers that contradict themselves."""
 
 
 def read_images(cell: Any, folder: Path | None, where: str) -> tuple[ProblemImage, ...]:

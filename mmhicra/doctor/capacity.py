@@ -13,7 +13,7 @@ from mmhicra.doctor.problems import Reader
 from mmhicra.vlm.shape import ModelShape
 
 SPARE_TOKENS = 256
-"""A block more that vLLM's CPU build is given for every sequence (`rollout.vllm_loading`)."""
+"""Tokens of one more block, which vLLM's CPU build is given for every sequence (`rollout.vllm.loading`)."""
 USABLE = 0.92
 """The share of the free memory that is planned with: allocators leave holes, and libraries take their own share."""
 

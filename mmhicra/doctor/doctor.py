@@ -352,4 +352,4 @@ class Doctor:
 
 
 STOPPING = ("rollout.engine", "model.attention")
-"""Faults that are mended by one of these fields leave nothing to roll out with."""
+"""Fields whose faults leave nothing to roll out with."""

@@ -19,7 +19,7 @@ FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "
 """The files of a model that may hold a template. Libraries and servers do not agree on which of them comes first."""
 
 MARKER = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>|\[/?INST\]")
-"""What templates put around turns."""
+"""Control tokens that templates put around turns."""
 
 REPLY = "42"
 QUESTION: list[dict[str, Any]] = [

@@ -20,7 +20,7 @@ from mmhicra.rollout.engines import make_engine
 from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor, put_trained
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""What decides what a model folder says: weights, configurations, tokenizer, processor, chat template."""
+"""The files that decide what a model folder computes: weights, configurations, tokenizer, processor, chat template."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmhicra.core.errors import ConfigError
 
 BASELINE = "grpo"
-"""What every other method is compared with."""
+"""The method that every other one is compared with."""
 
 METHODS: dict[str, tuple[str, ...]] = {
     "grpo": ("credit.method=grpo",),
@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 """Method -> settings. `--variant NAME=SETTING;SETTING` adds to these."""
 
 STANDARD = ("grpo", "hicra", "hicra_adaptive", "placebo", "high_entropy", "entropy_bonus", "siren")
-"""What `mmhicra lab` compares if it is not told."""
+"""The methods that `mmhicra lab` compares if none are named."""
 
 
 def settings_of(names: Sequence[str], variants: Sequence[str]) -> dict[str, tuple[str, ...]]:

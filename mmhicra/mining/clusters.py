@@ -15,7 +15,7 @@ Algorithm = Literal["ward", "kmeans", "hdbscan"]
 NOISE = -1
 """The label of n-grams that HDBSCAN leaves out of every cluster."""
 HDBSCAN_DIMENSIONS = 16
-"""HDBSCAN's trees are no help in hundreds of dimensions: it would take an hour for 100 000 n-grams."""
+"""Dimensions that HDBSCAN clusters in: its trees do not help in hundreds, where 100 000 n-grams take an hour."""
 MINIBATCH_ABOVE = 20_000
 """n-grams from which k-means goes by batches: a full pass costs n * k, and k grows with n."""
 WARD_PART = 5000

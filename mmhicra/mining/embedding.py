@@ -18,10 +18,10 @@ from mmhicra.core.extras import require_extra
 from mmhicra.mining.ngrams import Progress
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-"""The paper names no model; this one is ours, and what every reimplementation assumes."""
+"""The model that embeds n-grams. The paper names none; this one is our choice, and that of every reimplementation."""
 BATCH = 256
 ROWS = 4096
-"""Embedded and then committed to the cache together."""
+"""Texts that are embedded, and then committed to the cache, together."""
 
 
 def default_embedder() -> str:

@@ -24,7 +24,7 @@ from mmhicra.mining.ngrams import NGrams, Progress, count_ngrams
 from mmhicra.mining.solutions import Corpus
 
 LIBRARIES = ("scikit-learn", "sentence-transformers", "transformers", "torch", "numpy")
-"""Their versions are part of a mined library's provenance."""
+"""Libraries whose versions are part of a mined library's provenance."""
 EXAMPLES = 8
 """n-grams of a cluster in the table for people."""
 

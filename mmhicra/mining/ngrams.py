@@ -26,7 +26,7 @@ from mmhicra.hicra.grams import fold
 from mmhicra.hicra.planning import math_regions
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with a phase, how much of it is done, and how much there is."""
+"""A function that is told a phase, how much of it is done, and how much there is."""
 
 _SYMBOL = r"(?:[^\W\d_aAiI]|[A-Z]{2,4})(?![\w'‘’‛′ʼ＇-])"
 _WORD = rf"(?<![\w\\])(?!{_SYMBOL})[^\W\d_]++(?:['‘’‛′ʼ＇-][^\W\d_]++)*+(?!\w)"

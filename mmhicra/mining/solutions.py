@@ -17,12 +17,12 @@ from mmhicra.mining.ngrams import Progress
 
 TEXT_FIELDS = ("response", "solution", "completion", "model_output", "output", "generation", "generated_text", "text")
 CORRECT_FIELDS = ("reward.verdict", "verdict", "correct", "is_correct", "accuracy", "acc", "score", "reward")
-"""Looked for in this order in the first record; `a.b` is field b of the object in field a."""
+"""Names of fields that are searched in this order in the first record; `a.b` is field b of the object in field a."""
 PROMPT_FIELDS = ("question", "prompt", "problem", "query", "instruction")
-"""Never mined: not as the text, and not where a text begins with it."""
+"""Names of fields with the question, which is never mined: not as the text, and not where a text begins with it."""
 RIGHT = frozenset({"right", "correct", "true", "yes", "pass", "passed"})
 WRONG = frozenset({"wrong", "incorrect", "false", "no", "fail", "failed", "no-answer", "gold-unusable"})
-"""Verdicts, in any case of letters. Of a number, 0.5 and more is right."""
+"""Words that are verdicts, in any case of letters. Of a number, 0.5 and more is right."""
 SOLUTION_WORDS = 8
 """If more than half of the texts have fewer words than this, they are final answers and no solutions."""
 

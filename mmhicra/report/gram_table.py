@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 BINS = 40
-"""Points over time at most."""
+"""The most points of a curve over time."""
 CONTEXT = 60
 """Characters shown on either side of an example."""
 

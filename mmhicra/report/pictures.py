@@ -16,11 +16,11 @@ from mmhicra.core.errors import UserError
 from mmhicra.report.folder import RunData
 
 SIDE = 256
-"""Pixels of the longer side."""
+"""Pixels of the longer side of a thumbnail."""
 BUDGET = 5_000_000
 """Bytes of all thumbnails."""
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, SyntaxError, UserError, DecompressionBombError)
-"""What finding and decoding an image may raise."""
+"""The errors that finding and decoding an image may raise."""
 
 
 class Pictures:

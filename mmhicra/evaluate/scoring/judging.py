@@ -47,7 +47,7 @@ _LONGEST_RESPONSE = 20_000
 """Characters of a response, from its end, that a judge is shown."""
 
 Score = Callable[[Sequence[tuple[Item, Response]]], list[SampleRecord]]
-"""Scores by the rules of a mode, taking the stored extraction."""
+"""A function that scores by the rules of a mode, taking the stored extraction."""
 
 
 @dataclass(frozen=True)
