@@ -95,7 +95,11 @@ def try_method(method: str, options: CreditOptions) -> None:
         try:
             rule(torch.full((len(planning),), advantage), TokenSignals(planning.clone(), entropy=entropy), options)
         except MethodError as error:
-            hint = "" if "NoneType" not in str(error) else "; tokens.entropy is there for a function with needs_entropy = True"
+            hint = (
+                ""
+                if "NoneType" not in str(error)
+                else "; tokens.entropy is there for a function with needs_entropy = True"
+            )
             raise ConfigError(f"{error}. This was a first call, on a made response: {_FORM}{hint}") from error
 
 
