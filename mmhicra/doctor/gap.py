@@ -10,7 +10,7 @@ from mmhicra.config import RunConfig
 from mmhicra.core.records import Group, Prompt
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.rollout.engine import Engine, PromptMismatch, Sampling
-from mmhicra.train.guard import Limits, Look, looks_of, mean_error, worst_prompt
+from mmhicra.train.guard import Comparison, Limits, compare_groups, mean_error, worst_prompt
 from mmhicra.train.update.policy import Policy
 
 ROLLOUTS = 8
@@ -41,9 +41,9 @@ def check_gap(
         check.passable = False
         check.blame("prompts differ", str(mismatch), Remedy("rollout.engine", "hf"))
         return check
-    looks = looks_of(policy, groups, config.train.tokens_per_micro_batch)
-    error, limit = mean_error(looks), Limits.of(config.rollout.guard, config.model.precision).stop
-    largest = max(look.largest for look in looks)
+    comparisons = compare_groups(policy, groups, config.train.tokens_per_micro_batch)
+    error, limit = mean_error(comparisons), Limits.of(config.rollout.guard, config.model.precision).stop
+    largest = max(each.largest for each in comparisons)
     check.facts = {
         "engine": engine.name,
         "precision": config.model.precision,
@@ -51,8 +51,8 @@ def check_gap(
         "multiplicative_error": error,
         "limit": limit,
         "rollouts": [
-            {"id": look.problem, "tokens": look.tokens, "error": mean_error([look]), "largest": look.largest}
-            for look in looks
+            {"id": each.problem, "tokens": each.tokens, "error": mean_error([each]), "largest": each.largest}
+            for each in comparisons
         ],
         "first_response": groups[0].completions[0].text,
     }
@@ -60,7 +60,7 @@ def check_gap(
         f"engine {engine.name} against the trainer, {config.model.precision}: mean of exp |gap| {error:.6f} (sound up "
         f"to {limit:g}), largest gap {largest:.1e}"
     )
-    rows = [[k.problem, k.prompt, str(k.tokens), f"{mean_error([k]):.6f}", f"{k.largest:.1e}"] for k in looks]
+    rows = [[k.problem, k.prompt, str(k.tokens), f"{mean_error([k]):.6f}", f"{k.largest:.1e}"] for k in comparisons]
     check.grids = [Grid("", ("problem", "prompt", "tokens", "mean exp |gap|", "largest"), rows)]
     if judge is not None:
         judge(groups)
@@ -68,7 +68,7 @@ def check_gap(
     if config.rollout.cuts:
         check.notes.append("rollout.top_p and rollout.top_k cut what is sampled from; training sees a gap by design")
     if not error <= limit:  # NaN is no gap that is sound
-        _blame(check, error, worst_prompt(looks), tokenizer)
+        _blame(check, error, worst_prompt(comparisons), tokenizer)
     return check
 
 
@@ -87,13 +87,13 @@ def _tell_right(check: CheckResult, groups: Sequence[Group], cut: bool) -> None:
         )
 
 
-def _blame(check: CheckResult, error: float, worst: Sequence[Look], tokenizer: Any) -> None:
-    look = max(worst, key=lambda each: each.error / each.tokens)
-    place, token, engine, trainer = look.first
+def _blame(check: CheckResult, error: float, worst: Sequence[Comparison], tokenizer: Any) -> None:
+    farthest = max(worst, key=lambda each: each.error / each.tokens)
+    place, token, engine, trainer = farthest.first
     said = tokenizer.convert_ids_to_tokens(token)
     check.blame(
         "log-probs differ",
-        f"mean of exp |gap| is {error:.4f}; the worst is problem {look.problem} ({look.prompt}): at response token "
+        f"mean of exp |gap| is {error:.4f}; the worst is problem {farthest.problem} ({farthest.prompt}): at response token "
         f"{place} {said!r} the engine says {engine:.4f}, the trainer {trainer:.4f}",
         Remedy("rollout.engine", "hf"),
         Remedy("model.precision", "fp32"),

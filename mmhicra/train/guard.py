@@ -47,8 +47,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the guard saw of one completion.
+class Comparison:
+    """One completion under the engine and under the trainer.
 
     Attributes:
         problem: its id.
@@ -69,7 +69,7 @@ class Look:
 
 
 class AlignmentGuard:
-    """Looks at every step's log-probs, and judges at the steps that are due.
+    """Compares the log-probs of every step, and checks them against its limits at the steps at which it is due.
 
     Args:
         options: the section `rollout.guard` of the configuration.
@@ -83,76 +83,78 @@ class AlignmentGuard:
         self.limits = Limits.of(options, precision)
         self.cuts = cuts
         self.say = say
-        self.looks: list[Look] = []
-        self.judged = False
+        self.comparisons: list[Comparison] = []
+        self.checked = False
 
     @property
     def on(self) -> bool:
-        """Whether it judges at all: top-k and top-p make a gap by design."""
+        """Whether it compares at all: top-k and top-p make a gap by design."""
         return self.options.every > 0 and not self.cuts
 
     def due(self, step: int) -> bool:
-        """Whether it judges at `step`: the first that it sees, and every so many."""
-        return self.scheduled(step) or (self.on and not self.judged)
+        """Whether it checks `step`: the first since this start of the run, and every so many."""
+        return self.scheduled(step) or (self.on and not self.checked)
 
     def scheduled(self, step: int) -> bool:
         """Whether it is `step`'s turn by its number alone."""
         return self.on and (step - 1) % self.options.every == 0
 
-    def look(self, row: Sequence[SubGroup], logprobs: Tensor) -> None:
+    def compare(self, row: Sequence[SubGroup], logprobs: Tensor) -> None:
         """Note how far the engine's log-probs are from `logprobs` (T,), the trainer's own of the tokens of `row`."""
-        self.looks += looks_in(row, logprobs, math.log(self.limits.stop))
+        self.comparisons += compare_row(row, logprobs, math.log(self.limits.stop))
 
-    def look_at_scored(self, scored: Sequence[tuple[Completion, Tensor]], prompt: Prompt) -> None:
+    def compare_scored(self, scored: Sequence[tuple[Completion, Tensor]], prompt: Prompt) -> None:
         """The same for the completions of one prompt, each with the trainer's log-probs (R,)."""
         for completion, own in scored:
-            self.looks.append(look_at(prompt, completion, own.float().cpu(), math.log(self.limits.stop)))
+            self.comparisons.append(
+                compare_completion(prompt, completion, own.float().cpu(), math.log(self.limits.stop))
+            )
 
-    def take(self) -> list[Look]:
-        """What was seen since the last call."""
-        looks, self.looks = self.looks, []
-        return looks
+    def take(self) -> list[Comparison]:
+        """The comparisons since the last call."""
+        comparisons, self.comparisons = self.comparisons, []
+        return comparisons
 
-    def judge(self, looks: Sequence[Look]) -> None:
-        """Warn of, or end the run for, what was seen in a step on all ranks.
+    def check(self, comparisons: Sequence[Comparison]) -> None:
+        """Warn of, or end the run for, the comparisons of a step on all ranks.
 
         Raises:
             Misaligned: it is above a limit; names the worst sample.
         """
-        self.judged = True
-        if not looks:
+        self.checked = True
+        if not comparisons:
             return
-        error, worst = mean_error(looks), worst_prompt(looks)
+        error, worst = mean_error(comparisons), worst_prompt(comparisons)
         if not (error <= self.limits.stop and mean_error(worst) <= self.limits.sample):  # NaN is above every limit
-            raise Misaligned(self._verdict(error, worst, looks))
+            raise Misaligned(self._verdict(error, worst, comparisons))
         if error > self.limits.warn:
             self.say(
                 f"warning: engine and trainer disagree by {error:.4f} (mean of exp|gap|, rollout.guard.warn_above "
                 f"{self.limits.warn:g}), most on problem {worst[0].problem} ({mean_error(worst):.4f})"
             )
 
-    def _verdict(self, error: float, worst: Sequence[Look], looks: Sequence[Look]) -> str:
+    def _verdict(self, error: float, worst: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
         limit = (
             f"rollout.guard.stop_above ({self.limits.stop:g})"
             if not error <= self.limits.stop
             else f"rollout.guard.sample_above ({self.limits.sample:g}) on one prompt"
         )
-        one = max(worst, key=lambda look: look.error / look.tokens)
+        one = max(worst, key=lambda each: each.error / each.tokens)
         position, token, engine, trainer = one.first
         return (
-            f"engine and trainer do not agree: mean of exp|gap| is {error:.4f} over {sum(k.tokens for k in looks)} "
-            f"tokens, above {limit}; worst is problem {one.problem} ({one.prompt}) with {mean_error(worst):.4f}: at "
+            f"engine and trainer do not agree: mean of exp|gap| is {error:.4f} over "
+            f"{sum(each.tokens for each in comparisons)} tokens, above {limit}; worst is problem {one.problem} ({one.prompt}) with {mean_error(worst):.4f}: at "
             f"token {position} of a response (id {token}) the engine says {engine:.4f}, the trainer {trainer:.4f}. "
             "Stale weights, a stale cache or another prompt are the usual causes: docs/explanation/rollout.md"
         )
 
 
-def look_at(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: float) -> Look:
+def compare_completion(prompt: Prompt, completion: Completion, logprobs: Tensor, allowed: float) -> Comparison:
     """Compare one completion's log-probs with the trainer's (R,); a gap that is no number is infinite."""
     gaps = [gap_of(own, engine) for own, engine in zip(logprobs.tolist(), completion.logprobs, strict=True)]
     largest = max(gaps)
     at = next((at for at, gap in enumerate(gaps) if gap > allowed), gaps.index(largest))
-    return Look(
+    return Comparison(
         problem=prompt.problem.id,
         prompt=f"{prompt.vision.describe()}; {len(prompt)} prompt tokens",
         tokens=len(gaps),
@@ -169,30 +171,30 @@ def gap_of(own: float, engine: float) -> float:
 
 
 @torch.no_grad()
-def looks_of(policy: Policy, groups: Sequence[Group], budget: int) -> list[Look]:
+def compare_groups(policy: Policy, groups: Sequence[Group], budget: int) -> list[Comparison]:
     """Compare every completion of `groups` with what `policy` says of it, in rows of `budget` tokens."""
-    looks: list[Look] = []
+    comparisons: list[Comparison] = []
     for row in fill_rows(split_groups(groups, budget, policy.plain), budget, plain=policy.plain):
         batch = pack(row)
-        looks += looks_in(row, policy(batch.to(policy.banned.device)).logprobs, allowed=0.01)
-    return looks
+        comparisons += compare_row(row, policy(batch.to(policy.banned.device)).logprobs, allowed=0.01)
+    return comparisons
 
 
-def looks_in(row: Sequence[SubGroup], logprobs: Tensor, allowed: float) -> list[Look]:
+def compare_row(row: Sequence[SubGroup], logprobs: Tensor, allowed: float) -> list[Comparison]:
     """Compare every completion of `row` with `logprobs` (T,), the trainer's own of its tokens."""
     prompts = [part.prompt for part in row for _ in part.completions]
     scored = by_completion(row, logprobs.detach().float().cpu())
-    return [look_at(prompt, c, own, allowed) for prompt, (c, own) in zip(prompts, scored, strict=True)]
+    return [compare_completion(prompt, c, own, allowed) for prompt, (c, own) in zip(prompts, scored, strict=True)]
 
 
-def mean_error(looks: Sequence[Look]) -> float:
+def mean_error(comparisons: Sequence[Comparison]) -> float:
     """The mean of exp(|gap|) over all tokens."""
-    return sum(look.error for look in looks) / sum(look.tokens for look in looks)
+    return sum(each.error for each in comparisons) / sum(each.tokens for each in comparisons)
 
 
-def worst_prompt(looks: Sequence[Look]) -> list[Look]:
-    """The looks at the prompt whose responses have the largest mean."""
-    prompts: dict[str, list[Look]] = {}
-    for look in looks:
-        prompts.setdefault(look.problem, []).append(look)
+def worst_prompt(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of the prompt whose responses have the largest mean."""
+    prompts: dict[str, list[Comparison]] = {}
+    for each in comparisons:
+        prompts.setdefault(each.problem, []).append(each)
     return max(prompts.values(), key=mean_error)

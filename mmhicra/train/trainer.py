@@ -136,8 +136,8 @@ class Trainer:
         if not step.has_batch:
             if step.guard_due:  # nothing is trained, but the engine may be wrong all the same
                 scored = self.score(step, lambda batch: self.policy(batch).logprobs, [step.filler_group])
-                self.guard.look_at_scored(scored, step.filler_group.prompt)
-                self.guard.judge(self.ranks.gather(self.guard.looks))
+                self.guard.compare_scored(scored, step.filler_group.prompt)
+                self.guard.check(self.ranks.gather(self.guard.comparisons))
             return
         assigner = self.credit_assigner
         if self.config.train.updates_per_step > 1 or assigner.needs_entropy or assigner.follows_drift:
@@ -216,7 +216,7 @@ class Trainer:
             norm = clip_gradients(parameters, self.config.train.optimizer.max_grad_norm).detach()
             spoiled = check.verdict(norm)
         if step.guard_due and spoiled is None:
-            self.guard.judge(self.ranks.gather(self.guard.looks))
+            self.guard.check(self.ranks.gather(self.guard.comparisons))
         with self.time("optimizer"):
             self.apply(step, norm) if spoiled is None else self.skip(step, spoiled)
             self.optimizer.zero_grad(set_to_none=True)
@@ -261,7 +261,7 @@ class Trainer:
     def observe(self, step: Step, row: Sequence[SubGroup], loss: RowLoss) -> None:
         """Hand what a row's forward pass found to the guard, to the step's numbers and to the completions."""
         if step.on_policy and self.guard.on:
-            self.guard.look(row, loss.old_logprobs)
+            self.guard.compare(row, loss.old_logprobs)
         step.tally.add(loss.metrics)
         if loss.first_pass:
             self.remember(row, loss)
@@ -352,8 +352,8 @@ class Trainer:
             seen = {**tally.merge(tallies).result(), **telemetry.merge(others).result()}
             self.first = first_values(seen, self.first)
             seen |= relative(seen, self.first)
-        if looks := self.ranks.gather(self.guard.take()):
-            worst = worst_prompt(looks)
+        if comparisons := self.ranks.gather(self.guard.take()):
+            worst = worst_prompt(comparisons)
             seen["engine/probability_error_worst"] = mean_error(worst)
             step.worst_problem = worst[0].problem if mean_error(worst) > self.guard.limits.warn else None
         lost, failures = self.collector.rewarder.take_losses()

@@ -7,14 +7,14 @@ import torch
 from short_runs import short_config
 
 from mmhicra.core.records import Completion, Group, Problem, Prompt
-from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, mean_error, worst_prompt
+from mmhicra.train.guard import AlignmentGuard, Comparison, Misaligned, mean_error, worst_prompt
 from mmhicra.train.update.packing import split_groups
 from mmhicra.vlm.patch_grid import PatchGridInputs
 
 
-def look(problem="p", tokens=10, error=1.0):
-    """A look at `tokens` tokens whose mean of exp|gap| is `error`."""
-    return Look(problem, "no image; 5 prompt tokens", tokens, error * tokens, 0.1, (0, 7, -1.0, -2.0))
+def comparison(problem="p", tokens=10, error=1.0):
+    """A comparison of `tokens` tokens whose mean of exp|gap| is `error`."""
+    return Comparison(problem, "no image; 5 prompt tokens", tokens, error * tokens, 0.1, (0, 7, -1.0, -2.0))
 
 
 def guard_of(*overrides):
@@ -52,7 +52,7 @@ def test_it_looks_at_the_first_step_it_sees_and_every_so_many():
     guard, _ = guard_of("rollout.guard.every=3")
     assert [step for step in range(1, 9) if guard.scheduled(step)] == [1, 4, 7]
     assert guard.due(2), "a resumed run begins between"
-    guard.judge([look()])
+    guard.check([comparison()])
     assert [step for step in range(2, 9) if guard.due(step)] == [4, 7]
 
 
@@ -65,24 +65,29 @@ def test_it_is_off_where_a_gap_is_meant(override):
 
 def test_it_keeps_silent_warns_and_stops_by_the_mean_over_all_tokens():
     guard, said = guard_of()
-    guard.judge([look(error=1.0001), look("q", tokens=30, error=1.00022)])  # the mean is 1.00019
+    guard.check([comparison(error=1.0001), comparison("q", tokens=30, error=1.00022)])  # the mean is 1.00019
     assert said == []
-    guard.judge([look(error=1.0001), look("q", tokens=30, error=1.0004)])
+    guard.check([comparison(error=1.0001), comparison("q", tokens=30, error=1.0004)])
     assert len(said) == 1
     assert "most on problem q (1.0004)" in said[0]
-    guard.judge([look(tokens=90, error=1.0), look("q", error=1.004)])
+    guard.check([comparison(tokens=90, error=1.0), comparison("q", error=1.004)])
     with pytest.raises(Misaligned, match=r"is 1\.0020 over 20 tokens, above rollout\.guard\.stop_above \(1\.001\)"):
-        guard.judge([look(error=1.0), look("q", error=1.004)])
+        guard.check([comparison(error=1.0), comparison("q", error=1.004)])
     with pytest.raises(Misaligned, match=r"sample_above \(1\.005\) on one prompt; worst is problem q .* with 1\.0060"):
-        guard.judge([look(tokens=90, error=1.0), look("q", error=1.006)])
-    guard.judge([])
+        guard.check([comparison(tokens=90, error=1.0), comparison("q", error=1.006)])
+    guard.check([])
 
 
 def test_means_are_by_token_and_the_worst_prompt_by_all_its_responses():
-    looks = [look("a", 10, 1.0), look("a", 30, 1.4), look("b", 10, 1.35), look("b", 10, 1.31)]
-    assert mean_error(looks) == pytest.approx((10 + 42 + 13.5 + 13.1) / 60)
-    assert {each.problem for each in worst_prompt(looks)} == {"b"}
-    assert mean_error(worst_prompt(looks)) == pytest.approx(1.33)
+    comparisons = [
+        comparison("a", 10, 1.0),
+        comparison("a", 30, 1.4),
+        comparison("b", 10, 1.35),
+        comparison("b", 10, 1.31),
+    ]
+    assert mean_error(comparisons) == pytest.approx((10 + 42 + 13.5 + 13.1) / 60)
+    assert {each.problem for each in worst_prompt(comparisons)} == {"b"}
+    assert mean_error(worst_prompt(comparisons)) == pytest.approx(1.33)
 
 
 def test_it_compares_every_response_with_its_own_tokens():
@@ -94,7 +99,7 @@ def test_it_compares_every_response_with_its_own_tokens():
     gaps = [0.0, -0.25, 0.5, 0.0, 0.125, 1.0]
     trainer = torch.tensor([value for row in engine for value in row]) + torch.tensor(gaps)
     guard, _ = guard_of()
-    guard.look(split_groups(groups, 100), trainer)
+    guard.compare(split_groups(groups, 100), trainer)
     first, second, third = guard.take()
     assert guard.take() == []
     assert [each.problem for each in (first, second, third)] == ["p", "p", "q"]

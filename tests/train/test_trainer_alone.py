@@ -117,7 +117,7 @@ def test_a_loss_is_pure():
     assert first.first_pass
     assert torch.equal(first.old_logprobs, trainer.policy.logprobs().detach()[[i for c in known for i in c["ids"]]])
     assert [dict(vars(completion)) for part in row for completion in part.completions] == known
-    assert (trainer.guard.looks, dict(step.tally.sums)) == ([], sums)
+    assert (trainer.guard.comparisons, dict(step.tally.sums)) == ([], sums)
     assert torch.equal(torch.get_rng_state(), random)
     assert trainer.policy.model.logits.grad is None
     filler = trainer.loss(row, totals, 0.0, is_filler=True)
@@ -156,7 +156,7 @@ def test_an_engine_that_is_wrong_stops_the_run_before_the_weights_change():
         trainer.step()
     assert torch.equal(trainer.policy.model.logits, before)
     trainer = fake_trainer("rollout.guard.every=2", error=0.5)
-    trainer.guard.judged, trainer.step_number = True, 1
+    trainer.guard.checked, trainer.step_number = True, 1
     numbers, step = trainer.step()  # the second step is not the guard's
     assert (step.guard_due, step.on_policy) == (False, True)
     assert numbers["engine/probability_error_worst"] == pytest.approx(math.exp(0.5), rel=1e-5)

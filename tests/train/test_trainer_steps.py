@@ -136,7 +136,7 @@ def test_the_guard_judges_a_step_without_signal_too_when_it_is_due(make):
     with pytest.raises(Misaligned, match="worst is problem p0"):
         make([ALIKE] * 4, *options).step()
     trainer = make([ALIKE] * 4, *options)
-    trainer.guard.judged, trainer.step_number = True, 1
+    trainer.guard.checked, trainer.step_number = True, 1
     numbers, _ = trainer.step()  # the second step is not its turn
     assert "engine/probability_error_worst" not in numbers
 
@@ -215,7 +215,7 @@ def spoil(trainer, passes, **parts):
 
 def test_a_skipped_update_says_nothing_of_the_engine(make):
     trainer = make([SIGNAL] * 4, "train.prompts_per_step=2", "rollout.guard.every=9")
-    trainer.guard.judged = True
+    trainer.guard.checked = True
     spoil(trainer, {1}, logprobs=math.nan)
     numbers, _ = trainer.step()
     assert trainer.updates.skipped == 1
@@ -259,7 +259,7 @@ def test_a_step_sampled_ahead_is_not_judged_even_if_it_is_the_first_of_a_start(m
     second.step_number = 1
     numbers, _ = second.step()
     assert "engine/probability_error_worst" not in numbers
-    assert not second.guard.judged
+    assert not second.guard.checked
 
 
 def test_new_weights_wait_for_what_is_sampled_ahead(make):

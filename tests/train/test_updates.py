@@ -15,7 +15,7 @@ from mmhicra.config import GuardConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, RewardRecord
 from mmhicra.train.collector import finite_rewards, place_groups
-from mmhicra.train.guard import AlignmentGuard, Look, Misaligned, look_at
+from mmhicra.train.guard import AlignmentGuard, Comparison, Misaligned, compare_completion
 from mmhicra.train.loop.metrics import Tally, nonfinite_numbers
 from mmhicra.train.update.updates import IDLE_STEPS, FiniteCheck, NotFinite, Sign, UpdateCount, refuse_nonfinite_state
 from mmhicra.vlm.patch_grid import PatchGridInputs
@@ -143,18 +143,18 @@ def test_the_guard_stops_at_what_is_no_number(own):
     )
     completion = Completion([5, 6], [-1.0, -2.0], "stop", "")
     sized = type("Sized", (SimpleNamespace,), {"__len__": lambda self: 3})(**vars(prompt))
-    seen = look_at(sized, completion, torch.tensor([-1.0, own]), allowed=0.01)
+    seen = compare_completion(sized, completion, torch.tensor([-1.0, own]), allowed=0.01)
     assert seen.error == seen.largest == INF or seen.largest == pytest.approx(1e5, rel=1e-4)
     assert seen.first[0] == 1
     guard = AlignmentGuard(GuardConfig(), "fp32", cuts=False, say=lambda text: None)
     with pytest.raises(Misaligned, match="mean of exp.*is inf over 12 tokens.*worst is problem p"):
-        guard.judge([Look("q", "", 10, 10.0, 0.0, (0, 1, 0.0, 0.0)), seen])
+        guard.check([Comparison("q", "", 10, 10.0, 0.0, (0, 1, 0.0, 0.0)), seen])
 
 
 def test_the_guard_stops_at_a_mean_that_is_no_number():
     guard = AlignmentGuard(GuardConfig(), "fp32", cuts=False, say=lambda text: None)
     with pytest.raises(Misaligned):
-        guard.judge([Look("p", "", 1, NAN, NAN, (0, 1, NAN, 0.0))])
+        guard.check([Comparison("p", "", 1, NAN, NAN, (0, 1, NAN, 0.0))])
 
 
 def test_a_maximum_keeps_what_is_no_number():
