@@ -88,12 +88,12 @@ def _tell_right(check: CheckResult, groups: Sequence[Group], cut: bool) -> None:
 
 
 def _blame(check: CheckResult, error: float, worst: Sequence[Comparison], tokenizer: Any) -> None:
-    farthest = max(worst, key=lambda each: each.error / each.tokens)
-    place, token, engine, trainer = farthest.first
+    one = max(worst, key=lambda each: each.error / each.tokens)
+    place, token, engine, trainer = one.first
     said = tokenizer.convert_ids_to_tokens(token)
     check.blame(
         "log-probs differ",
-        f"mean of exp |gap| is {error:.4f}; the worst is problem {farthest.problem} ({farthest.prompt}): at response token "
+        f"mean of exp |gap| is {error:.4f}; the worst is problem {one.problem} ({one.prompt}): at response token "
         f"{place} {said!r} the engine says {engine:.4f}, the trainer {trainer:.4f}",
         Remedy("rollout.engine", "hf"),
         Remedy("model.precision", "fp32"),

@@ -143,7 +143,8 @@ class AlignmentGuard:
         position, token, engine, trainer = one.first
         return (
             f"engine and trainer do not agree: mean of exp|gap| is {error:.4f} over "
-            f"{sum(each.tokens for each in comparisons)} tokens, above {limit}; worst is problem {one.problem} ({one.prompt}) with {mean_error(worst):.4f}: at "
+            f"{sum(each.tokens for each in comparisons)} tokens, above {limit}; "
+            f"worst is problem {one.problem} ({one.prompt}) with {mean_error(worst):.4f}: at "
             f"token {position} of a response (id {token}) the engine says {engine:.4f}, the trainer {trainer:.4f}. "
             "Stale weights, a stale cache or another prompt are the usual causes: docs/explanation/rollout.md"
         )
