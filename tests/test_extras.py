@@ -86,8 +86,8 @@ def test_a_judge(hide, finished_run, tmp_path, capsys):
     [
         (["vllm"], ["train", "--config", "tiny", "--set", "rollout.engine=vllm"], "pip install 'mmhicra[vllm]'"),
         (["vllm"], ["eval", *ON_MATH500, "--engine", "vllm"], "pip install 'mmhicra[vllm]'"),
-        (["wandb"], ["train", "--config", "tiny", "--set", "log.wandb=true"], "pip install mmhicra[wandb]"),
-        (["trackio"], ["train", "--config", "tiny", "--set", "log.trackio=true"], "pip install mmhicra[trackio]"),
+        (["wandb"], ["train", "--config", "tiny", "--set", "log.wandb=true"], "mmhicra[wandb]"),
+        (["trackio"], ["train", "--config", "tiny", "--set", "log.trackio=true"], "mmhicra[trackio]"),
         (["loguru", "evaluate"], ["eval", "--backend", "lmms-eval", "--model", "tiny_vlm"], "mmhicra[lmms]"),
         (["trl"], ["bench", "train", "--against", "trl"], "mmhicra[bench]"),
     ],
