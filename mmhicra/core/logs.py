@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -157,6 +157,11 @@ def log_file() -> LogFile | None:
     return _active
 
 
+def keeps_log() -> bool:
+    """Whether the command at work keeps a log file."""
+    return _active is not None and _active.wanted
+
+
 @contextmanager
 def logged(
     shown: logging.Handler,
@@ -250,7 +255,7 @@ def pass_on(record: logging.LogRecord) -> None:
 @contextmanager
 def _libraries_silenced() -> Iterator[None]:
     """Their own handlers are off, and their records go to the root logger; `warnings` too."""
-    changed: list[tuple[logging.Logger, list[logging.Handler], bool]] = []
+    changed: list[tuple[logging.Logger, Sequence[logging.Handler], bool]] = []
     for logger in map(logging.getLogger, LIBRARIES):
         own = [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]
         changed.append((logger, own, logger.propagate))

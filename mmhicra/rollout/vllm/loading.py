@@ -14,6 +14,7 @@ import torch
 
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
+from mmhicra.core.logs import keeps_log
 from mmhicra.core.memory import GIB, machine_memory
 from mmhicra.rollout.vllm.engine import VLLMEngine
 from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
@@ -29,6 +30,8 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 """What vLLM reads when it is imported; what the user has set stays."""
+LOGGED = {"VLLM_CONFIGURE_LOGGING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+"""The same in a run with a log file: vLLM's warnings go there, by way of the root logger."""
 
 TESTED = "0.32"
 AT_LEAST = 8192
@@ -58,7 +61,7 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
     """
     refuse_without_vllm()
     arguments = arguments_of(config, loaded, processes)
-    os.environ |= {**ENVIRONMENT, **os.environ, **IN_PROCESS}
+    os.environ |= {**ENVIRONMENT, **(LOGGED if keeps_log() else {}), **os.environ, **IN_PROCESS}
     alone = not torch.distributed.is_initialized()
     with undisturbed():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -22,6 +23,8 @@ from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
 from mmhicra.train.loop.rollout_records import rollout_records
 from mmhicra.train.loop.stopping import Stopping
 from mmhicra.train.loop.terminal import Terminal
+
+LOGGER = logging.getLogger(__name__)
 
 NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
 """The facts of an evaluation without held-out problems."""
@@ -276,7 +279,9 @@ class Run:
             state = {**self.state, "wall_seconds": self.wall_seconds}
             save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
         self.saved = step
-        self.spend("checkpoint", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.spend("checkpoint", seconds)
+        LOGGER.debug("%s was written in %.1f s", self.folder.checkpoint(step), seconds)
         self.tell("on_checkpoint", step, self.folder.checkpoint(step))
 
     def tell(self, hook: str, *facts: Any) -> None:

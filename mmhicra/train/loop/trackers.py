@@ -121,7 +121,7 @@ class Service(GeneralTracker):
             "swanlab": {"experiment_name": run, "id": identity, "resume": "allow", "config": self.config},
             "comet": {"experiment_key": identity},
         }
-        self.inner: GeneralTracker = LOGGER_TYPE_TO_CLASS[TRACKER_PACKAGES[name]](project, **known[name])
+        self.inner: Any = LOGGER_TYPE_TO_CLASS[TRACKER_PACKAGES[name]](project, **known[name])
 
     @property
     def tracker(self) -> Any:
@@ -171,7 +171,7 @@ class TrackerSink:
         say: prints a line.
     """
 
-    def __init__(self, tracker: GeneralTracker, say: Callable[[str], None]) -> None:
+    def __init__(self, tracker: TensorBoard | Service, say: Callable[[str], None]) -> None:
         self.tracker = tracker
         self.say = say
         self.missing: list[int] = []
@@ -251,7 +251,7 @@ def open_trackers(
     sinks: list[Sink] = []
     for name in log.trackers:
         if name == "tensorboard":
-            tracker: GeneralTracker = TensorBoard(folder.tensorboard, after)
+            tracker: TensorBoard | Service = TensorBoard(folder.tensorboard, after)
             tracker.start()
         else:
             tracker = start_service(name, log.project, folder, config, sent)
