@@ -154,7 +154,8 @@ def test_uniform_has_the_mass_of_hicra(given_, alpha):
         float((METHODS[name](advantages, signals, options) - advantages).double().sum())
         for name in ("hicra", "uniform")
     ]
-    assert added[0] == pytest.approx(added[1], rel=1e-4, abs=1e-3 * float(advantages.abs().max()))
+    step = 2.0**-149 * advantages.numel()  # each token is rounded to float32, whose numbers are never closer than that
+    assert added[0] == pytest.approx(added[1], rel=1e-4, abs=1e-3 * float(advantages.abs().max()) + step)
 
 
 @properties
