@@ -15,7 +15,7 @@ class WithoutBoxes(Qwen2VL):
 
     def banned_token_ids(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[int]:
         """The ids of multimodal tokens, and of boxes."""
-        boxes = [tokenizer.convert_tokens_to_ids(token) for token in BOXES]
+        boxes = [tokenizer.get_vocab()[token] for token in BOXES]
         return sorted({*super().banned_token_ids(tokenizer, config), *boxes})
 
 
