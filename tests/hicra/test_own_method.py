@@ -1,5 +1,7 @@
 """Credit methods of the user's own: found by their address, tried before a run, checked at every call."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,7 +54,8 @@ def test_a_method_that_fails_during_a_run_is_named_with_the_problem(tmp_path):
     address = f"{tmp_path}/late.py:f"
     try_method(address, OPTIONS)
     row = torch.zeros(1, dtype=torch.int64)
-    group = Group(Prompt(Problem("p7", "?", (), "1", "number"), [0], row, row.expand(3, 1), row.bool()), [])
+    vision: Any = None  # credit looks at no prompt
+    group = Group(Prompt(Problem("p7", "?", (), "1", "number"), [0], row, row.bool(), vision), [])
     for number, length in enumerate((5, 5, 4)):
         completion = Completion([1] * length, [0.0] * length, "stop", "")
         completion.reward, completion.planning = reward(float(number)), torch.zeros(length, dtype=torch.bool)
