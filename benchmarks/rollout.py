@@ -21,6 +21,7 @@ from benchmarks.train import DTYPES, PROBLEMS
 from benchmarks.trl import RowLengths
 from mmhicra.core.memory import peak_above
 from mmhicra.core.records import Prompt
+from mmhicra.vlm.patch_grid import PatchGridInputs
 
 
 def run_rollout(
@@ -98,15 +99,16 @@ def generate(ours: Ours, lengths: Regime) -> None:
 
 
 def _inputs(prompt: Prompt, count: int, device: torch.device) -> dict[str, torch.Tensor]:
-    assert prompt.vision.pixel_values is not None
-    assert prompt.vision.grid_thw is not None
+    assert isinstance(prompt.vision, PatchGridInputs)  # what the families of `shapes` make
+    pixels = prompt.vision.pixels
+    assert pixels is not None
     ids = prompt.expanded_ids.repeat(count, 1)
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "mm_token_type_ids": prompt.image_positions.long().repeat(count, 1),
-        "pixel_values": prompt.vision.pixel_values.repeat(count, 1),
-        "image_grid_thw": prompt.vision.grid_thw.repeat(count, 1),
+        "pixel_values": pixels.values.repeat(count, 1),
+        "image_grid_thw": pixels.grid_thw.repeat(count, 1),
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 

@@ -111,7 +111,7 @@ class Trainer:
         step.has_batch = bool(self.ranks.sum(float(len(step.kept))))
 
     def prefetch(self, step: Step) -> None:
-        """Begin with the next step's completions, or let the engine rest while this step trains.
+        """Begin with the next step's completions, or let the engine sleep while this step trains.
 
         At a step at which the guard is due they have to come from the policy as it is then.
         """

@@ -72,7 +72,7 @@ class Policy(nn.Module):
         """
         if self.plain and len(list(batch.layout.spans)) != 2:
             raise ValueError("a plain row is one prompt and one response: pack with plain=True")
-        sharing = {} if self.plain else {"layout": batch.layout}
+        sharing: dict[str, Any] = {} if self.plain else {"layout": batch.layout}
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             embedded = self.family.embed(
                 self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
