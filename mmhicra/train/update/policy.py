@@ -5,7 +5,7 @@ One `forward` is all that data-parallel wrappers need to see; the engine uses `m
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
