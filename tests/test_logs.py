@@ -255,8 +255,11 @@ def test_a_file_that_cannot_be_opened_is_said(terminal, tmp_path):
 
 def test_log_files_are_moved_aside_with_their_run(tmp_path):
     folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.config.write_text("seed: 0\n")
     folder.log(1).parent.mkdir(parents=True)
     folder.log(1).write_text("of the old run\n")
     aside = folder.set_aside()
-    assert (aside / "logs" / "rank_1.log").read_text() == "of the old run\n"
+    assert RunFolder(aside).log(1).read_text() == "of the old run\n"
     assert not folder.logs.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old", "run.old.logs"]

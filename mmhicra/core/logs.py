@@ -1,7 +1,7 @@
-"""Logging under the logger `mmhicra`: a file per process in the run folder, and what libraries say kept off the bars.
+"""Logging under the logger `mmhicra`: a file per process beside the run folder; libraries' lines kept off the bars.
 
 mmhicra.train.loop.loop ---> mmhicra --+--> Terminal (rank 0 only, from its level on)
-                                       +--> LogFile: logs/rank_N.log (everything, with tracebacks)
+                                       +--> LogFile: RUN.logs/rank_N.log (everything, with tracebacks)
 transformers, vllm, warnings --> root -+    (warnings; errors are shown as well)
 
 Logging never ends a run: what cannot be written is counted, and the count is written once there is space again.

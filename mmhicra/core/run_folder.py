@@ -3,7 +3,9 @@
 config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
-logs/rank_0.log            what each process said, with its tracebacks
+
+Beside it, in RUN.logs/rank_0.log, ...: what each process said, with its tracebacks. That tells of days and machines;
+the run folder itself holds what configuration, seed and data make, and is compared to the bit (but for times).
 
 Only what is named like this is read, replaced or removed; whatever else lies there stays as it is.
 """
@@ -21,6 +23,8 @@ from mmhicra.core.files import PARTIAL, append_line, free_name, json_text, jsona
 from mmhicra.core.manifest import remove_listed
 from mmhicra.core.step_names import step_name, step_of, steps_in
 
+LOGS = ".logs"
+"""Suffix of the folder of log files."""
 OLD, REPLACED, DAMAGED = ".old", ".replaced", ".damaged"
 """Suffixes of what is being removed or was moved aside, of a checkpoint while another takes its name, and of one that
 cannot be used."""
@@ -42,7 +46,12 @@ class RunFolder:
         self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
-        self.logs = self.path / "logs"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the processes' log files, beside the run folder."""
+        path = self.path.resolve()
+        return path.with_name(path.name + LOGS)
 
     def log(self, rank: int) -> Path:
         """The log file of one process."""
@@ -70,7 +79,7 @@ class RunFolder:
         """All that a run and the commands that read it write here, the configuration first."""
         files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
         files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
-        folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard, self.logs]
+        folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard]
         return [path for path in (*files, *folders) if path.exists()]
 
     def set_aside(self) -> Path | None:
@@ -93,6 +102,8 @@ class RunFolder:
             return None
         with writing(self.path):
             aside = self._gathered.rename(free_name(self.path.resolve(), OLD))
+            if self.logs.is_dir():
+                self.logs.rename(free_name(aside, LOGS))
             sync_folder(aside.parent)
         return aside
 

@@ -12,6 +12,8 @@ import torch
 from made_questions import image_files, mathverse_row
 from short_runs import SHORT, TINY, metrics, run, state_files
 
+from mmhicra.core.run_folder import RunFolder
+
 pytestmark = pytest.mark.slow
 
 OPTIONS = (
@@ -138,7 +140,7 @@ def test_a_refusal_in_a_benchmark_on_one_rank_ends_both_with_one_line(benchmark,
     assert "rank      : 0 " in root, said[-3000:]
     assert "exitcode  : 2 " in root
     for rank in range(2):  # what each of them said, and where it was raised, is kept
-        log = (tmp_path / "two" / "logs" / f"rank_{rank}.log").read_text()
+        log = RunFolder(tmp_path / "two").log(rank).read_text()
         assert f"rank {rank} of 2 on cpu" in log
         assert " ERROR    mmhicra.core.logs: refused by rank 1" in log
         assert "UserError: refused by rank 1" in log.partition("Traceback (most recent call last)")[2]

@@ -15,7 +15,7 @@ VOLATILE = ("time/", "memory/", "speed/")
 """Metrics that no two runs share."""
 UNLIKE = frozenset({"seconds", "wall_seconds", "seconds_by_phase", "paths", "versions", "starts"})
 """Facts in `summary.json` and `state.json` that say when, where and in how many starts a run ran."""
-NOT_COMPARED = ("tensorboard/", "logs/", ".lock", "run.lock", "manifest.json", "report.html", "config.yaml")
+NOT_COMPARED = ("tensorboard/", ".lock", "run.lock", "manifest.json", "report.html", "config.yaml")
 """Compared in another way, or not at all: what names the folder, its host or a time."""
 ROUNDING = 1e-4
 """Relative difference of weights that another number of ranks may make; metrics are then not compared."""
@@ -27,7 +27,7 @@ def differences(reference: Path, other: Path, rounding: bool = False) -> list[st
     Args:
         reference: the undisturbed run.
         other: the disturbed one.
-        rounding: weights and moments need only agree to rounding (another number of ranks), and logs not at all.
+        rounding: weights and moments need only agree to rounding (another number of ranks).
     """
     wanted, found = files(reference), files(other)
     if rounding:

@@ -70,7 +70,7 @@ def test_a_fault_during_set_up_leaves_its_traceback_and_a_refusal_leaves_nothing
     config = short_config(tmp_path / "run")
     with pytest.raises(type(error)):
         run.train(config, terminal=Terminal(quiet=True))
-    log = tmp_path / "run" / "logs" / "rank_0.log"
+    log = RunFolder(tmp_path / "run").log(0)
     assert log.exists() == isinstance(error, ZeroDivisionError)
     if log.exists():
         assert ": processes: 1 on " in log.read_text()
