@@ -30,15 +30,15 @@ def spoilt_gradients(*steps):
     """In these steps one element of one gradient is NaN from the step's first micro-batch on."""
     optimize = module.Trainer.optimize
 
-    def spoiling(self, groups):
+    def spoiling(self, step, groups):
         calls = []
 
         def spoil(gradient):
             calls.append(1)
             return gradient.index_fill(0, torch.tensor([0]), torch.nan) if len(calls) == 1 else gradient
 
-        hook = first_trained(self).register_hook(spoil) if self.step_number in steps else None
-        optimize(self, groups)
+        hook = first_trained(self).register_hook(spoil) if step.number in steps else None
+        optimize(self, step, groups)
         if hook:
             hook.remove()
             assert calls, "nothing was spoilt"
@@ -55,9 +55,9 @@ def spoilt_weights(step):
     """After the update of this step one element of one weight is infinite."""
     apply = module.Trainer.apply
 
-    def spoiling(self, norm):
-        apply(self, norm)
-        if self.step_number == step:
+    def spoiling(self, current, norm):
+        apply(self, current, norm)
+        if current.number == step:
             first_trained(self).data.view(-1)[3] = torch.inf
 
     module.Trainer.apply = spoiling

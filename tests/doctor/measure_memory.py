@@ -1,8 +1,8 @@
 """Run in a process of its own: what updates of models really take, beside what the plan says.
 
-`python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `bench.shapes`, whether there is
-an `image`, whether the micro-batch is `alone` in its optimizer step, and options of `ModelConfig`. Prints one line of
-JSON for each.
+`python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `benchmarks.shapes`, whether
+there is an `image`, whether the micro-batch is `alone` in its optimizer step, and options of `ModelConfig`. Prints one
+line of JSON for each.
 """
 
 import json

@@ -25,6 +25,7 @@ from tools.tiny_vlm.factory import make_tokenizer
 
 pytestmark = pytest.mark.slow
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 MIB = 2**20
 CASES = {
     "float32": {"shape": "tiny"},
@@ -92,7 +93,9 @@ def measured(tmp_path_factory):
         pytest.skip("resident memory at its peak is only told by Linux")
     script = Path(__file__).with_name("measure_memory.py")
     command = [sys.executable, str(script), str(tmp_path_factory.mktemp("models")), json.dumps(list(CASES.values()))]
-    done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, capture_output=True, text=True)
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return dict(zip(CASES, lines, strict=True))
