@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What a machine with a CUDA GPU measures and checks in about eight minutes: `benchmarks/gpu.sh [FOLDER]` (docs/explanation/performance.md).
+# What a machine with a CUDA GPU measures and checks: `benchmarks/gpu.sh [FOLDER]` (docs/explanation/performance.md).
+# The checks take two minutes; each of the six measurements is stopped after four.
 # 1. The tests that need a GPU.
 # 2. A short run of the tiny model, the same again, and one that is killed after three steps and resumed: what differs?
 # 3. One update of a 7B-shaped and a 3B-shaped model beside TRL's, in every regime (needs the extra `bench`).
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 failed=0
 measure() { # NAME ARGUMENTS...: a benchmark, its JSON in the folder; one that does not fit is said and passed over
-  timeout 120 python3 -m benchmarks train --against trl --precision bf16 --checkpointing --update-only --json "${@:2}" \
+  timeout 240 python3 -m benchmarks train --against trl --precision bf16 --checkpointing --update-only --json "${@:2}" \
     > "$out/$1.json" 2> "$out/$1.log" || { echo "$1: exit status $?: $(tail -1 "$out/$1.log")"; failed=1; }
 }
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader

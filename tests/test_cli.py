@@ -69,3 +69,10 @@ def test_ctrl_c_while_the_command_is_read(monkeypatch, capsys):
     monkeypatch.setattr("mmhicra.cli.make_parser", interrupted)
     assert main(["leaderboard"]) == 130
     assert capsys.readouterr().err == "mmhicra: stopped\n"
+
+
+def test_bench_hands_everything_to_the_benchmarks_of_the_checkout(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "logprob", "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: mmhicra bench logprob [-h] [--tokens T]")

@@ -10,55 +10,19 @@ from typing import Any, get_args
 from pydantic import Field, field_validator, model_validator
 
 from mmhicra.config.base import NonNegative, PathText, Positive, Section, Seed, Threads
-from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
-from mmhicra.config.eval import BenchmarkConfig, EvalConfig
+from mmhicra.config.data import DataConfig
+from mmhicra.config.eval import EvalConfig
 from mmhicra.config.method import (
-    AdaptiveAlphaConfig,
-    AlphaScheduleConfig,
     CreditConfig,
-    CustomRewardConfig,
     HicraConfig,
     RewardConfig,
 )
-from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
-from mmhicra.config.rollout import GuardConfig, RolloutConfig, VLLMConfig
+from mmhicra.config.model import ModelConfig
+from mmhicra.config.rollout import RolloutConfig
 from mmhicra.config.train import (
-    CorrectionConfig,
-    DynamicSamplingConfig,
-    LossConfig,
-    OptimizerConfig,
-    SirenConfig,
     TrainConfig,
 )
 from mmhicra.core.names import TrackerName
-
-__all__ = [
-    "GENERATED_SOURCES",
-    "AdaptiveAlphaConfig",
-    "AlphaScheduleConfig",
-    "BenchmarkConfig",
-    "ColumnsConfig",
-    "CorrectionConfig",
-    "CreditConfig",
-    "CustomRewardConfig",
-    "DataConfig",
-    "DynamicSamplingConfig",
-    "EvalConfig",
-    "FreezeConfig",
-    "GuardConfig",
-    "HicraConfig",
-    "LogConfig",
-    "LoraConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "RewardConfig",
-    "RolloutConfig",
-    "RunConfig",
-    "SirenConfig",
-    "TrainConfig",
-    "VLLMConfig",
-]
 
 
 class LogConfig(Section):
