@@ -1,4 +1,4 @@
-"""The problems of a run: read, checked one by one, split into training and held-out, and put in order.
+"""The problems of a run: read, checked one by one, and split into training and held-out.
 
 Held-out problems come from the first of these that there is:
 
@@ -19,15 +19,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from mmhicra.config import GENERATED_SOURCES, DataConfig
 from mmhicra.config.data import NOT_READ
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
-from mmhicra.data.digest import digest_problems
 from mmhicra.data.images import describe_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.refused import RefusedRow, refuse_if_too_many, start_of, write_refused
@@ -299,94 +296,3 @@ def _row_of(problem: Problem, number: int) -> tuple[str, int]:
 
 def _place(row: RefusedRow) -> tuple[str, int]:
     return row.source, row.row
-
-
-class ProblemStream:
-    """Problems without end, epoch after epoch, each epoch in its own order.
-
-    Within an epoch no problem comes twice; a batch that an epoch cannot fill runs over into the next one. Nor does a
-    problem come twice within a step, one `take` and the `refill`s after it: one that the step has had already is passed
-    over, and is the first that the next step takes.
-
-    Attributes:
-        problems: all of them, in their own order.
-        epoch: from 0.
-        position: how many of this epoch are taken or passed over.
-        waiting: places in `problems` of those that are passed over, all of this epoch.
-    """
-
-    def __init__(self, problems: Sequence[Problem], seed: int, shuffle: bool = True) -> None:
-        if not problems:
-            raise DataError("there is no problem to train on: look into data.source")
-        self.problems = list(problems)
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-        self.position = 0
-        self.waiting: list[int] = []
-        self._held: set[int] = set()
-        """What the step has had."""
-        self._order = self._order_of(0)
-        self._digest = digest_problems(self.problems)
-
-    def take(self, count: int) -> list[Problem]:
-        """The next `count` problems, for another step; more than there are come in batches without repetition."""
-        taken: list[Problem] = []
-        while len(taken) < count:
-            self._held = set()
-            taken += self.refill(count - len(taken))
-        return taken
-
-    def refill(self, count: int) -> list[Problem]:
-        """Up to `count` more problems that the step has not had; fewer once it has had all."""
-        return [self.problems[self._next()] for _ in range(min(count, len(self.problems) - len(self._held)))]
-
-    def _next(self) -> int:
-        """The place of the next problem that the step has not had; there must be one."""
-        place = next((place for place in self.waiting if place not in self._held), None)
-        if place is not None:
-            self.waiting.remove(place)
-        while place is None:
-            if self.position == len(self.problems):
-                self.epoch, self.position = self.epoch + 1, 0
-                self._order = self._order_of(self.epoch)
-            place = self._order[self.position]
-            self.position += 1
-            if place in self._held:
-                self.waiting.append(place)
-                place = None
-        self._held.add(place)
-        return place
-
-    def state(self) -> dict[str, Any]:
-        """Where the stream is between two steps, JSON-able: what `restore` needs."""
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "waiting": list(self.waiting),
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "problems": self._digest,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken, over the same problems.
-
-        Raises:
-            DataError: problems, seed or shuffling differ from those of the state.
-        """
-        now = self.state()
-        changed = [name for name in ("problems", "seed", "shuffle") if state[name] != now[name]]
-        if changed:
-            raise DataError(
-                f"cannot resume: {' and '.join(changed)} of the training data changed since the checkpoint; "
-                "put the data back, or start a new run"
-            )
-        self.epoch, self.position = state["epoch"], state["position"]
-        self.waiting = list(state.get("waiting", []))  # older checkpoints have none
-        self._order = self._order_of(self.epoch)
-
-    def _order_of(self, epoch: int) -> list[int]:
-        if not self.shuffle:
-            return list(range(len(self.problems)))
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.problems)).tolist()

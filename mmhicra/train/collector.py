@@ -15,7 +15,7 @@ import torch
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
-from mmhicra.data.dataset import ProblemStream
+from mmhicra.data.stream import ProblemStream
 from mmhicra.rewards.custom import LARGEST_REWARD
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling

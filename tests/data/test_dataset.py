@@ -18,9 +18,10 @@ from mmhicra.config import DataConfig
 from mmhicra.config.loading import build_config
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
-from mmhicra.data.dataset import Loaded, ProblemStream, check_problems, load_problems
+from mmhicra.data.dataset import Loaded, check_problems, load_problems
 from mmhicra.data.digest import digest_problems
 from mmhicra.data.refused import RefusedRow, summarise_refused
+from mmhicra.data.stream import ProblemStream
 
 DOCS = Path(__file__).parents[2] / "docs" / "guides" / "data.md"
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem, ProblemImage
-from mmhicra.data.dataset import ProblemStream
 from mmhicra.data.digest import digest_problems
+from mmhicra.data.stream import ProblemStream
 
 
 def picture(colour):

@@ -19,8 +19,9 @@ from mmhicra.core.manifest import refuse_damaged_model
 from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Problem
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.data.dataset import Loaded, ProblemStream, load_problems, refuse_without_images
+from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.refused import summarise_refused
+from mmhicra.data.stream import ProblemStream
 from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.runner import make_runner
 from mmhicra.evaluate.scoring.score import TIME_LIMIT
