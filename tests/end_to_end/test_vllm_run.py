@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from short_runs import assert_same_run, metrics, run, run_on_two
@@ -122,8 +124,10 @@ class TestVLLM:
     def test_two_processes_agree_in_every_step(self, tmp_path, options):
         """A copy of the engine for each process, or one that both hold; of a trainer that is copied or sharded."""
         few = ("train.prompts_per_step=5", "train.optimizer.learning_rate=1e-3")
-        status, said = run_on_two(tmp_path / "two", VLLM, *few, *options)
-        assert status == 0, said[-3000:]
+        with shared_memory_of_a_killed_run():
+            status, said = run_on_two(tmp_path / "two", VLLM, *few, *options)
+            assert status == 0, said[-3000:]
+            assert not list(Path("/dev/shm").glob("mmhicra-*")), "a killed run would leave these"
         records = metrics(tmp_path / "two")
         assert len(records) == 4
         for record in records[1:]:
@@ -135,6 +139,19 @@ class TestVLLM:
     def test_processes_that_do_not_add_up_are_refused(self, tmp_path):
         with pytest.raises(ConfigError, match=r"tensor_parallel \(2\) x data_parallel \(what fits\) must be the 1"):
             run(tmp_path / "run", VLLM, "rollout.vllm.tensor_parallel=2")
+
+
+@contextmanager
+def shared_memory_of_a_killed_run():
+    """What vLLM leaves under the names that it gives to two processes, if they are killed."""
+    left = [Path(f"/dev/shm/-tp:0-[0-1]-cpushm_{rank}") for rank in range(2)]
+    try:
+        for file in left:
+            file.touch()
+        yield
+    finally:
+        for file in left:
+            file.unlink(missing_ok=True)
 
 
 def stop_after(folder, steps, *overrides):

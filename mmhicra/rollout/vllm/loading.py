@@ -17,7 +17,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.core.logs import keeps_log
 from mmhicra.core.memory import GIB, machine_memory
 from mmhicra.rollout.vllm.engine import VLLMEngine
-from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
+from mmhicra.rollout.vllm.parallel import ALONE, TPGroup, own_shared_memory
 from mmhicra.rollout.vllm.worker import QUALIFIED_NAME
 from mmhicra.vlm.loading import LoadedModel
 from mmhicra.vlm.shape import head_size
@@ -69,7 +69,8 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
 
             refuse_version(vllm.__version__)
             refuse_head_size(loaded)
-            llm = vllm.LLM(**arguments)
+            with own_shared_memory(processes):
+                llm = vllm.LLM(**arguments)
         except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"vLLM cannot start with rollout.vllm as it is: {reason[:600]}") from error

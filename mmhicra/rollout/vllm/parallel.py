@@ -5,10 +5,15 @@ Each runs its own `vllm.LLM` on the same requests in the same order; vLLM's work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from mmhicra.core.records import Prompt
@@ -45,6 +50,40 @@ class TPGroup:
 
 
 ALONE = TPGroup(None)
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def own_shared_memory(processes: int) -> Iterator[None]:
+    """Names vLLM's shared memory after this run while it starts. Every process of the run must enter it.
+
+    On CPU the processes that generate together meet in shared memory that vLLM names after their ranks alone: a second
+    run on the machine, or the first one after a run that was killed, could not start (errno 17, "file exists"). The
+    names leave the file system once the processes have met, so that a killed run leaves nothing.
+    """
+    if processes == 1 or torch.cuda.is_available():
+        yield
+        return
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as SharedMemory
+
+    token = [uuid.uuid4().hex]
+    dist.broadcast_object_list(token, src=0)
+    original, used = SharedMemory.make_group_name, set[str]()
+
+    def make_group_name(communicator: Any) -> str:
+        name = f"mmhicra-{token[0]}-{original(communicator).strip('/')}"
+        used.add(name)
+        return name
+
+    SharedMemory.make_group_name = staticmethod(make_group_name)
+    try:
+        yield
+    finally:
+        SharedMemory.make_group_name = staticmethod(original)
+        for name in used:  # its group has met, or has failed
+            for file in SHARED_MEMORY.glob(f"{glob.escape(name)}_*"):
+                file.unlink(missing_ok=True)
 
 
 def _light(prompt: Prompt) -> Prompt:
