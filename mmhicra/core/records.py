@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from mmhicra.core.vision_inputs import VisionInputs
     from mmhicra.hicra.planning import PlanningTags
-    from mmhicra.vlm.vision_inputs import VisionInputs
 
 IMAGE_PLACEHOLDER = "<image>"
 """The text that marks the place of an image in `Problem.question`, once for each image."""

@@ -21,8 +21,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from mmhicra.config import FreezeConfig
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Prompt
+from mmhicra.core.vision_inputs import ImageFeatures, Images, ImageSize, Pixels, VisionInputs
 from mmhicra.vlm import special_tokens
-from mmhicra.vlm.vision_inputs import ImageFeatures, Images, ImageSize, Pixels, VisionInputs
 
 THINKING = ("<think>", "</think>")
 

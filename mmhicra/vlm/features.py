@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Prompt
+from mmhicra.core.vision_inputs import ImageFeatures, Images, Pixels
 from mmhicra.vlm.family import Family
-from mmhicra.vlm.vision_inputs import ImageFeatures, Images, Pixels
 
 PATCHES_AT_A_TIME = 16_384
 """About three images of a megapixel in one pass of the tower, or one larger than that."""

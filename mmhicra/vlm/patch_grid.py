@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mmhicra.vlm.vision_inputs import Pixels, VisionInputs
+from mmhicra.core.vision_inputs import Pixels, VisionInputs
 
 
 @dataclass(frozen=True, eq=False)

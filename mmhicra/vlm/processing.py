@@ -16,10 +16,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from mmhicra.config import DataConfig
 from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
+from mmhicra.core.vision_inputs import ImageSize
 from mmhicra.vlm.chat import ChatTemplateError, render_chat
 from mmhicra.vlm.family import Family
 from mmhicra.vlm.special_tokens import control_texts
-from mmhicra.vlm.vision_inputs import ImageSize
 
 Read = TypeVar("Read")
 

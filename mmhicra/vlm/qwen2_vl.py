@@ -15,9 +15,9 @@ from transformers import PreTrainedConfig
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from mmhicra.core.records import Prompt
+from mmhicra.core.vision_inputs import ImageFeatures, ImageSize, Pixels
 from mmhicra.vlm.family import Family, StockView, unwrap
 from mmhicra.vlm.patch_grid import PatchGridInputs, PatchGridPixels, mrope_positions
-from mmhicra.vlm.vision_inputs import ImageFeatures, ImageSize, Pixels
 from mmhicra.vlm.vision_work import PatchGridWork
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from mmhicra.core.vision_inputs import VisionInputs
 from mmhicra.vlm.patch_grid import PatchGridInputs
-from mmhicra.vlm.vision_inputs import VisionInputs
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mmhicra.core.records import Completion, Group, Prompt
+from mmhicra.core.vision_inputs import Images
 from mmhicra.train.update.layout import Layout, Piece, Span
 from mmhicra.vlm.features import images_of
-from mmhicra.vlm.vision_inputs import Images
 
 
 @dataclass(frozen=True, eq=False)
