@@ -117,7 +117,7 @@ def extract(
     if loose:
         text = first_turn(text)
     phrase = _choice_phrase if kind == "choice" else _phrase
-    block = _last_answer_block(text)
+    block = last_answer_block(text)
     if block is not None:
         method, found = _first([("boxed", last_boxes), ("phrase", phrase)], block)
         return Extraction(found, f"answer block, {method}") if found else Extraction(block, "answer block")
@@ -248,7 +248,7 @@ def _tidy(found: str | None) -> str | None:
     return found.strip()
 
 
-def _last_answer_block(text: str) -> str | None:
+def last_answer_block(text: str) -> str | None:
     """The last closed `<answer>` with something in it."""
     opened, block = -1, None
     for tag in _ANSWER_TAG.finditer(text):
