@@ -34,7 +34,7 @@ class Collector:
     """Takes the next problems and returns their groups.
 
     Attributes:
-        vision: computes image features once for the whole run; None if the vision tower is trained, and every forward
+        vision: computes image features once a step; None if the vision tower is trained, and every forward
             pass has to compute them.
         policy: the model that `vision` computes with, made whole for it if it is sharded.
         time: measures the phases of the step; the trainer has the same one.

@@ -117,7 +117,8 @@ class Trainer:
         """
         upcoming, last = step.number + 1, step.number == self.config.train.steps
         if self.config.rollout.prefetch and not last and not self.guard.scheduled(upcoming):
-            self.collector.prefetch(upcoming)
+            with self.ranks.refusing_together():
+                self.collector.prefetch(upcoming)
         else:
             self.collector.engine.sleep()
 
@@ -152,7 +153,7 @@ class Trainer:
 
     def assign_credit(self, step: Step) -> None:
         """Turn rewards and token classes into per-token advantages, and measure both."""
-        with self.time("credit"):
+        with self.ranks.refusing_together(), self.time("credit"):
             for number, group in enumerate(step.groups):
                 self.credit_assigner.assign(group, step.number, kept=number < len(step.kept))
         with self.time("telemetry"):
@@ -341,7 +342,7 @@ class Trainer:
         with self.ranks.refusing_together():
             self.collector.wait()
         if step.has_batch:
-            with self.time("sync"):
+            with self.ranks.refusing_together(), self.time("sync"):
                 for name, value in self.collector.engine.sync(self.unwrapped.model).items():
                     step.tally.mean(name, torch.tensor([value]))
 

@@ -146,6 +146,23 @@ def test_a_refusal_in_a_benchmark_on_one_rank_ends_both_with_one_line(benchmark,
         assert "UserError: refused by rank 1" in log.partition("Traceback (most recent call last)")[2]
 
 
+def test_a_method_of_ones_own_that_fails_on_one_rank_ends_both_with_one_line(tmp_path):
+    """Rank 0 would wait for the other in its next step, until `train.rank_timeout`."""
+    method = tmp_path / "method.py"
+    method.write_text(
+        "import os\ncalls = [0]\n"
+        "def fails_later(advantages, tokens, options):\n"
+        "    calls[0] += 1\n"
+        "    if os.environ.get('RANK') == '1' and calls[0] > 8: raise RuntimeError('no credit')\n"
+        "    return advantages * 1.0\n"
+    )
+    few = ("train.prompts_per_step=4", "train.epochs=1", "eval.problems=0", f"credit.method={method}:fails_later")
+    status, said = run_on_two(tmp_path / "two", *few)
+    assert status != 0
+    assert said.count("fails_later failed: RuntimeError: no credit") == 1, said[-3000:]
+    assert "exitcode  : 2 " in said
+
+
 def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
     """From the second step on it fails on every problem of rank 1, on two of four groups."""
     reward = tmp_path / "reward.py"

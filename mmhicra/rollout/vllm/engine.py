@@ -45,13 +45,13 @@ class Print(NamedTuple):
 
 
 class VLLMEngine:
-    """Generates with a `vllm.LLM` that runs in this process; `vllm_loading.load_vllm` makes one.
+    """Generates with a `vllm.LLM` that runs in this process; `vllm.loading.load_vllm` makes one.
 
     A prompt is one request with `n` completions: its images are processed and hashed once. Weights are synced by name,
     one at a time, and checked afterwards.
 
     Args:
-        llm: the engine, its worker extended by `vllm_worker.TrainedWorker`.
+        llm: the engine, its worker extended by `vllm.worker.TrainedWorker`.
         family: of the model.
         tokenizer: of the model.
         dtype: of the engine's weights.
