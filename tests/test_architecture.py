@@ -15,8 +15,8 @@ import mmhicra
 
 PACKAGE = Path(mmhicra.__file__).resolve().parent
 ORDER = (
-    *("core", "config", "rewards", "hicra", "data", "vlm", "rollout", "evaluate", "train", "evolve", "mining"),
-    *("analysis", "lab", "report", "doctor", "integrations", "api", "commands", "cli", "__main__"),
+    *("core", "config", "rewards", "hicra", "data", "vlm", "rollout", "evaluate", "train", "mining"),
+    *("analysis", "lab", "report", "doctor", "api", "commands", "cli", "__main__"),
 )
 """From the ground up. `mmhicra` itself has the version and lazy names, and belongs to none."""
 UPWARD = {("core", "hicra")}
