@@ -51,8 +51,8 @@ def train(
 
     Args:
         config: see `load_config`.
-        rewards: functions `(problem, completion, record) -> float`, each alone or with its weight, beside those that
-            the configuration names; see docs/extend/reward.md.
+        rewards: functions `(problem, completion, record) -> float` or `(problems, completions, records) -> list`, async
+            or not, each alone or with its weight, beside those that the configuration names; see docs/extend/reward.md.
         callbacks: objects with methods of `train.loop.callbacks.Callback`, or classes that make them, likewise.
         resume: go on with the run in the run folder; `auto` does if there is one.
         overwrite: start anew, and move a run that is in the folder aside.

@@ -130,6 +130,8 @@ class ScriptedEngine:
 class ScriptedRewarder:
     """Gives the rewards of `SCRIPT`."""
 
+    waits_for_all = False
+
     def __init__(self, script=SCRIPT):
         self.script = script
 

@@ -1,5 +1,6 @@
 """The Python API: a configuration, rewards and callbacks as Python objects, training, evaluation, and the notebook."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -31,24 +32,47 @@ def always_two(problem, completion, record):
     return 2.0
 
 
+class AllAtOnce:
+    """A reward of lists that remembers how long they were."""
+
+    def __init__(self):
+        self.lengths = []
+
+    def __call__(self, problems, completions, records):
+        self.lengths.append(len(completions))
+        return [0.5] * len(problems)
+
+
+async def waits(problem, completion, record):
+    await asyncio.sleep(0)
+    return 0.25
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run with two rewards and a callback that are Python objects: folder, its options, the callback, the summary."""
     folder, steps = tmp_path_factory.mktemp("api") / "run", Steps()
     config = mmhicra.load_config("tiny", [*SHORT, f"run_folder={folder}", "train.steps=2", "eval.problems=0"])
-    options = {"rewards": [lambda problem, completion, record: 0.5, (always_two, 0.25)], "callbacks": [steps]}
+    lists = AllAtOnce()
+    rewards = [lambda problem, completion, record: 0.5, (always_two, 0.25), (lists, 0.5), (waits, 2.0)]
+    options = {"rewards": rewards, "callbacks": [steps]}
     return folder, options, steps, mmhicra.train(config, **options, quiet=True)
 
 
 def test_objects_take_part_in_a_run_and_are_named_in_its_folder(trained):
-    folder, _, steps, summary = trained
+    folder, options, steps, summary = trained
     assert steps.told == [1, 2]
-    names = [f"python:{__name__}.trained.<locals>.<lambda>", f"python:{__name__}.always_two"]
+    own = ("trained.<locals>.<lambda>", "always_two", "AllAtOnce", "waits")
+    names = [f"python:{__name__}.{name}" for name in own]
     assert steps.parts >= set(names)
+    assert options["rewards"][2][0].lengths == [1, 16, 16], (
+        "the first call before the run, then every completion of a step"
+    )
     assert summary == json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     tree = read_yaml(folder / "config.yaml")
     assert tree["reward"]["custom"] == [
-        {"path": name, "weight": weight} for name, weight in zip(names, (1.0, 0.25), strict=True)
+        {"path": path, "name": None, "weight": weight}
+        for path, weight in zip(names, (1.0, 0.25, 0.5, 2.0), strict=True)
     ]
     assert tree["log"]["callbacks"] == [f"python:{__name__}.Steps"]
 

@@ -19,12 +19,18 @@ from mmhicra.config.base import (
 )
 from mmhicra.core.names import AdvantageScale, AlphaSignal, CreditMethod, FormatStyle, PlanningParts
 
+TERM_NAME = "^[a-z][a-z0-9_]{0,39}$"
+"""How a term of the reward may be named: as part of the name of a metric."""
+
 
 class CustomRewardConfig(Section):
     """A reward function of your own, by dotted path."""
 
     path: PathText
-    """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record)."""
+    """`package.module:function` or `./my_reward.py:function`, called with (problem, completion, record), or with lists
+    if its parameters are named problems, completions, records; either may be async."""
+    name: Annotated[str, Field(pattern=TERM_NAME)] | None = None
+    """What the term is called in metrics and rollout files; null takes the path."""
     weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
     """What its value is multiplied with before it is added to the reward."""
 
@@ -51,6 +57,10 @@ class RewardConfig(Section):
     """Reward functions of your own, each with its weight."""
     custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Completions of a group that custom functions are called on at a time; raise it if they wait, e.g. for a judge."""
+    custom_concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Calls of an async function that may be under way at a time."""
+    custom_batch: NonNegative = 0
+    """Completions in one call of a function that takes lists; 0 gives it all that a process scores at once."""
     custom_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Calls of a custom function at most for one completion, if it raises."""
     custom_wait: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.5
@@ -60,6 +70,11 @@ class RewardConfig(Section):
     custom_failures: NonNegative = 10
     """Groups that may be dropped because a custom function failed, over all processes and since this start of the run;
     with one more the run saves and stops."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a term is somebody else's, which may fail."""
+        return bool(self.custom)
 
 
 class CreditConfig(Section):

@@ -79,9 +79,9 @@ def load_object(address: str, field: str, what: str = "object") -> object:
 
 
 def check_call(
-    function: object, address: str, field: str, arguments: Sequence[str], form: str
+    function: object, address: str, field: str, arguments: Sequence[str], form: str, may_be_async: bool = False
 ) -> Callable[..., object]:
-    """The function, if it can be called with so many arguments and is not async.
+    """The function, if it can be called with so many arguments and is async only where it may be.
 
     Args:
         function: what `load_object` found.
@@ -89,13 +89,15 @@ def check_call(
         field: of the configuration.
         arguments: the names of those that it is called with, in order.
         form: how it is called and what it returns, with the page that says more.
+        may_be_async: whether its caller awaits what an async function gives.
 
     Raises:
         ConfigError: it cannot.
     """
     if not callable(function):
         raise ConfigError(f"{field}: {address!r} is not a function")
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    if is_async and not may_be_async:
         raise ConfigError(f"{field}: {address!r} is an async function: make it a plain one; {form}")
     signature = signature_of(function)
     if signature is not None:

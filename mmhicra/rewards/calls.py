@@ -2,10 +2,13 @@
 
 A thread cannot be ended from outside. One that does not return in time is left behind: what it still does is not
 read, and it does not keep the process from ending. A function that never gives the interpreter up cannot be bounded so.
+Async functions run on one event loop in a thread of its own, where one that takes too long is cancelled.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -35,17 +38,23 @@ class Raised(Exception):
 _Result = tuple[Any, BaseException | None]
 
 
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 class Calls:
     """Threads that functions are called in, as many as there are calls at a time; the same ones again and again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[Any]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[SimpleQueue[_Result]] = set()
         self._closed = False
 
     def call(self, limit: float, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(*arguments)` returns.
+        """What `function(*arguments)` returns; of an async function what awaiting it gives.
 
         Raises:
             Raised: it raised.
@@ -53,12 +62,12 @@ class Calls:
             CallsClosed: `close` was called, before or meanwhile.
         """
         result: SimpleQueue[_Result] = SimpleQueue()
+        begin = self._begin_on_loop if is_async(function) else self._begin_in_thread
         with self._lock:
             if self._closed:
                 raise CallsClosed
             self._waiting.add(result)
-            jobs = self._idle.pop() if self._idle else self._start()
-        jobs.put((result, function, arguments))
+            end = begin(result, function, arguments)
         over = False
         try:
             value, error = result.get(timeout=limit)
@@ -68,10 +77,7 @@ class Calls:
         finally:
             with self._lock:
                 self._waiting.discard(result)
-                if over and not self._closed:
-                    self._idle.append(jobs)
-                else:
-                    jobs.put(None)  # if the call returns after all, its thread ends
+                end(over and not self._closed)
         if isinstance(error, CallsClosed):
             raise error
         if error is not None:
@@ -87,6 +93,45 @@ class Calls:
             for jobs in self._idle:
                 jobs.put(None)
             self._idle.clear()
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(_end_loop, self._loop)
+
+    def _begin_in_thread(
+        self, result: SimpleQueue[_Result], function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Callable[[bool], None]:
+        """Begin a call; returns what is to be told whether it is over, and the thread free."""
+        jobs = self._idle.pop() if self._idle else self._start()
+        jobs.put((result, function, arguments))
+
+        def end(over: bool) -> None:
+            if over:
+                self._idle.append(jobs)
+            else:
+                jobs.put(None)  # if the call returns after all, its thread ends
+
+        return end
+
+    def _begin_on_loop(
+        self, result: SimpleQueue[_Result], function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Callable[[bool], None]:
+        """Begin a call; returns what is to be told whether it is over, and else cancels it."""
+
+        async def run() -> None:
+            try:
+                result.put((await function(*arguments), None))
+            except BaseException as error:  # noqa: BLE001 - handed on to whom it concerns, whatever it is
+                result.put((None, error))
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="async rewards", daemon=True).start()
+        future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+
+        def end(over: bool) -> None:
+            if not over:
+                future.cancel()
+
+        return end
 
     @staticmethod
     def _start() -> SimpleQueue[Any]:
@@ -103,3 +148,10 @@ def _work(jobs: SimpleQueue[Any]) -> None:
         except BaseException as error:  # noqa: BLE001 - handed on to whom it concerns, whatever it is
             result.put((None, error))
         del job, result, function, arguments
+
+
+def _end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what runs on an event loop, and stop it when that has heard of it."""
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.call_later(0.1, loop.stop)

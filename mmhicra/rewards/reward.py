@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -12,13 +11,14 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.core.names import FormatStyle
 from mmhicra.core.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
-from mmhicra.rewards.calls import Calls
-from mmhicra.rewards.custom import CustomFailure, CustomSettings, load_terms
+from mmhicra.rewards.calls import Calls, is_async
+from mmhicra.rewards.custom import BatchTerm, CallSettings, CustomFailure, load_terms
+from mmhicra.rewards.terms import OwnTerms
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
 
 
-class RewardSettings(Protocol):
+class RewardSettings(CallSettings, Protocol):
     """What a `Rewarder` reads from the configuration."""
 
     @property
@@ -57,31 +57,6 @@ class RewardSettings(Protocol):
         ...
 
     @property
-    def custom(self) -> Sequence[CustomSettings]:
-        """Functions of the user's own."""
-        ...
-
-    @property
-    def custom_attempts(self) -> int:
-        """Calls of a custom function at most for one completion."""
-        ...
-
-    @property
-    def custom_wait(self) -> float:
-        """Seconds between the first two of them."""
-        ...
-
-    @property
-    def custom_time_limit(self) -> float:
-        """Seconds that one of them may take."""
-        ...
-
-    @property
-    def custom_threads(self) -> int:
-        """Completions whose custom functions are called at a time."""
-        ...
-
-    @property
     def custom_failures(self) -> int:
         """Groups that may be dropped because a custom function failed."""
         ...
@@ -90,8 +65,8 @@ class RewardSettings(Protocol):
 class Rewarder:
     """Scores completions: accuracy, format, length, and the user's own terms.
 
-    A custom term is a function `(problem, completion, record_so_far) -> float`; the record so far holds every term but
-    the custom ones that come after. Completions are scored `custom_threads` at a time.
+    A custom term is a function `(problem, completion, record_so_far) -> float`, or one of lists (`rewards.custom`); the
+    record so far holds every term but those that come after.
 
     Args:
         settings: weights, format and limits.
@@ -111,9 +86,9 @@ class Rewarder:
         self.max_tokens = max_tokens
         self.verifier = Verifier(settings.workers, settings.time_limit)
         self._calls = Calls()
-        patience = (settings.custom_attempts, settings.custom_wait, settings.custom_time_limit)
-        self._terms = load_terms(settings.custom, *patience, self._calls)
-        self._failures: list[CustomFailure] = []
+        self._custom = load_terms(settings, self._calls)
+        _refuse_equal_names([term.name for term in self._custom])
+        self._own = OwnTerms(self._custom, settings.custom_failures)
         self._told = (0, 0)
 
     def __enter__(self) -> Self:
@@ -135,33 +110,44 @@ class Rewarder:
         Raises:
             ConfigError: one fails, or returns no reward.
         """
-        if not self._terms:
+        if not self._own.terms:
             return
         try:
             self.score_one(problem, rf"\boxed{{{problem.answer}}}", tokens=8)
         except CustomFailure as failure:
             raise ConfigError(f"{failure}. This was a first call, with the gold as the response") from failure
+        self.take_counts()  # a resumed run makes this call too, and its steps count what they counted before
+
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether the own terms are best added to all completions of a step at once: one takes lists, or is slow."""
+        return any(isinstance(term, BatchTerm) or is_async(term.function) for term in self._custom)
 
     def score(self, groups: Sequence[Group]) -> None:
         """Set `reward` on every completion of `groups`, all of them verified in one batch.
 
-        A group on which a custom function fails earns 0 throughout, which leaves it without signal; see `take_losses`.
+        A group on which an own term fails earns 0 throughout, which leaves it without signal; see `take_losses`.
         """
+        self.judge(groups)
+        self.add_own_terms(groups)
+
+    def add_own_terms(self, groups: Sequence[Group]) -> None:
+        """Add the own terms to the rewards that `judge` has set."""
         pairs = [(group.prompt.problem, completion) for group in groups for completion in group.completions]
-        verified = self._verified(pairs)
-        records = iter(zip(verified, self._add_custom(pairs, verified), strict=True))
+        judged = [completion.reward for _, completion in pairs if completion.reward is not None]
+        records = iter(zip(judged, self._own.add_to_all(pairs, judged), strict=True))
         for group in groups:
             scored = [next(records) for _ in group.completions]
             failure = next((whole for _, whole in scored if isinstance(whole, CustomFailure)), None)
             if failure is not None:
-                self._failures.append(failure)
+                self._own.failures.append(failure)
             for completion, (record, whole) in zip(group.completions, scored, strict=True):
                 if failure is not None or isinstance(whole, CustomFailure):
                     whole = replace(record, why=str(failure), total=0.0)
                 completion.reward = whole
 
     def judge(self, groups: Sequence[Group]) -> None:
-        """Set `reward` on every completion of `groups` like `score`, without the custom terms.
+        """Set `reward` on every completion of `groups` like `score`, without the own terms.
 
         Evaluation counts verdicts: a custom function would cost its time and money for nothing, and what fails there
         would count as a group that is dropped from training.
@@ -170,11 +156,15 @@ class Rewarder:
         for (_, completion), record in zip(pairs, self._verified(pairs), strict=True):
             completion.reward = record
 
+    def take_counts(self) -> dict[str, dict[str, float]]:
+        """What the calls of each own term came to since the last call of this method, by the term's name."""
+        return {term.name: term.counts.take() for term in self._custom}
+
     def take_losses(self) -> tuple[int, list[CustomFailure]]:
         """Since the last call: reward workers that something else than their limit ended, and failed groups."""
         lost, failed = self._told
-        self._told = (self.verifier.lost, len(self._failures))
-        return self.verifier.lost - lost, self._failures[failed:]
+        self._told = (self.verifier.lost, len(self._own.failures))
+        return self.verifier.lost - lost, self._own.failures[failed:]
 
     def score_one(
         self, problem: Problem, text: str, tokens: int = 0, finish_reason: FinishReason = "stop"
@@ -188,7 +178,7 @@ class Rewarder:
         Raises:
             CustomFailure: a custom function kept raising, or returned no finite number within `LARGEST_REWARD`.
         """
-        records = self._add_custom(pairs, self._verified(pairs))
+        records = self._own.add_to_all(pairs, self._verified(pairs))
         for record in records:
             if isinstance(record, CustomFailure):
                 raise record
@@ -206,38 +196,6 @@ class Rewarder:
             for (problem, completion), extraction, outcome in zip(pairs, extractions, outcomes, strict=True)
         ]
 
-    def _add_custom(
-        self, pairs: Sequence[tuple[Problem, Completion]], records: Sequence[RewardRecord]
-    ) -> list[RewardRecord | CustomFailure]:
-        """The records with the custom terms, in order; a failure where a function failed."""
-        if not self._terms:
-            return list(records)
-        failed: dict[int, CustomFailure] = {}
-
-        def add(at: int) -> RewardRecord | CustomFailure:
-            problem, completion = pairs[at]
-            known = failed.get(id(problem)) or (self._failures[-1] if self._given_up else None)
-            if known is not None:  # its group is lost already, and a call may cost money
-                return CustomFailure(str(known), problem.id, known.wrong_result)
-            record = records[at]
-            try:
-                for term in self._terms:
-                    record = term.add_to(record, problem, completion)
-            except CustomFailure as failure:
-                failed[id(problem)] = failure
-                return failure
-            return record
-
-        if self.settings.custom_threads == 1:
-            return [add(at) for at in range(len(pairs))]
-        with ThreadPoolExecutor(self.settings.custom_threads, thread_name_prefix="custom rewards") as threads:
-            return list(threads.map(add, range(len(pairs))))
-
-    @property
-    def _given_up(self) -> bool:
-        """Whether the run is about to stop, so that nothing is gained by another call."""
-        return len(self._failures) > self.settings.custom_failures or any(each.wrong_result for each in self._failures)
-
     def _record(
         self, problem: Problem, completion: Completion, extraction: Extraction, outcome: Outcome
     ) -> RewardRecord:
@@ -252,6 +210,12 @@ class Rewarder:
             total += settings.length_weight * parts["length"]
         why = extraction.method if outcome.verdict == "no-answer" else outcome.why
         return RewardRecord(extraction.text, extraction.method, problem.answer, outcome.verdict, why, parts, total)
+
+
+def _refuse_equal_names(names: Sequence[str]) -> None:
+    taken = ["accuracy", "format", "length", *names]
+    if twice := next((name for name in taken if taken.count(name) > 1), None):
+        raise ConfigError(f"reward: two terms of the reward are named {twice!r}: give one another name")
 
 
 def follows(response: str, style: FormatStyle) -> bool:

@@ -70,6 +70,8 @@ class Collector:
             return groups
         prompts = self.next_prompts(refill)
         total = len(prompts) * self.sampling.n
+        whole = self.rewarder.waits_for_all
+        score = self.rewarder.judge if whole else self.rewarder.score
         scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         scores: list[Future[None]] = []
         try:
@@ -80,11 +82,13 @@ class Collector:
                     seed=self.seed,
                     step=step,
                     on_finish=lambda done: self.progress("rollout", done, total),
-                    on_group=lambda group: scores.append(scorer.submit(self.rewarder.score, [group])),
+                    on_group=lambda group: scores.append(scorer.submit(score, [group])),
                 )
+            if whole:
+                scores.append(scorer.submit(self.rewarder.add_own_terms, groups))
             with self.time("reward"):
-                for score in scores:
-                    score.result()
+                for scored in scores:
+                    scored.result()
         finally:  # a step that is given up does not wait for a reward that hangs
             scorer.shutdown(wait=False, cancel_futures=True)
         return groups

@@ -16,6 +16,7 @@ from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Completion, Group
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
+from mmhicra.rewards.counts import count_metrics
 from mmhicra.train.collector import Collector, finite_rewards, place_groups
 from mmhicra.train.credit import CreditAssigner, planning_tags
 from mmhicra.train.distributed.balance import Work, balance
@@ -362,7 +363,7 @@ class Trainer:
         return {
             **seen,
             "reward/workers_lost": self.ranks.sum(float(lost)),
-            **({"reward/custom_failed": float(len(step.reward_failures))} if self.config.reward.custom else {}),
+            **(self.own_reward_numbers(step) if self.config.reward.asks else {}),
             "group/kept": self.ranks.sum(float(len(step.kept))),
             "group/dropped": self.ranks.sum(float(len(step.dropped))),
             "optimizer/skipped": float(self.updates.skipped_in_step),
@@ -370,6 +371,11 @@ class Trainer:
             **(self.speed(step) if step.has_batch else {}),
             **{f"time/{phase}": seconds for phase, seconds in self.time.seconds.items()},
         }
+
+    def own_reward_numbers(self, step: Step) -> dict[str, float]:
+        """What asking own functions and judges came to, over all ranks; every rank must call it."""
+        counts = self.ranks.gather([self.collector.rewarder.take_counts()])
+        return {"reward/custom_failed": float(len(step.reward_failures)), **count_metrics(counts)}
 
     def speed(self, step: Step) -> dict[str, float]:
         """Of the update, in FLOP of the model; every rank must call it."""

@@ -13,6 +13,7 @@ from mmhicra.rewards.workers import Verifier
 class Custom:
     path: str
     weight: float = 1.0
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Settings:
     custom_wait: float = 0.0
     custom_time_limit: float = 60.0
     custom_threads: int = 1
+    custom_concurrency: int = 4
+    custom_batch: int = 0
     custom_failures: int = 10
 
 

@@ -103,9 +103,10 @@ SCENES = {
         "reward.length_buffer": (16, rewards, REWARDS),
         "reward.custom.path": (f"{__file__}:half", rewards, REWARDS),
         "reward.custom.weight": (4.0, rewards, REWARDS),
-        "reward.custom_attempts": (5, lambda run: run.collector.rewarder._terms[0].attempts),
-        "reward.custom_wait": (0.25, lambda run: run.collector.rewarder._terms[0].wait),
-        "reward.custom_time_limit": (44.5, lambda run: run.collector.rewarder._terms[0].limit),
+        "reward.custom.name": ("half", lambda run: run.collector.rewarder._custom[0].name),
+        "reward.custom_attempts": (5, lambda run: run.collector.rewarder._custom[0].patience.attempts),
+        "reward.custom_wait": (0.25, lambda run: run.collector.rewarder._custom[0].patience.wait),
+        "reward.custom_time_limit": (44.5, lambda run: run.collector.rewarder._custom[0].patience.limit),
         "reward.custom_threads": (2, lambda run: run.collector.rewarder.settings.custom_threads),
         "reward.workers": (1, lambda run: run.collector.rewarder.verifier.workers),
         "reward.time_limit": (7.5, lambda run: run.collector.rewarder.verifier.time_limit),
@@ -172,6 +173,7 @@ ELSEWHERE = {
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"
     " rollout.prefetch",
     "end_to_end/test_options.py": "train.rows",
+    "rewards/test_called_at_once.py": "reward.custom_concurrency reward.custom_batch",
     "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.keep_checkpoints log.rollouts_every"
     " reward.custom_failures",
     "train/test_best.py": "eval.best_by",

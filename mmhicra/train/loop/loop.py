@@ -180,7 +180,7 @@ class Run:
         last = wrong or failures[-1]
         often = "" if wrong else f"; {self.failed_groups} groups were dropped, reward.custom_failures allows {limit}"
         raise CustomFailure(
-            f"{last}{often}. Saved after step {step}: mend the function and go on with --resume",
+            f"{last}{often}. Saved after step {step}: mend the {last.culprit} and go on with --resume",
             last.problem,
             last.wrong_result,
         )

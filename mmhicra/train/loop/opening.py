@@ -43,6 +43,7 @@ MAY_CHANGE_ON_RESUME = (
     "reward.workers",
     "reward.time_limit",
     "reward.custom_threads",
+    "reward.custom_concurrency",
     "reward.custom_attempts",
     "reward.custom_wait",
     "reward.custom_time_limit",
