@@ -60,6 +60,8 @@ SCRIPT = {
     ),
 }
 """By problem: pieces of each response, those in brackets planning, and its reward. All of p2 are right: no signal."""
+CUT = {("p0", 0), ("p1", 0), ("p3", 1)}
+"""Problem and number of the responses that end because of their limit, two of them with a planning token."""
 
 
 def scripted_problems():
@@ -103,17 +105,18 @@ class ScriptedEngine:
 
     def __init__(self, tokenizer, logprobs_of, script=SCRIPT):
         self.tokenizer, self.logprobs_of, self.script = tokenizer, logprobs_of, script
-        self.calls, self.groups = [], []
+        self.calls, self.groups, self.cut = [], [], CUT
 
     def generate(self, prompts, sampling, seed, step, on_finish=None, on_group=None):
         self.calls.append(("generate", [prompt.problem.id for prompt in prompts], seed, step))
         self.groups = []
         for prompt in prompts:
             completions = []
-            for pieces, _ in self.script[prompt.problem.id]:
+            for number, (pieces, _) in enumerate(self.script[prompt.problem.id]):
                 ids, _ = tokenised(self.tokenizer, pieces)
-                text = self.tokenizer.decode(ids)
-                completions.append(Completion(ids, self.logprobs_of(prompt, ids), "stop", text))
+                text, ended = self.tokenizer.decode(ids), (prompt.problem.id, number) not in self.cut
+                reason = "stop" if ended else "length"
+                completions.append(Completion(ids, self.logprobs_of(prompt, ids), reason, text))
             self.groups.append(Group(prompt, completions))
             if on_group is not None:
                 on_group(self.groups[-1])

@@ -21,7 +21,7 @@ from plain_training import (
     policy_ratio,
     token_advantages,
 )
-from scripted_trainer import SCRIPT, scripted_problems, tokenised
+from scripted_trainer import CUT, SCRIPT, scripted_problems, tokenised
 
 from mmhicra.hicra.planning import planning_mask
 from mmhicra.vlm.processing import PromptBuilder
@@ -106,6 +106,8 @@ class Witness:
             if len(set(rewards)) > 1:
                 bases = group_advantages(rewards, self.config.credit.scale)
                 for number, base in enumerate(bases):
+                    if self.config.train.mask_truncated and (problem, number) in CUT:
+                        continue  # it has counted in its group's advantages
                     self.responses[problem, number] = self.response(group, number, base, weights)
         if self.siren and self.anchor is None:
             peaks = [float(self.peak(self.logprobs(weights, r))) for r in self.responses.values()]
@@ -234,6 +236,8 @@ class Witness:
         for name, value in largest.items():
             assert abs(metrics[f"{name}_max"] - value) < 1e-4 * max(1.0, value)
         assert abs(metrics["hicra/alpha"] - self.alpha) < 1e-5
+        assert metrics["response/truncated"] == len(CUT) / 12
+        assert metrics.get("rollout/masked_truncated") == (len(CUT) if self.config.train.mask_truncated else None)
         self.compare_credit(metrics)
         self.alpha = self.next_alpha(metrics)
         assert len(self.updates) == self.config.train.updates_per_step
@@ -261,6 +265,9 @@ class Witness:
         assert [group.prompt.problem.id for group in rollouts.dropped] == ["p2"]
         for group in rollouts.kept:
             for number, completion in enumerate(group.completions):
+                if self.config.train.mask_truncated and (group.prompt.problem.id, number) in CUT:
+                    assert not completion.advantages.any()
+                    continue
                 known = self.responses[group.prompt.problem.id, number]
                 for own, wanted in (
                     (completion.old_logprobs, known.old),

@@ -100,6 +100,10 @@ class TrainConfig(Section):
     rows: RowKind = "shared"
     """`shared`: the responses of a group stand behind their prompt in one row, which is computed once for all of them.
     `plain`: one response a row, behind its whole prompt: slower, for a family that cannot share and for comparison."""
+    mask_truncated: bool = False
+    """Leave responses that were cut off at `rollout.max_new_tokens` out of the loss (DAPO's overlong filtering). Their
+    rewards still count in the advantages of their group; their tokens and they themselves leave all that the loss is
+    divided by."""
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = 25.0

@@ -211,8 +211,10 @@ class Completion:
         placebo: (R,) bool, tokens of random n-grams, set where the method asks for them.
         entropy: (R,) float32 nats under the policy that sampled, set by the trainer: ahead of credit where the method
             asks for it, else by the update's first forward pass.
+        masked: whether it is left out of the loss (`train.mask_truncated`), set by the trainer; its reward still counts
+            in the advantages of its group.
         base_advantage: A, the response's own advantage before planning tokens are amplified, set by `hicra.credit`.
-        advantages: (R,) float32, set by `hicra.credit`.
+        advantages: (R,) float32, set by `hicra.credit`; zeros if it is masked.
         old_logprobs: (R,) float32 under the policy before the first update, set by the trainer: ahead of the update
             when it needs them, else by the update's own forward pass.
         reference_logprobs: (R,) float32 under the reference policy, likewise.
@@ -227,6 +229,7 @@ class Completion:
     planning_tags: PlanningTags | None = None
     placebo: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
+    masked: bool = False
     base_advantage: float | None = None
     advantages: torch.Tensor | None = None
     old_logprobs: torch.Tensor | None = None
@@ -248,6 +251,11 @@ class Group:
     prompt: Prompt
     completions: list[Completion]
     place: int | None = None
+
+    @property
+    def trained(self) -> list[Completion]:
+        """The completions that the loss is computed on: all but the masked ones."""
+        return [completion for completion in self.completions if not completion.masked]
 
     def rewards(self) -> list[float]:
         """The G total rewards.

@@ -196,7 +196,8 @@ def assign_credit(
 ) -> None:
     """Set `advantages`, (R,) float32, of every completion from the group's rewards and its token signals alone.
 
-    Earlier advantages are not read, so calling it twice changes nothing. Only `grpo` works without masks.
+    A masked completion counts in the group's mean and deviation, and has an advantage of 0 on all its tokens. Earlier
+    advantages are not read, so calling it twice changes nothing. Only `grpo` works without planning masks.
 
     Args:
         group: scored; its completions carry what the method needs (`TokenSignals`).
@@ -215,6 +216,9 @@ def assign_credit(
     advantages = group_advantages(group.rewards(), scale).tolist()
     results = []
     for number, (completion, advantage) in enumerate(zip(group.completions, advantages, strict=True)):
+        if completion.masked:  # not asked for its signals: nothing may have measured them
+            results.append(spread(0.0, len(completion)))
+            continue
         try:
             signals = _signals(completion, method)
             results.append(rule(spread(advantage, len(completion)), signals, options))
@@ -226,7 +230,7 @@ def assign_credit(
 
 
 def positive_mass(groups: Sequence[Group]) -> tuple[float, float]:
-    """sum max(A, 0) over the planning tokens of `groups`, and over all their tokens."""
+    """sum max(A, 0) over the planning tokens of `groups`, and over all their tokens; masked ones have none."""
     planning = total = 0.0
     for completion in (completion for group in groups for completion in group.completions):
         if completion.advantages is None or completion.planning is None:

@@ -129,9 +129,9 @@ def relative(numbers: Mapping[str, float], first: Mapping[str, float]) -> dict[s
 class RolloutTelemetry:
     """The numbers of a step's groups, added up group by group and, by `merge`, over ranks.
 
-    Outcome and planning numbers are over all groups: what the policy does. Advantages are over kept groups: what
-    the update sees. Both use the token classes of the `PlanningTags` given, whatever mask the credit used; so a
-    placebo is measured on the real grams.
+    Outcome and planning numbers are over all groups, masked completions included: what the policy does. Advantages are
+    over kept groups without masked completions: what the update sees. Both use the token classes of the `PlanningTags`
+    given, whatever mask the credit used; so a placebo is measured on the real grams.
 
     Attributes:
         gram_counts: occurrences by gram text, overlapping ones included.
@@ -270,9 +270,10 @@ class RolloutTelemetry:
             raise ValueError(f"group of problem {group.prompt.problem.id}: kept, but without advantages")
         values = torch.cat(advantages).numpy()
         bonus = values - np.repeat(np.array(bases, dtype=np.float32), lengths)
+        trained = np.repeat([not completion.masked for completion in group.completions], lengths)
         for name, bonus_name, chosen in (
-            ("planning", "bonus", planning),
-            ("execution", "execution_bonus", ~planning),
+            ("planning", "bonus", planning & trained),
+            ("execution", "execution_bonus", ~planning & trained),
         ):
             tokens = int(np.count_nonzero(chosen))
             self._add(f"advantage/{name}_mean", values.sum(where=chosen, dtype=np.float64), tokens)

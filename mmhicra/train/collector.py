@@ -174,6 +174,14 @@ def finite_rewards(group: Group) -> list[float]:
     return rewards
 
 
+def mask_truncated(groups: Sequence[Group]) -> int:
+    """Mask the completions that were cut off at the limit, before anything is computed of them; how many they are."""
+    truncated = [each for group in groups for each in group.completions if each.finish_reason == "length"]
+    for completion in truncated:
+        completion.masked = True
+    return len(truncated)
+
+
 def place_groups(signals: Sequence[bool], taken: int, wanted: int) -> list[int | None]:
     """The place of each group among those that its step keeps; None without signal, or if there are enough.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Step:
         tally: numbers of the update of this rank.
         kept: this rank's groups that reach the model, set by `collect`.
         dropped: this rank's groups that do not: they have no signal, or the step has enough without them.
+        masked: responses of this rank that `train.mask_truncated` leaves out of the loss.
         imbalance: time of the update over what it would be if the ranks had the same load; 1 is even.
         has_batch: whether any rank has a group to train on.
         worst_problem: on which engine and trainer disagree most, if by more than the guard's warning.
@@ -39,6 +40,7 @@ class Step:
     tally: Tally = field(default_factory=Tally)
     kept: list[Group] = field(default_factory=list)
     dropped: list[Group] = field(default_factory=list)
+    masked: int = 0
     imbalance: float = 1.0
     has_batch: bool = False
     worst_problem: str | None = None
@@ -52,7 +54,12 @@ class Step:
     @property
     def filler_group(self) -> Group:
         """What a rank computes on, with weight 0, while other ranks have more rows than it has."""
-        return (self.kept or self.dropped)[0]
+        group = (self.kept or self.dropped)[0]
+        return (
+            group
+            if group.trained
+            else replace(group, completions=[replace(c, masked=False) for c in group.completions])
+        )
 
 
 @dataclass(frozen=True, eq=False)

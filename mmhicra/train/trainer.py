@@ -17,7 +17,7 @@ from mmhicra.core.records import Completion, Group
 from mmhicra.hicra.credit import has_signal, positive_mass
 from mmhicra.hicra.telemetry import RolloutTelemetry, first_values, relative
 from mmhicra.rewards.counts import count_metrics
-from mmhicra.train.collector import Collector, finite_rewards, place_groups
+from mmhicra.train.collector import Collector, finite_rewards, mask_truncated, place_groups
 from mmhicra.train.credit import CreditAssigner, planning_tags
 from mmhicra.train.distributed.balance import Work, balance
 from mmhicra.train.distributed.ranks import Ranks
@@ -92,14 +92,16 @@ class Trainer:
     def collect(self, step: Step) -> None:
         """Roll out and score until enough groups carry signal, or the rounds are spent.
 
-        A group whose rewards are all alike has zero advantage everywhere: it leaves before any forward pass. Of the
-        others the first of all ranks together are kept, so that it does not matter how many ranks there are.
+        A group whose rewards are all alike has zero advantage everywhere, and one whose responses are all masked trains
+        nothing: they leave before any forward pass. Of the others the first of all ranks together are kept, so that it
+        does not matter how many ranks there are.
         """
         wanted, taken = self.config.train.prompts_per_step, 0
         for number in range(self.config.train.dynamic_sampling.max_rounds):
             with self.ranks.refusing_together():
                 groups = self.collector.roll_out(step.number, refill=number > 0)
-                signals = [has_signal(finite_rewards(group)) for group in groups]
+                step.masked += mask_truncated(groups) if self.config.train.mask_truncated else 0
+                signals = [has_signal(finite_rewards(group)) and bool(group.trained) for group in groups]
             places = place_groups(self.ranks.gather_shares(signals), taken, wanted)
             for group, group.place in zip(groups, self.ranks.share(places), strict=True):
                 (step.dropped if group.place is None else step.kept).append(group)
@@ -330,8 +332,8 @@ class Trainer:
         return [[own[place] for place in part.tolist() if place in own] for part in parts if len(part)]
 
     def totals(self, groups: Sequence[Group]) -> Totals:
-        """Tokens and responses of one optimizer step, over all ranks."""
-        completions = [completion for group in groups for completion in group.completions]
+        """Tokens and responses of one optimizer step, over all ranks; masked ones do not count."""
+        completions = [completion for group in groups for completion in group.trained]
         return Totals(
             tokens=int(self.ranks.sum(float(sum(len(c) for c in completions)))),
             sequences=int(self.ranks.sum(float(len(completions)))),
@@ -360,10 +362,12 @@ class Trainer:
             step.worst_problem = worst[0].problem if mean_error(worst) > self.guard.limits.warn else None
         lost, failures = self.collector.rewarder.take_losses()
         step.reward_failures = self.ranks.gather(failures)
+        masked = self.ranks.sum(float(step.masked))
         return {
             **seen,
             "reward/workers_lost": self.ranks.sum(float(lost)),
             **(self.own_reward_numbers(step) if self.config.reward.asks else {}),
+            **({"rollout/masked_truncated": masked} if self.config.train.mask_truncated else {}),
             "group/kept": self.ranks.sum(float(len(step.kept))),
             "group/dropped": self.ranks.sum(float(len(step.dropped))),
             "optimizer/skipped": float(self.updates.skipped_in_step),

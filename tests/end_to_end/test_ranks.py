@@ -31,7 +31,11 @@ REFILLED = (
     *("train.dynamic_sampling.max_rounds=6", "train.minibatches=2", "train.prompts_per_step=6"),
     "data.count=40",  # step 2 runs over into the second epoch
     "train.loss={siren: {coefficient: 1.0}, aggregation: sequence_mean}",
-    "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",
+    *(
+        "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",
+        "train.mask_truncated=true",
+        "rollout.max_new_tokens=32",
+    ),
 )
 """Steps are filled up, over the end of an epoch, and each has two optimizer steps a pass; what the loss and alpha go by
 is of all ranks."""
@@ -102,6 +106,7 @@ def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):
     assert status == 0, said[-3000:]
     rounds = [len(rolled_out(tmp_path / "one", step)) / (4 * 6) for step in (1, 2)]
     assert max(rounds) > 1, "no step was filled up"
+    assert all(record["rollout/masked_truncated"] > 0 for record in metrics(tmp_path / "one")[1:])
     assert rolled_out(tmp_path / "two") == rolled_out(tmp_path / "one")
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 

@@ -102,3 +102,4 @@ def test_advice_is_given_where_nothing_was_trained_or_updates_were_skipped(tmp_p
         lines = advice(updates, config)
         assert len(lines) == len(starts)
         assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+    assert advice(UpdateCount(3, made=8), config, masked=1234)[0].startswith("1,234 responses were cut off at rollout.")

@@ -35,6 +35,14 @@ def test_a_step_line_stands_under_its_headings():
     assert " ".join(line.split()) == "7/60 0.500 0.600 31 - - 5 2.00 0.50 - - 0.12 - 1.25 - -"
 
 
+def test_masked_responses_are_counted_in_a_column_of_their_own():
+    file = io.StringIO()
+    record = {"step": 7, "group/kept": 5.0, "rollout/masked_truncated": 13.0, "time/step": 2.0}
+    Terminal(Console(file=file, width=200)).show_step(record, steps=60)
+    headings, line = (text.split() for text in file.getvalue().splitlines())
+    assert line[headings.index("masked")] == "13"
+
+
 def test_rates_read_well_fast_and_slow():
     assert rate_text(None) == ""
     assert rate_text(12.34) == "12.3/s"

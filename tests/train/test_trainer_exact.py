@@ -58,6 +58,16 @@ CASES = {
         *("hicra.alpha=0.35", "hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}"),
         "credit.scale=std",
     ),
+    "cut": ("train.mask_truncated=true", "credit.method=high_entropy", "train.loss.kl_coefficient=0.5"),
+    "cut_sequence_mean": (
+        *("train.mask_truncated=true", "train.loss.aggregation=sequence_mean", "train.loss.entropy_coefficient=0.3"),
+        *("train.rows=plain", "credit.scale=std", "train.minibatches=2"),
+    ),
+    "cut_dr_grpo": (
+        *("train.mask_truncated=true", "train.loss.aggregation=dr_grpo", "train.epochs=2"),
+        "train.loss.siren={coefficient: 20.0, top_p: 0.7, quantile: 0.6}",
+    ),
+    "cut_adaptive": ("train.mask_truncated=true", "hicra.adaptive={signal: mass, target: 0.5, rate: 0.3}"),
     "adaptive_drift": ("hicra.adaptive={signal: kl, target: 0.001, rate: 0.1}", "train.epochs=2"),
 }
 """Changes to `scripted_trainer.SMALL`; every case runs all its steps, two if it does not say otherwise."""

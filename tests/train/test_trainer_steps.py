@@ -11,7 +11,7 @@ from short_runs import VOLATILE
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem
-from mmhicra.train.guard import Misaligned
+from mmhicra.train.guard import Limits, Misaligned
 from mmhicra.vlm.loading import load_policy
 
 SIGNAL, ALIKE = (1.0, 0.0), (1.0, 1.0)
@@ -129,6 +129,32 @@ def test_a_step_without_signal_changes_nothing_and_the_next_one_trains(make):
     assert any(not torch.equal(before[name], p) for name, p in trainer.policy.named_parameters())
     assert second["optimizer/grad_norm"] > 0
     assert trainer.collector.engine.calls[-1][0] == "sync"
+
+
+def test_a_group_of_truncated_responses_trains_nothing_and_is_replaced(make):
+    """p0 has signal, but nothing to train; p1's first response alone is left of its group."""
+    options = ("train.mask_truncated=true", "train.prompts_per_step=2", "train.dynamic_sampling.max_rounds=2")
+    trainer = make([SIGNAL] * 4, *options)
+    trainer.collector.engine.cut = {("p0", 0), ("p0", 1), ("p1", 1)}
+    updates = followed(trainer)
+    numbers, step = trainer.step()
+    assert generated(trainer) == [["p0", "p1"], ["p2", "p3"]]
+    assert (ids(step.kept), ids(step.dropped), updates) == (["p1", "p2"], ["p0", "p3"], [{"p1", "p2"}])
+    assert numbers["rollout/masked_truncated"] == 3
+    assert all(math.isfinite(value) for value in numbers.values())
+    masked = [completion.advantages.tolist() for group in step.groups for completion in group.completions[1:]]
+    assert [any(values) for values in masked] == [False, True, False, True]
+
+
+def test_a_step_of_truncated_responses_alone_changes_nothing(make):
+    trainer = make([SIGNAL] * 2, "train.mask_truncated=true", "train.prompts_per_step=2", "rollout.guard.every=1")
+    trainer.collector.engine.cut = {(name, number) for name in ("p0", "p1") for number in (0, 1)}
+    before = {name: p.clone() for name, p in trainer.unwrapped.named_parameters()}
+    trainer.guard.limits = Limits(1e9, 1e9, 1e9)
+    numbers, _ = trainer.step()
+    assert all(torch.equal(before[name], p) for name, p in trainer.unwrapped.named_parameters())
+    assert numbers["engine/probability_error_worst"] > 1, "the guard looks all the same"
+    assert (numbers["group/kept"], numbers["rollout/masked_truncated"]) == (0, 4)
 
 
 def test_the_guard_judges_a_step_without_signal_too_when_it_is_due(make):

@@ -166,8 +166,8 @@ VLLM = {
 
 ELSEWHERE = {
     "train/test_trainer_exact.py": "credit.method credit.scale credit.top_share credit.entropy_weight"
-    " credit.entropy_divisor train.minibatches train.epochs train.tokens_per_micro_batch train.loss.clip_low"
-    " train.loss.clip_high train.loss.ratio train.loss.aggregation train.loss.entropy_coefficient"
+    " credit.entropy_divisor train.mask_truncated train.minibatches train.epochs train.tokens_per_micro_batch"
+    " train.loss.clip_low train.loss.clip_high train.loss.ratio train.loss.aggregation train.loss.entropy_coefficient"
     " train.loss.correction.kind train.loss.correction.level train.loss.correction.limit train.loss.siren.coefficient"
     " train.loss.siren.quantile train.optimizer.max_grad_norm train.optimizer.schedule train.optimizer.warmup_steps",
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"

@@ -22,6 +22,7 @@ const PANELS = [
   ["KL", [["loss/kl", "to the reference"], ["hicra/kl", "of a step"]]],
   ["Gradient norm", [["optimizer/grad_norm", "before clipping"]]],
   ["Truncated responses", [["response/truncated", "share"]]],
+  ["Truncated responses left out of the loss", [["rollout/masked_truncated", "count"]]],
   ["Error kinds, judged rollouts", [["errors/planning", "planning"], ["errors/execution", "execution"]]],
   ["Seconds of a step", [["time/step", "step"], ["time/rollout", "rollout"], ["time/forward", "forward"], ["time/backward", "backward"]]],
   ["Speed of the update, TFLOP/s of the model", [["speed/update_tflops", "a process"]]],

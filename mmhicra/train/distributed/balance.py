@@ -50,8 +50,8 @@ class Work:
         )
 
     def forward(self, group: Group) -> float:
-        """FLOP of one forward pass over the group in one row."""
-        prompt, responses = len(group.prompt), [len(completion) for completion in group.completions]
+        """FLOP of one forward pass over the group in one row, masked completions left out."""
+        prompt, responses = len(group.prompt), [len(completion) for completion in group.trained]
         pairs = prompt**2 / 2 + sum(prompt * length + length**2 / 2 for length in responses)
         decoding = (prompt + sum(responses)) * self.token + pairs * self.pair + sum(responses) * self.scored
         return decoding + self.vision.forward(group.prompt.vision)

@@ -128,6 +128,8 @@ class Run:
         for name, seconds in numbers.items():
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
+        if masked := int(numbers.get("rollout/masked_truncated", 0)):
+            self.state["masked_truncated"] = self.state.get("masked_truncated", 0) + masked
         grams = self.parts.gram_library.content_hash[:12]
         record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
         if taken.worst_problem is not None:

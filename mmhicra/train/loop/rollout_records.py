@@ -45,6 +45,7 @@ def completion_record(group: Group, completion: Completion) -> dict[str, Any]:
         "response": completion.text,
         "ids": completion.ids,
         "finish_reason": completion.finish_reason,
+        **({"masked": True} if completion.masked else {}),
         "planning": spans(completion.planning) if completion.planning is not None else [],
         "reward": asdict(completion.reward) if completion.reward else None,
         "advantage": completion.base_advantage,

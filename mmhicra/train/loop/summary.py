@@ -46,7 +46,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "refused": run.parts.refused,
         },
         "updates": run.parts.trainer.updates.facts(),
-        "advice": advice(run.parts.trainer.updates, run.config),
+        "advice": advice(run.parts.trainer.updates, run.config, run.state.get("masked_truncated", 0)),
         "wall_seconds": run.wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
@@ -69,13 +69,16 @@ def summarise_run(run: Run) -> dict[str, Any]:
     }
 
 
-def advice(updates: UpdateCount, config: RunConfig) -> list[str]:
-    """What a person should know of a run that trained nothing in many of its steps, or skipped updates."""
+def advice(updates: UpdateCount, config: RunConfig, masked: int = 0) -> list[str]:
+    """What a person should know of a run that trained nothing in many steps, skipped updates, or masked responses."""
     lines = []
     if updates.idle and (not updates.made or updates.idle_in_a_row >= IDLE_STEPS):
         lines.append(nothing_trained(updates.made, updates.idle, config.rollout.n))
     if updates.skipped:
         lines.append(f"{updates.skipped} optimizer updates were skipped, the last because {updates.last}")
+    if masked:
+        cut = "were cut off at rollout.max_new_tokens and left out of the loss (train.mask_truncated)"
+        lines.append(f"{masked:,} responses {cut}")
     return lines
 
 

@@ -30,6 +30,7 @@ COLUMNS = (
     ("planning", "planning/density", "{:.1%}"),
     ("entropy", "entropy/all", "{:.3f}"),
     ("kept", "group/kept", "{:.0f}"),
+    ("masked", "rollout/masked_truncated", "{:.0f}"),
     ("seconds", "time/step", "{:.2f}"),
     ("vision", "time/vision", "{:.2f}"),
     ("rollout", "time/rollout", "{:.2f}"),
@@ -46,8 +47,15 @@ COLUMNS = (
 )
 """Of a step's line: heading, name in `metrics.jsonl`, format. What was learned, then where the seconds went."""
 
-OPTIONAL = ("time/vision", "time/old_logprobs", "time/reference", "time/siren", "time/drift")
-"""Shown only if the run has these phases."""
+OPTIONAL = (
+    "rollout/masked_truncated",
+    "time/vision",
+    "time/old_logprobs",
+    "time/reference",
+    "time/siren",
+    "time/drift",
+)
+"""Shown only if the run has these phases, or masks truncated responses."""
 
 WIDTH = 7
 """Of a column, at least."""

@@ -82,7 +82,7 @@ class MicroBatch:
 
 
 def split_groups(groups: Sequence[Group], budget: int, plain: bool = False) -> list[SubGroup]:
-    """Whole groups; one too large for `budget` becomes several sub-groups that repeat its prompt.
+    """Whole groups but for masked completions; one too large for `budget` becomes sub-groups that repeat its prompt.
 
     If `plain`, every completion is a sub-group of its own.
 
@@ -92,14 +92,15 @@ def split_groups(groups: Sequence[Group], budget: int, plain: bool = False) -> l
     parts: list[SubGroup] = []
     for group in groups:
         completions: tuple[Completion, ...] = ()
-        for completion in group.completions:
+        for completion in group.trained:
             if completions and (plain or SubGroup(group.prompt, (*completions, completion)).size > budget):
                 parts.append(SubGroup(group.prompt, completions))
                 completions = ()
             completions = (*completions, completion)
             if len(completions) == 1:
                 _refuse_oversized(SubGroup(group.prompt, completions), budget)
-        parts.append(SubGroup(group.prompt, completions))
+        if completions:
+            parts.append(SubGroup(group.prompt, completions))
     return parts
 
 
