@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmhicra.config.base import (
     GiB,
@@ -86,6 +86,9 @@ class RolloutConfig(Section):
     """The longest response."""
     stop_tokens: list[str] = Field(default=[])
     """Stop at these tokens too; the model's own end tokens always stop."""
+    stop_strings: list[str] = Field(default=[])
+    """Stop as soon as the response has one of these texts, e.g. `</answer>`, however it is cut into tokens. The token
+    that completes the text is the last one, and stays in the response."""
     max_sequences: Positive = 256
     """How many completions are decoded at a time."""
     prefetch: bool = False
@@ -95,6 +98,16 @@ class RolloutConfig(Section):
     """What stops a run whose engine computes something else than the trainer."""
     vllm: VLLMConfig = VLLMConfig()
     """Only for `engine: vllm`."""
+
+    @field_validator("stop_strings")
+    @classmethod
+    def _check_strings(cls, strings: list[str]) -> list[str]:
+        for text in strings:
+            if not text:
+                raise ValueError("a stop string is empty: every response has it at once; drop it")
+            if "\ufffd" in text:
+                raise ValueError(f"{text!r} has U+FFFD, which stands for broken text: name what a response can have")
+        return strings
 
     @model_validator(mode="after")
     def _check(self) -> RolloutConfig:

@@ -147,6 +147,7 @@ def decoding_facts(sampling: Sampling) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "max_new_tokens": sampling.max_new_tokens,
         "stop_token_ids": list(sampling.stop_token_ids),
+        **({"stop_strings": list(sampling.stop_strings)} if sampling.stop_strings else {}),
     }
 
 

@@ -40,6 +40,8 @@ class Sampling:
         max_new_tokens: the longest response.
         stop_token_ids: a response ends with, and includes, the first of these.
         banned_token_ids: never sampled.
+        stop_strings: a response ends with, and includes, the first token with which its text has one of these; see
+            `rollout.stop_strings`.
     """
 
     n: int
@@ -49,6 +51,7 @@ class Sampling:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     banned_token_ids: tuple[int, ...]
+    stop_strings: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -132,6 +135,11 @@ def read_texts(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[
     return tokenizer.batch_decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
+def without_stop(ids: Sequence[int], sampling: Sampling) -> Sequence[int]:
+    """A response without its stop token, which would be decoded if it is no control token; stop strings stay."""
+    return ids[:-1] if ids and ids[-1] in sampling.stop_token_ids else ids
+
+
 def request_seed(run_seed: int, step: int, problem_id: str) -> int:
     """The 63-bit seed of one prompt's completions; a function of its arguments and of nothing else."""
     digest = hashlib.sha256(f"{run_seed}\n{step}\n{problem_id}".encode()).digest()
@@ -148,8 +156,8 @@ def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperat
         temperature: 0 is greedy.
 
     Raises:
-        ConfigError: `rollout.stop_tokens` names something that is not one token, or `rollout.max_sequences` is below
-            `n`.
+        ConfigError: `rollout.stop_tokens` names something that is not one token, `rollout.stop_strings` one that is
+            longer than a response, or `rollout.max_sequences` is below `n`.
     """
     tokenizer = loaded.tokenizer
     stops = set(loaded.end_token_ids)
@@ -158,6 +166,12 @@ def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperat
         if len(ids) != 1:
             raise ConfigError(f"rollout.stop_tokens: {text!r} is {len(ids)} tokens of this model: name single tokens")
         stops.add(ids[0])
+    for text in rollout.stop_strings:
+        if (count := len(tokenizer.encode(text, add_special_tokens=False))) > rollout.max_new_tokens:
+            raise ConfigError(
+                f"rollout.stop_strings: {text!r} is {count} tokens, more than rollout.max_new_tokens "
+                f"({rollout.max_new_tokens}): no response can hold it"
+            )
     if rollout.max_sequences < n:
         raise ConfigError(
             f"rollout.max_sequences ({rollout.max_sequences}) cannot hold the {n} completions of one prompt: raise it"
@@ -170,4 +184,5 @@ def sampling_of(rollout: RolloutConfig, loaded: LoadedModel, *, n: int, temperat
         max_new_tokens=rollout.max_new_tokens,
         stop_token_ids=tuple(sorted(stops)),
         banned_token_ids=tuple(loaded.banned_token_ids),
+        stop_strings=tuple(dict.fromkeys(rollout.stop_strings)),
     )

@@ -213,4 +213,10 @@ class OwnEngine:
                         f"{said} gave problem {problem}, completion {number}, {given}: there must be 1 to "
                         f"{sampling.max_new_tokens} (the limit) of both"
                     )
+                stop = next((text for text in sampling.stop_strings if text in each.text), None)
+                if stop is not None and each.finish_reason == "length":
+                    raise UserError(
+                        f"{said} went on behind {stop!r} in completion {number} of problem {problem}: it has to stop "
+                        f"at the strings of sampling.stop_strings; {_PAGE}"
+                    )
             refuse_nonfinite(group.prompt, group.completions)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rollout.test_stop_strings import naive_length
 
 from mmhicra.config import DataConfig, FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.config.loading import build_config
@@ -250,6 +251,21 @@ def test_stop_tokens_and_length_end_a_response(scene):
         shown = completion.ids[:-1] if ends else completion.ids
         control = scene.loaded.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
         assert completion.text == scene.loaded.tokenizer.decode([id for id in shown if id not in control])
+
+
+def test_stop_strings_end_a_response_with_the_token_that_completes_one(scene):
+    """As in the embedded engine (test_stop_strings.py); which numbers are drawn does not depend on them."""
+    tokenizer, size = scene.loaded.tokenizer, {"n": 12, "max_new_tokens": 40}
+    free = [c for group in scene.generate(step=7, **size) for c in group.completions]
+    strings = (*tuple(c.text[5:8] for c in free if "\ufffd" not in c.text[4:9])[:2], "7")
+    stopped = [c for group in scene.generate(step=7, **size, stop_strings=strings) for c in group.completions]
+    lengths = [naive_length(tokenizer, c.ids, strings) for c in free]
+    assert len({length for length in lengths if length}) > 5, "they should end at different places"
+    for one, whole, length in zip(stopped, free, lengths, strict=True):
+        assert one.ids == whole.ids[:length]
+        assert one.logprobs == pytest.approx(whole.logprobs[:length], abs=CLOSE)
+        assert one.finish_reason == ("stop" if length else whole.finish_reason)
+        assert not length or any(string in one.text for string in strings), "the reward has to see it"
 
 
 def test_groups_arrive_one_by_one(scene):

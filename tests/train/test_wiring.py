@@ -89,6 +89,7 @@ SCENES = {
         "rollout.max_new_tokens": (32, lambda run: run.collector.sampling.max_new_tokens),
         "rollout.max_sequences": (9, lambda run: run.collector.engine.max_sequences),
         "rollout.stop_tokens": (["."], stops, True),
+        "rollout.stop_strings": (["</answer>"], lambda run: list(run.runner.sampling.stop_strings)),
         "rollout.guard.every": (
             3,
             lambda run: [run.trainer.guard.scheduled(n) for n in (1, 2, 4)],
@@ -266,6 +267,7 @@ def test_one_field_may_work_in_several_places(scenes):
     assert run.runner.prompts.data.system_prompt == "Be brief."
     assert run.runner.prompts.limits == run.collector.prompts.limits
     assert run.runner.sampling.stop_token_ids == run.collector.sampling.stop_token_ids
+    assert run.evaluation.stop_strings == run.collector.sampling.stop_strings == ("</answer>",)
     assert (run.runner.sampling.n, run.runner.sampling.temperature) == (4, 0.3)
     assert run.runner.at_a_time == 9 // 4
     assert run.evaluation.max_new_tokens == 32

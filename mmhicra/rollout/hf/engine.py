@@ -16,10 +16,19 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmhicra.core.records import Completion, Group, Prompt
-from mmhicra.rollout.engine import Arrival, Progress, Sampling, read_texts, refuse_nonfinite, request_seed
+from mmhicra.rollout.engine import (
+    Arrival,
+    Progress,
+    Sampling,
+    read_texts,
+    refuse_nonfinite,
+    request_seed,
+    without_stop,
+)
 from mmhicra.rollout.hf.cache import ResponseCache, decoding_attention
 from mmhicra.rollout.hf.packed import packed_linears
 from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
+from mmhicra.rollout.stop_strings import StopStrings
 from mmhicra.vlm.family import Embedded, Family
 from mmhicra.vlm.features import images_of
 
@@ -59,6 +68,7 @@ class HFEngine:
         self.pad_token_id = pad_token_id
         self.max_sequences = max_sequences
         self.precision = precision
+        self.stop_strings: StopStrings | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +103,7 @@ class HFEngine:
             raise ValueError(
                 f"max_sequences ({self.max_sequences}) is below the {sampling.n} completions of one prompt"
             )
+        self._watch_for(sampling.stop_strings)
         # Prompts of like length together: less padding. What others are in a batch changes nothing but that.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         groups: dict[int, Group] = {}
@@ -105,7 +116,7 @@ class HFEngine:
                     finished += arrived
                     if on_finish is not None:
                         on_finish(finished)
-                completions = self._completions(batch)
+                completions = self._completions(batch, sampling)
                 for row, index in enumerate(chosen):
                     group = completions[row * sampling.n : (row + 1) * sampling.n]
                     refuse_nonfinite(prompts[index], group)
@@ -113,6 +124,13 @@ class HFEngine:
                     if on_group is not None:
                         on_group(groups[index])
         return [groups[index] for index in range(len(prompts))]
+
+    def _watch_for(self, strings: Sequence[str]) -> None:
+        """Look for these stop strings from now on; what that needs of the whole vocabulary is computed once."""
+        if not strings:
+            self.stop_strings = None
+        elif self.stop_strings is None or self.stop_strings.strings != tuple(strings):
+            self.stop_strings = StopStrings(strings, self.tokenizer)
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
@@ -178,7 +196,13 @@ class HFEngine:
 
     def _ends(self, batch: _Batch, tokens: Tensor, t: int, stops: Tensor) -> Tensor:
         """(R,) bool: which rows end with their token at response position `t`."""
-        return torch.isin(tokens, stops)
+        ends = torch.isin(tokens, stops)
+        if self.stop_strings is not None:
+            likely = (self.stop_strings.candidates(tokens) & ~batch.done).nonzero()[:, 0]
+            written = torch.cat([batch.ids[batch.rows[likely], :t], tokens[likely, None]], dim=1).tolist()
+            for row, ids in zip(likely.tolist(), written, strict=True):
+                ends[row] |= self.stop_strings.completed(ids)
+        return ends
 
     def _next_logits(self, batch: _Batch, tokens: Tensor, t: int) -> Tensor:
         """(R,) tokens at response position `t` -> (R, V) logits of the next."""
@@ -192,14 +216,12 @@ class HFEngine:
             )
         return self.family.lm_head(self.model)(hidden[:, 0]).float()
 
-    def _completions(self, batch: _Batch) -> list[Completion]:
+    def _completions(self, batch: _Batch, sampling: Sampling) -> list[Completion]:
         """Convert once, at the end."""
         lengths, stopped = batch.lengths.tolist(), batch.stopped.tolist()
         ids = [row[:length] for row, length in zip(batch.ids.tolist(), lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(batch.logprobs.tolist(), lengths, strict=True)]
-        # A configured stop token that is no control token would be decoded.
-        shown = [row[:-1] if stop else row for row, stop in zip(ids, stopped, strict=True)]
-        texts = read_texts(self.tokenizer, shown)
+        texts = read_texts(self.tokenizer, [without_stop(row, sampling) for row in ids])
         return [
             Completion(ids=i, logprobs=p, finish_reason="stop" if stop else "length", text=text)
             for i, p, stop, text in zip(ids, logprobs, stopped, texts, strict=True)

@@ -26,7 +26,9 @@ from mmhicra.rollout.engine import (
     read_texts,
     refuse_nonfinite,
     request_seed,
+    without_stop,
 )
+from mmhicra.rollout.stop_strings import StopStrings
 from mmhicra.rollout.vllm.parallel import ALONE, TPGroup
 from mmhicra.rollout.vllm.worker import Held
 from mmhicra.vlm.family import Family
@@ -107,7 +109,7 @@ class VLLMEngine:
                     number = waiting.pop(output.request_id) - gathered.own.start
                     if not 0 <= number < len(prompts):
                         continue
-                    groups[number] = Group(prompts[number], self._completions(output, sampling.n))
+                    groups[number] = Group(prompts[number], self._completions(output, sampling))
                     if on_group is not None:
                         on_group(groups[number])
                     if on_finish is not None:
@@ -221,25 +223,36 @@ class VLLMEngine:
             )
         return known / len(sent)
 
-    def _completions(self, output: Any, n: int) -> list[Completion]:
+    def _completions(self, output: Any, sampling: Sampling) -> list[Completion]:
         """The completions of a finished request; a stop token is kept in the ids and left out of the text.
 
         Greedy ones are all the same: vLLM makes one.
         """
-        ids = [list(each.token_ids) for each in output.outputs]
-        stopped = [each.finish_reason == "stop" for each in output.outputs]
-        shown = [row[:-1] if stop else row for row, stop in zip(ids, stopped, strict=True)]
-        texts = read_texts(self.tokenizer, shown)
+        ids, stopped = self._cut(output, sampling)
+        texts = read_texts(self.tokenizer, [without_stop(row, sampling) for row in ids])
         drawn = [
             Completion(
                 ids=row,
-                logprobs=[position[token].logprob for position, token in zip(each.logprobs, row, strict=True)],
+                logprobs=[position[token].logprob for position, token in zip(each.logprobs, row, strict=False)],
                 finish_reason="stop" if stop else "length",
                 text=text,
             )
             for each, row, stop, text in zip(output.outputs, ids, stopped, texts, strict=True)
         ]
-        return drawn if len(drawn) == n else [copy(drawn[0]) for _ in range(n)]
+        return drawn if len(drawn) == sampling.n else [copy(drawn[0]) for _ in range(sampling.n)]
+
+    def _cut(self, output: Any, sampling: Sampling) -> tuple[list[list[int]], list[bool]]:
+        """The ids of each completion, and whether it was stopped.
+
+        vLLM waits for whole characters: where a token completes a stop string and begins a character, it samples on.
+        """
+        ids = [list(each.token_ids) for each in output.outputs]
+        stopped = [each.finish_reason == "stop" for each in output.outputs]
+        if sampling.stop_strings:
+            lengths = [StopStrings(sampling.stop_strings, self.tokenizer).length(row) for row in ids]
+            ids = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+            stopped = [stop or length is not None for stop, length in zip(stopped, lengths, strict=True)]
+        return ids, stopped
 
 
 def sampling_params(sampling: Sampling, seed: int) -> Any:
@@ -247,6 +260,9 @@ def sampling_params(sampling: Sampling, seed: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    stops: dict[str, Any] = {}
+    if sampling.stop_strings:  # vLLM looks for them in the text, in which special tokens have to be seen too
+        stops = {"stop": list(sampling.stop_strings), "include_stop_str_in_output": True, "skip_special_tokens": False}
     # The bias goes past vLLM's own limit of -100 for it: never sampled is never.
     return SamplingParams(
         n=sampling.n if sampling.temperature > 0 else 1,
@@ -258,8 +274,9 @@ def sampling_params(sampling: Sampling, seed: int) -> Any:
         logit_bias=dict.fromkeys(sampling.banned_token_ids, -torch.inf),
         logprobs=0,
         seed=seed % 2**62,  # vLLM's are signed, and it adds a completion's number
-        detokenize=False,
+        detokenize=bool(stops),
         output_kind=RequestOutputKind.FINAL_ONLY,
+        **stops,
     )
 
 
