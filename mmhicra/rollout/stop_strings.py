@@ -39,7 +39,7 @@ class StopStrings:
 
     @cached_property
     def may_complete(self) -> Tensor:
-        """(V + 1,) bool: tokens that can be the last of a stop string; one in a hundred thousand completes one."""
+        """(V + 1,) bool: tokens that can be the last of a stop string; few do."""
         ends = tuple({stop[-count:] for stop in self.stops for count in range(1, len(stop) + 1)})
         return torch.tensor([piece.startswith(ends) or any(s in piece for s in self.stops) for piece in self.pieces])
 
