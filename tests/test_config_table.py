@@ -21,8 +21,12 @@ def allowed(schema, kinds):
     if schema["type"] == "array":
         least, most = schema.get("minItems", 0), schema.get("maxItems", "any")
         return f"list of {least} to {most} ({allowed(schema['items'], kinds)})"
+    if schema["type"] == "object":
+        return f"map of text to ({allowed(schema['additionalProperties'], kinds)})"
     if schema["type"] not in ("integer", "number"):
         return {"string": "text", "boolean": "false true", "null": "null"}[schema["type"]]
+    if not schema.keys() - {"type", "title"}:
+        return schema["type"]
     low, high = (schema.get(name) for name in ("minimum", "maximum"))
     above, below = (schema.get(name) for name in ("exclusiveMinimum", "exclusiveMaximum"))
     # A narrower field keeps the bounds of its kind beside its own.

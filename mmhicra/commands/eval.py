@@ -84,6 +84,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, metavar="K", help="responses to each question: avg@k, pass@k, maj@k")
     parser.add_argument("--temperature", type=float, help="default: 0, greedy")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest response; default: 4096")
+    parser.add_argument("--chat-template-kwargs", metavar="MAP", help="e.g. '{\"enable_thinking\": false}'")
     parser.add_argument("--min-pixels", type=int, metavar="N")
     parser.add_argument("--max-pixels", type=int, metavar="N")
     parser.add_argument("--seed", type=int)
@@ -238,7 +239,10 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     }
     if options.benchmarks:
         changes["eval.benchmarks"] = named_benchmarks(options)
-    return evaluation_config(read_yaml(Path(path)) if path else None, changes, options.overrides)
+    overrides = list(options.overrides)
+    if options.chat_template_kwargs:
+        overrides.append(f"data.chat_template_kwargs={options.chat_template_kwargs}")
+    return evaluation_config(read_yaml(Path(path)) if path else None, changes, overrides)
 
 
 def named_benchmarks(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -90,6 +90,9 @@ class DataConfig(Section):
     """Take the problems in another order in every epoch."""
     system_prompt: str | None = None
     """Put before every question as the system's turn; None leaves what the chat template does."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default={})
+    """What the model's chat template takes beside the chat, e.g. `{enable_thinking: false}`, wherever a prompt is made:
+    in training, evaluation, benchmarks and the doctor. Arguments that the template does not read are refused."""
     instruction: str = ""
     """Appended to every question."""
     min_pixels: Pixels = 3136

@@ -148,6 +148,8 @@ def _type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> s
         return ", ".join(f"`{value}`" for value in inner)
     if origin is list:
         return f"list of {_type_text(inner[0])}"
+    if origin is dict:
+        return f"map of {_type_text(inner[0])} to {_type_text(inner[1])}"
     if annotation is type(None):
         return "none"
     if own := next((each for each in metadata if isinstance(each, NamedOrPlugin)), None):
@@ -173,7 +175,7 @@ def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined and field.default_factory is None:
         return ""
     value = field.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, list):
+    if isinstance(value, (list, dict)):
         return json.dumps(value)
     return write_yaml({"x": value}, width=10**6).removeprefix("x:").strip()
 

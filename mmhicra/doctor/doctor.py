@@ -197,6 +197,10 @@ class Doctor:
             self.builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, self.config.data)
         except ConfigError as refusal:
             check.passable = False
+            if "chat_template_kwargs" in str(refusal):
+                remedy = Remedy("data.chat_template_kwargs", words="only what the template reads")
+                check.blame("chat template", str(refusal), remedy)
+                return check
             field = "data.instruction" if "instruction" in str(refusal) else "data.system_prompt"
             check.blame("special token in a prompt", str(refusal), Remedy(field, words="without the control token"))
             return check

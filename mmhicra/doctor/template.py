@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers.utils.hub import cached_file
 
 from mmhicra.config import RunConfig
 from mmhicra.doctor.findings import CheckResult, Remedy
-from mmhicra.vlm.chat import ChatTemplateError, render_chat
+from mmhicra.vlm.chat import ChatTemplateError, render_chat, template_arguments, template_of
 from mmhicra.vlm.loading import LoadedProcessor
 
 FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json")
@@ -31,8 +32,8 @@ ANSWERED: list[dict[str, Any]] = [*QUESTION, {"role": "assistant", "content": [{
 def check_template(config: RunConfig, loaded: LoadedProcessor) -> CheckResult:
     """Render a chat with an image by every template the folder holds, and see that the model knows its marks."""
     check = CheckResult("template", "Chat template")
-    used = str(loaded.processor.chat_template)
-    chat = render(loaded.processor, used, QUESTION)
+    used, options = template_of(loaded.processor), config.data.chat_template_kwargs
+    chat = render(loaded.processor, used, QUESTION, options)
     if isinstance(chat, ChatTemplateError):
         check.passable = False
         check.blame(
@@ -42,7 +43,7 @@ def check_template(config: RunConfig, loaded: LoadedProcessor) -> CheckResult:
     found = templates_in(loaded.path)
     check.facts = {"files": sorted(found), "chat": chat}
     for file, text in found.items():
-        other = render(loaded.processor, text, QUESTION)
+        other = render(loaded.processor, text, QUESTION, options)
         if text != used and other != chat:
             check.blame(
                 "chat template differs",
@@ -81,11 +82,15 @@ def templates_in(path: str) -> dict[str, str]:
     return found
 
 
-def render(processor: Any, template: str, messages: list[dict[str, Any]]) -> str | ChatTemplateError:
-    """The chat up to where the response begins, or why it cannot be rendered."""
+def render(
+    processor: Any, template: str, messages: list[dict[str, Any]], options: Mapping[str, Any] | None = None
+) -> str | ChatTemplateError:
+    """The chat up to where the response begins, with what the template reads of `options`, or why there is none."""
     last = messages[-1]["role"] == "user"
     try:
-        return render_chat(processor, messages, chat_template=template, add_generation_prompt=last)
+        read = template_arguments(template, processor) if options else ()
+        given = {name: value for name, value in (options or {}).items() if name in read}
+        return render_chat(processor, messages, chat_template=template, add_generation_prompt=last, **given)
     except ChatTemplateError as error:
         return error
 

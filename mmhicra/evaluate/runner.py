@@ -159,4 +159,5 @@ def limits_facts(config: RunConfig) -> dict[str, Any]:
         "max_pixels": data.max_pixels,
         "max_prompt_tokens": data.max_prompt_tokens,
         "system_prompt": data.system_prompt,
+        **({"chat_template_kwargs": data.chat_template_kwargs} if data.chat_template_kwargs else {}),
     }

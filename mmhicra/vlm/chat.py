@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from jinja2 import meta
+from transformers.utils import chat_template_utils
+
 from mmhicra.core.errors import one_line
 
 MOST_STEPS = 200_000
@@ -22,6 +25,16 @@ MOST_SECONDS = 10.0
 """Of this thread's processor time for one chat; templates take milliseconds."""
 _TEMPLATE = "<template>"
 """The file name that Jinja gives to compiled templates that come from no file."""
+
+
+_GIVEN = frozenset(
+    {
+        *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+        *("raise_exception", "strftime_now"),
+        *(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
+    }
+)
+"""What a template reads that mmhicra or transformers give it."""
 
 
 class ChatTemplateError(Exception):
@@ -48,6 +61,30 @@ def render_chat(processor: Any, messages: list[dict[str, Any]], **options: Any) 
     if not isinstance(chat, str):
         raise ChatTemplateError(f"it gives a {type(chat).__name__} instead of text")
     return chat
+
+
+def template_arguments(template: str, processor: Any) -> list[str]:
+    """What a chat template reads beside the chat and the names of special tokens, e.g. `enable_thinking`.
+
+    Args:
+        template: Jinja as transformers renders it.
+        processor: with the tokenizer whose special tokens are given to the template.
+
+    Raises:
+        ChatTemplateError: it is no template.
+    """
+    try:
+        environment = chat_template_utils._compile_jinja_template(template).environment
+        read = meta.find_undeclared_variables(environment.parse(template))
+    except Exception as error:  # see `render_chat`
+        raise ChatTemplateError(one_line(f"{type(error).__name__}: {error}", 200)) from error
+    return sorted(read - _GIVEN - set(processor.tokenizer.special_tokens_map))
+
+
+def template_of(processor: Any) -> str:
+    """The template that a processor renders a chat by; it may have others under names of their own."""
+    held = processor.chat_template
+    return str(held.get("default", "")) if isinstance(held, dict) else str(held)
 
 
 @contextmanager

@@ -70,6 +70,8 @@ class Family(ABC):
         architecture: its transformers model class, as checkpoints declare it.
         normed_heads: whether its attention normalises queries and keys head by head.
         thinking: the tags its own checkpoints think between before they answer, None if they do not.
+        no_think: what its own checkpoints read at the end of a user's turn as the wish not to think; None if they read
+            nothing there.
         position_rows: K.
         shares_prompts: whether the responses of a group can share their prompt in a row (`train.rows: shared`); if not,
             the family is trained with `train.rows: plain`.
@@ -80,6 +82,7 @@ class Family(ABC):
     architecture: str
     normed_heads: bool = False
     thinking: tuple[str, str] | None = None
+    no_think: str | None = None
     position_rows: int = 1
     shares_prompts: bool = True
 

@@ -17,11 +17,14 @@ from mmhicra.config import DataConfig
 from mmhicra.core.errors import ConfigError, DataError, UserError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, Problem, ProblemImage, Prompt
 from mmhicra.core.vision_inputs import ImageSize
-from mmhicra.vlm.chat import ChatTemplateError, render_chat
+from mmhicra.vlm.chat import ChatTemplateError, render_chat, template_arguments, template_of
 from mmhicra.vlm.family import Family
 from mmhicra.vlm.special_tokens import control_texts
 
 Read = TypeVar("Read")
+
+SWITCHES = {"enable_thinking": False, "no_think": True}
+"""What chat templates call the argument that says whether a model thinks before it answers, and which value says no."""
 
 UTILS_MERGE_SIZE = 2
 """qwen-vl-utils takes a patch size and assumes this merge size."""
@@ -55,7 +58,8 @@ class PromptBuilder:
         data: instruction, system prompt and limits.
 
     Raises:
-        ConfigError: the instruction or the system prompt contains a control token, or the template refuses one.
+        ConfigError: the instruction or the system prompt contains a control token, the template refuses one, or
+            does not read an argument of `data.chat_template_kwargs`.
         UserError: the model's chat template raises or does not end.
     """
 
@@ -70,6 +74,7 @@ class PromptBuilder:
         for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
             if token := self._control_in(text):
                 raise ConfigError(f"data.{field} contains the control token {token}: take it out")
+        self.template_kwargs, self.suffix = self._chat_options()
         self._try_template(str(getattr(model_config, "_name_or_path", "")))
 
     def build(self, problem: Problem) -> Prompt:
@@ -132,6 +137,29 @@ class PromptBuilder:
             raise _refusal(problem, f"the question contains the control token {token}: take it out")
         return pieces
 
+    def _chat_options(self) -> tuple[dict[str, Any], str]:
+        """What the template is given beside the chat, and what ends the question: a family's way not to think."""
+        given = dict(self.data.chat_template_kwargs)
+        if not given:
+            return {}, ""
+        try:
+            read = template_arguments(template_of(self.processor), self.processor)
+        except ChatTemplateError:
+            return given, ""  # `_try_template` says what is wrong with it
+        suffix = ""
+        if self.family.no_think and not SWITCHES.keys() & set(read):
+            switches = {name: given.pop(name) for name in SWITCHES if name in given}
+            if odd := [name for name, value in switches.items() if not isinstance(value, bool)]:
+                raise ConfigError(f"data.chat_template_kwargs: {odd[0]} must be true or false for this model")
+            read = sorted({*read, *SWITCHES})
+            suffix = self.family.no_think if any(switches[name] == SWITCHES[name] for name in switches) else ""
+        if unread := [name for name in given if name not in read]:
+            known = f"it reads {', '.join(read)}" if read else "it reads none"
+            raise ConfigError(
+                f"data.chat_template_kwargs: the model's chat template does not read {', '.join(unread)}: {known}"
+            )
+        return given, suffix
+
     def _control_in(self, text: str) -> str | None:
         return next((token for token in self.control_texts if token in text), None)
 
@@ -172,6 +200,7 @@ class PromptBuilder:
         """The rendered chat up to where the response begins; the instruction stands on a line of its own."""
         *before, last = pieces
         last = "\n".join(text for text in (last, self.data.instruction) if text)
+        last = f"{last} {self.suffix}".strip() if self.suffix else last
         content: list[dict[str, str]] = []
         for piece in before:
             content += [*_text(piece), {"type": "image"}]
@@ -191,7 +220,7 @@ class PromptBuilder:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system_prompt and self.data.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.data.system_prompt})
-        return render_chat(self.processor, messages, add_generation_prompt=True)
+        return render_chat(self.processor, messages, add_generation_prompt=True, **self.template_kwargs)
 
     def _try_template(self, path: str) -> None:
         """Refuse a template that cannot render any question, once instead of for every problem."""

@@ -168,6 +168,12 @@ def test_a_chat_template_of_another_model(doctor, tiny_copy):
     assert "<|start_header_id|>, <|eot_id|>, which are no tokens of this model" in fault["what"]
 
 
+def test_an_argument_that_the_chat_template_does_not_read(doctor):
+    fault = only_fault(*doctor("data.chat_template_kwargs={enable_thinking: false}"))
+    assert fault["kind"] == "chat template"
+    assert "does not read enable_thinking: it reads none" in fault["what"]
+
+
 def test_a_chat_template_whose_turns_never_end(doctor, tiny_copy):
     template = (tiny_copy / "chat_template.jinja").read_text(encoding="utf-8").replace("<|im_end|>", "<|box_end|>")
     (tiny_copy / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -190,6 +190,7 @@ ELSEWHERE = {
     "vlm/test_loading.py": "model.path model.family",
     "data/test_presets.py": "data.columns.question data.columns.answer data.columns.images data.columns.choices"
     " data.columns.kind data.columns.id data.columns.task data.preset",
+    "vlm/test_processing.py": "data.chat_template_kwargs",
     "data/test_columns.py": "data.columns.unused data.columns.facts",
     "data/test_golds.py": "data.choice_answer",
     "data/test_dataset.py": "data.source data.split data.eval_source data.eval_split data.held_out_share"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +101,69 @@ def test_instruction_and_system_prompt(tiny_model, make_problem):
     )
     shown = loaded.tokenizer.decode(build(make_problem("How many? <image>", (84, 84))).ids)
     assert f"How many? {image}Box it.<|im_end|>" in shown
+
+
+THINKS = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+"""What Qwen3's template writes behind the assistant's turn if it is told not to think."""
+
+
+def with_template(loaded, added=THINKS, template=None):
+    """A loaded model whose chat template is this one, or its own, with `added` behind it."""
+    processor = copy.copy(loaded.processor)
+    processor.chat_template = (template or loaded.processor.chat_template).rstrip("\n") + added
+    return replace(loaded, processor=processor)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"enable_thinking": True}, {"enable_thinking": False}, {"enable_thinking": False, "who": "me"}]
+)
+def test_a_template_gets_its_arguments(given, tiny_model, make_problem):
+    """A prompt is what the stock processor renders with the same arguments."""
+    loaded = with_template(tiny_model("qwen2_5_vl"), THINKS + "{{ who }}{% set other = 3 %}")
+    problem = make_problem("<image>How many?", (84, 84))
+    content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **given
+    )
+    assert ("</think>" in text) == (given.get("enable_thinking") is False)
+    assert builder(loaded, chat_template_kwargs=given).build(problem).ids == loaded.tokenizer(text)["input_ids"]
+
+
+def test_arguments_that_the_template_does_not_read_are_refused(tiny_model):
+    loaded = tiny_model("qwen2_5_vl")
+    with pytest.raises(ConfigError, match=r"does not read enable_thinking, x: it reads none$"):
+        builder(loaded, chat_template_kwargs={"enable_thinking": False, "x": 1})
+    thinks = with_template(
+        loaded, THINKS + "{{ bos_token }}{{ budget }}{% for each in tools or [] %}{% break %}{% endfor %}"
+    )
+    for name in ("enable_thinkin", "messages", "tools", "add_generation_prompt"):
+        with pytest.raises(ConfigError, match=rf"does not read {name}: it reads budget, enable_thinking$"):
+            builder(thinks, chat_template_kwargs={name: 1})
+
+
+def test_mimo_is_told_not_to_think(tiny_model, make_problem):
+    """By its template if that reads `no_think`, else by the text `/no_think` at the end of the user's turn."""
+    loaded = tiny_model("mimo_vl")
+
+    def asked(loaded, **given):
+        build = builder(loaded, instruction="Box it.", chat_template_kwargs=given).build
+        return loaded.tokenizer.decode(build(make_problem("How many?")).ids)
+
+    plain = asked(loaded)
+    assert asked(loaded, no_think=True) == f"{plain}<think>\n\n</think>\n"
+    with pytest.raises(ConfigError, match=r"does not read enable_thinking: it reads no_think$"):
+        asked(loaded, enable_thinking=False)
+    template = loaded.processor.chat_template
+    later = with_template(loaded, "", template.replace("{% if no_think %}<think>\n\n</think>\n{% endif %}", ""))
+    assert asked(later) == asked(later, enable_thinking=True) == asked(later, no_think=False) == plain
+    silent = plain.replace("Box it.<|im_end|>", "Box it. /no_think<|im_end|>")
+    assert asked(later, enable_thinking=False) == asked(later, no_think=True) == silent != plain
+    image = builder(later, chat_template_kwargs={"no_think": True}).build(make_problem("<image>", (84, 84)))
+    assert "<|vision_end|>/no_think<|im_end|>" in loaded.tokenizer.decode(image.ids)
+    with pytest.raises(ConfigError, match=r"does not read other: it reads enable_thinking, no_think$"):
+        asked(later, enable_thinking=False, other=1)
+    with pytest.raises(ConfigError, match=r"enable_thinking must be true or false"):
+        asked(later, enable_thinking="no")
 
 
 def test_prompt_length_is_refused_never_truncated(tiny_model, make_problem):
