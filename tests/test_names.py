@@ -39,5 +39,6 @@ def test_a_list_of_names_that_is_shared_stands_in_one_place():
     assert len(shared) > 10
     for file in PACKAGE.rglob("*.py"):
         if file != Path(names.__file__):
-            again = {name for name, values in shared.items() if values in literals(file)}
+            found = literals(file)
+            again = {name for name, values in shared.items() if values in found}
             assert not again, f"{file}: {again}"

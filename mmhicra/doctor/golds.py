@@ -25,6 +25,8 @@ def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = 
     style = reader.config.reward.format_style
     records: list[RewardRecord] = []
     try:
+        if problems:
+            rewarder.try_custom(problems[0])  # one that fails on all would be tried again and again on each
         for start in range(0, len(problems), BATCH):
             some = problems[start : start + BATCH]
             records += rewarder.records([(p, _response(p.answer, style)) for p in some])
