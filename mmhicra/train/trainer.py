@@ -169,7 +169,7 @@ class Trainer:
     def update(self, step: Step) -> None:
         """`epochs` passes of `minibatches` optimizer steps each over the kept groups."""
         if not step.has_batch:
-            if self.updates.rest():
+            if self.updates.count_idle():
                 self.say(f"warning: {nothing_trained(0, self.updates.idle_in_a_row, self.config.rollout.n)}")
             return
         if self.config.train.loss.siren and self.anchor is None:

@@ -1,4 +1,4 @@
-"""A frozen vision tower looks at an image once: engine, reference and every optimizer step share what it made of it.
+"""A frozen vision tower runs once on an image: the embedded engine, reference and optimizer steps share the features.
 
 Shapes: I merged image tokens of a prompt, H hidden size.
 """
@@ -42,7 +42,7 @@ def images_of(prompts: Sequence[Prompt]) -> Images | None:
 
 
 class FrozenVision:
-    """Looks at the images of prompts, and keeps what it saw in a folder if there is one.
+    """Computes the features of the images of prompts, and keeps them in a folder if there is one.
 
     Args:
         model: whose vision tower and mergers are frozen.
@@ -71,7 +71,7 @@ class FrozenVision:
                 ) from None
             self.tower = _fingerprint(family.vision_tower(model), precision)
 
-    def look(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def with_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """`prompts` with features in place of pixels, on the CPU; the rest of each is as it was.
 
         Raises:

@@ -103,9 +103,9 @@ def test_skipped_in_a_row_and_idle_in_a_row_are_counted_over_a_resume():
     again.restore(resumed.state())
     again.begin_step()
     assert not again.exhausted, "a run that was stopped may try once more"
-    resumed.rest()
+    resumed.count_idle()
     resumed.make()
-    said = [resumed.rest() for _ in range(3 * IDLE_STEPS)]
+    said = [resumed.count_idle() for _ in range(3 * IDLE_STEPS)]
     assert said.index(True) == IDLE_STEPS - 1
     assert said.count(True) == 1
 

@@ -1,4 +1,4 @@
-"""Put a trainer together: data is checked at the door, then model, engine, rewards and optimizer are made."""
+"""Put a trainer together: data is checked first, then model, engine, rewards and optimizer are made."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def make_matcher(config: RunConfig, library: GramLibrary, model: LoadedModel, sa
 
 
 def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
-    """What looks at images ahead of training, if the vision side stays as it is."""
+    """What computes image features ahead of training, if the vision side stays as it is."""
     if not config.model.vision_frozen:
         return None
     return FrozenVision(model.model, model.family, config.model.precision, config.model.vision_cache)

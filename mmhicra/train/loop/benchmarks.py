@@ -1,4 +1,4 @@
-"""Benchmarks in the loop: read and checked at the door, asked of the live engine whenever an evaluation is due.
+"""Benchmarks in the loop: read and checked before the run, answered by the live engine whenever an evaluation is due.
 
 Questions, prompts, batches, seeds and scoring are those of `mmhicra eval`, so the numbers are those that it gives for
 the checkpoint of the same step.

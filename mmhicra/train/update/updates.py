@@ -151,7 +151,7 @@ class UpdateCount:
         self.skipped_in_a_row += 1
         self.last = str(why)
 
-    def rest(self) -> bool:
+    def count_idle(self) -> bool:
         """Count a step without signal; returns whether it is time to say that nothing is trained."""
         self.idle += 1
         self.idle_in_a_row += 1
