@@ -342,7 +342,7 @@ class Doctor:
         unkept = self.config.model.model_copy(update={"vision_cache": None})
         vision = make_vision(self.config.model_copy(update={"model": unkept}), self.model)
         if vision is not None:
-            self.prompts = vision.with_features(self.prompts)
+            self.prompts = vision.add_features(self.prompts)
         tokenizer = self.model.tokenizer
         sound = "golds" in self.made and not any(f.kind == "custom reward" for f in self.made["golds"].faults)
         judge = self.rewarder.score if self.rewarder and sound else None

@@ -119,7 +119,7 @@ class Collector:
         if self.vision is None:
             return prompts
         with self.time("vision"), gathered(self.policy):
-            return self.vision.with_features(prompts)
+            return self.vision.add_features(prompts)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able. Every rank must call it."""

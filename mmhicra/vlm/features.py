@@ -71,7 +71,7 @@ class FrozenVision:
                 ) from None
             self.tower = _fingerprint(family.vision_tower(model), precision)
 
-    def with_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def add_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """`prompts` with features in place of pixels, on the CPU; the rest of each is as it was.
 
         Raises:

@@ -103,7 +103,7 @@ def assert_equal_to_one_by_one(model, groups, budget, attention="segments", visi
     totals = Totals(sum(map(len, completions)), len(completions), 16)
     trained = {name: p for name, p in model.model.named_parameters() if p.requires_grad}
 
-    rowed = groups if vision is None else [Group(vision.with_features([g.prompt])[0], g.completions) for g in groups]
+    rowed = groups if vision is None else [Group(vision.add_features([g.prompt])[0], g.completions) for g in groups]
     loss, packed = torch.zeros(()), {}
     for row in fill_rows(split_groups(rowed, budget, plain_rows), budget, plain=plain_rows):
         batch = pack(row)
@@ -203,7 +203,7 @@ def test_a_policy_of_plain_rows_refuses_shared_ones(load):
 def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):
     model = load("qwen2_5_vl", True, False)
     (group,) = make_groups(model, [(1, [4])])
-    seen = FrozenVision(model.model, model.family, "fp32").with_features([group.prompt])
+    seen = FrozenVision(model.model, model.family, "fp32").add_features([group.prompt])
     (unseen_part,) = split_groups([group], 10**6)
     (seen_part,) = split_groups([Group(seen[0], group.completions)], 10**6)
     assert seen_part.size == len(group.prompt) + 4

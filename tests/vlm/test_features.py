@@ -43,7 +43,7 @@ def embedded(loaded, prompt):
 def test_features_stand_for_pixels(family, at_a_time, prompts, monkeypatch):
     monkeypatch.setattr(features, "PATCHES_AT_A_TIME", at_a_time)
     loaded, plain = prompts(family)
-    seen = FrozenVision(loaded.model, loaded.family, "fp32").with_features(plain)
+    seen = FrozenVision(loaded.model, loaded.family, "fp32").add_features(plain)
     assert [prompt.vision.pixel_values is None for prompt in seen] == [True, True, True]
     assert [prompt.patches for prompt in seen] == [0, 0, 0]
     assert plain[0].patches == len(plain[0].vision.pixel_values)
@@ -54,11 +54,11 @@ def test_features_stand_for_pixels(family, at_a_time, prompts, monkeypatch):
 
 def test_a_folder_keeps_them_by_content(prompts, tmp_path, monkeypatch):
     loaded, plain = prompts("qwen3_vl")
-    first = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).with_features(plain)
+    first = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).add_features(plain)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     again = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
     monkeypatch.setattr(again, "_encode", None)  # nothing is left to look at
-    for one, other in zip(first, again.with_features(plain), strict=True):
+    for one, other in zip(first, again.add_features(plain), strict=True):
         assert (one.vision.features is None) == (other.vision.features is None)
         if one.vision.features:
             assert torch.equal(one.vision.features.merged, other.vision.features.merged)
@@ -68,7 +68,7 @@ def test_a_folder_keeps_them_by_content(prompts, tmp_path, monkeypatch):
     weight = next(tower.parameters())
     weight.data += 1
     try:
-        FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).with_features(plain)
+        FrozenVision(loaded.model, loaded.family, "fp32", tmp_path).add_features(plain)
     finally:
         weight.data -= 1
     assert len(list(tmp_path.glob("*.safetensors"))) == 4, "another tower sees something else"
@@ -82,26 +82,26 @@ def test_the_same_image_may_be_written_twice_at_once(prompts, tmp_path, monkeypa
         save(tensors, path)
         if not inside:
             inside.append(path)
-            vision.with_features(plain)
+            vision.add_features(plain)
 
     monkeypatch.setattr(features, "save_file", save_while_another_rank_does)
-    vision.with_features(plain)
+    vision.add_features(plain)
     assert len(list(tmp_path.iterdir())) == len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_a_broken_file_is_named(prompts, tmp_path):
     loaded, plain = prompts("qwen2_vl")
     vision = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
-    vision.with_features(plain)
+    vision.add_features(plain)
     broken = next(tmp_path.glob("*.safetensors"))
     broken.write_bytes(b"not a tensor")
     with pytest.raises(UserError, match=f"{broken.name} is broken .*: delete it"):
-        vision.with_features(plain)
+        vision.add_features(plain)
 
 
 def test_pixels_and_features_do_not_mix(prompts):
     loaded, plain = prompts("qwen2_vl")
-    seen = FrozenVision(loaded.model, loaded.family, "fp32").with_features(plain[:1])
+    seen = FrozenVision(loaded.model, loaded.family, "fp32").add_features(plain[:1])
     with pytest.raises(ValueError, match="problem two has pixels"):
         images_of([*seen, plain[2]])
     assert images_of(plain[1:2]) is None
@@ -125,7 +125,7 @@ def test_the_same_pixels_in_another_shape_are_another_image(tmp_path, tiny_model
     assert torch.equal(prompts[0].vision.pixel_values, prompts[1].vision.pixel_values)
     assert prompts[0].vision.grid_thw.tolist() != prompts[1].vision.grid_thw.tolist()
     kept = FrozenVision(loaded.model, loaded.family, "fp32", tmp_path)
-    wide, square = (kept.look([prompt])[0].vision.features.merged for prompt in prompts)
-    expected = FrozenVision(loaded.model, loaded.family, "fp32").with_features(prompts[1:])[0].vision.features.merged
+    wide, square = (kept.add_features([prompt])[0].vision.features.merged for prompt in prompts)
+    expected = FrozenVision(loaded.model, loaded.family, "fp32").add_features(prompts[1:])[0].vision.features.merged
     assert torch.equal(square, expected)
     assert not torch.equal(square, wide)

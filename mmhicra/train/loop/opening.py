@@ -1,4 +1,4 @@
-"""What is checked when a run folder is opened: who may train in it, which run it holds, and where a resumed one goes on.
+"""What is checked when a run folder is opened: who may train in it, which run it holds, where a resumed one goes on.
 
 Nothing that is there is changed before `Opening.take`, which comes after data, grams and model were checked.
 """
