@@ -127,6 +127,9 @@ class FakeRewarder:
 
     waits_for_all = False
 
+    def begin_step(self, step):
+        pass
+
     def score(self, groups):
         for group in groups:
             for completion, (_, total) in zip(group.completions, SCRIPT[group.prompt.problem.id], strict=True):

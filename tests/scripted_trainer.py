@@ -135,6 +135,9 @@ class ScriptedRewarder:
 
     waits_for_all = False
 
+    def begin_step(self, step):
+        pass
+
     def __init__(self, script=SCRIPT):
         self.script = script
 

@@ -6,15 +6,13 @@ The judge sees the problem, the reference answer and the student's solution, com
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmhicra.analysis.errors import ErrorKind, Failure, Judgement, generated_problem, is_generated
-from mmhicra.core.endpoint import ChatEndpoint, Endpoint, QuestionNotTakenError, ReplyCache, Usage
+from mmhicra.core.endpoint import ChatEndpoint, Endpoint, QuestionNotTakenError, ReplyCache, Usage, image_part
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import ProblemImage
 from mmhicra.rewards.answers import final_text, last_box
@@ -110,7 +108,7 @@ class EndpointJudge:
         if images is None:
             self.chat.count_without_images()
             return write_question(failure, shown=False)
-        parts = [{"type": "image_url", "image_url": {"url": _data_url(image, failure)}} for image in images]
+        parts = [_part(image, failure) for image in images]
         return [{"type": "text", "text": write_question(failure, shown=True)}, *parts]
 
 
@@ -144,10 +142,8 @@ def image_finder(folder: Path) -> FindImages:
     return find
 
 
-def _data_url(image: ProblemImage, failure: Failure) -> str:
-    buffer = io.BytesIO()
+def _part(image: ProblemImage, failure: Failure) -> dict[str, Any]:
     try:
-        image.open().save(buffer, "PNG")
+        return image_part(image)
     except OSError as error:
         raise DataError(f"{failure}: image {image.reference} cannot be read ({error}); mend the file") from error
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -8,6 +8,7 @@ from mmhicra.config.method import (
     CreditConfig,
     CustomRewardConfig,
     HicraConfig,
+    JudgeConfig,
     RewardConfig,
 )
 from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
@@ -37,6 +38,7 @@ __all__ = [
     "FreezeConfig",
     "GuardConfig",
     "HicraConfig",
+    "JudgeConfig",
     "LogConfig",
     "LoraConfig",
     "LossConfig",

@@ -35,6 +35,54 @@ class CustomRewardConfig(Section):
     """What its value is multiplied with before it is added to the reward."""
 
 
+class JudgeConfig(Section):
+    """A language model behind an OpenAI-compatible endpoint that scores each response, from 0 to 1."""
+
+    name: Annotated[str, Field(pattern=TERM_NAME)]
+    """What the term is called in metrics and rollout files."""
+    weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
+    """What its score is multiplied with before it is added to the reward."""
+    url: str
+    """Base of the API, e.g. `https://api.openai.com/v1`; `http://127.0.0.1:8000/v1` is a local `vllm serve`."""
+    model: Annotated[str, Field(min_length=1)]
+    """The name by which the endpoint knows the model."""
+    prompt: PathText
+    """A text file, the question to the judge: {question}, {choices}, {gold}, {response}, {facts} and {facts.NAME} are
+    filled in. It has to ask for a number on the last line, yes or no, or {"score": ...}."""
+    scale: Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)] = Field(
+        default=[0.0, 1.0]
+    )
+    """The lowest and the highest number that the judge is asked for; they become 0 and 1, as do no and yes."""
+    api_key_env: Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = 0.0
+    """What the judge samples with; null leaves it to the endpoint."""
+    timeout: Annotated[float, Field(ge=0.01, le=86400.0)] = 120.0
+    """Seconds to wait for one reply."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 5
+    """Times that a question is sent again, after growing pauses, after 429, 5xx, a timeout or a lost connection."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Questions of a process that may be under way at a time."""
+    requests_per_minute: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    """Requests that a process may send in a minute, repeated ones included; null for no limit."""
+    images: bool = False
+    """Sends the images of the problem along, as they are stored."""
+    price_in: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
+    """Price of a million prompt tokens, in any currency; with `price_out` the cost is shown."""
+    price_out: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
+    """Price of a million completion tokens."""
+
+    @model_validator(mode="after")
+    def _check(self) -> JudgeConfig:
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale ({self.scale}) must begin with the lower number")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out go together: give both or neither")
+        if "@" in self.url:
+            raise ValueError("url holds a user or password, which config.yaml would show: name a key by api_key_env")
+        return self
+
+
 class RewardConfig(Section):
     """The terms of the reward and their weights."""
 
@@ -55,6 +103,8 @@ class RewardConfig(Section):
     """Seconds one verification may take before its worker is killed."""
     custom: list[CustomRewardConfig] = Field(default=[])
     """Reward functions of your own, each with its weight."""
+    judges: list[JudgeConfig] = Field(default=[])
+    """Language models that score responses, each with its weight."""
     custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Completions of a group that custom functions are called on at a time; raise it if they wait, e.g. for a judge."""
     custom_concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -74,7 +124,7 @@ class RewardConfig(Section):
     @property
     def asks(self) -> bool:
         """Whether a term is somebody else's, which may fail."""
-        return bool(self.custom)
+        return bool(self.custom or self.judges)
 
 
 class CreditConfig(Section):

@@ -175,7 +175,7 @@ class RunConfig(Section):
 
     def _check_reward(self) -> str | None:
         reward = self.reward
-        if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.custom):
+        if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.asks):
             return "reward has no term with a weight above 0: set reward.accuracy_weight"
         return None
 

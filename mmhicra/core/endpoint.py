@@ -1,15 +1,19 @@
 """A language model behind any OpenAI-compatible endpoint: replies kept on disk, asked again after failures, counted.
 
-Judges of failures (`hicra.judges`) and of answers (`evaluate.judging`) ask through it.
+Judges of failures (`analysis.judges`), of answers (`evaluate.scoring.judging`) and of rewards (`rewards.judge`) ask
+through it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import re
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from mmhicra.core.errors import ConfigError, RunFolderError, UserError, brief, one_line
 from mmhicra.core.extras import missing_line
+from mmhicra.core.records import ProblemImage
 
 if TYPE_CHECKING:
     import openai
@@ -49,6 +54,7 @@ class Endpoint:
         timeout: seconds to wait for one reply.
         retries: how often to ask again, with growing pauses, after 429, 5xx, timeouts and lost connections.
         concurrency: how many questions may be under way at a time.
+        requests_per_minute: how many requests may be sent in a minute, repeated ones included; None for no limit.
     """
 
     url: str
@@ -58,6 +64,7 @@ class Endpoint:
     timeout: float = 120.0
     retries: int = 5
     concurrency: int = 8
+    requests_per_minute: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked.
@@ -174,19 +181,30 @@ class ReplyCache:
         """The reply kept under a key."""
         return self._replies.get(key)
 
+    def facts(self, key: str) -> dict[str, Any]:
+        """What the line of a reply says beside it."""
+        return {}
+
     def put(self, key: str, model: str, reply: Reply) -> None:
         """Keep a reply, on disk before anything else is done with it.
 
         Raises:
             RunFolderError: it cannot be written.
         """
-        line = json.dumps({"key": key, "model": model, **asdict(reply)}, ensure_ascii=False)
+        line = json.dumps({"key": key, "model": model, **asdict(reply), **self.facts(key)}, ensure_ascii=False)
         try:
             with self._lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line + "\n")
                 self._replies[key] = reply
         except OSError as error:
             raise RunFolderError(f"{self.path} cannot be written ({error.strerror}): free or name another") from None
+
+    def _take(self, kept: Mapping[str, Any]) -> None:
+        """Take up a kept line; raises KeyError or TypeError if it is none."""
+        reply = Reply(kept["text"], kept["prompt_tokens"], kept["completion_tokens"])
+        if not isinstance(reply.text, str):
+            raise TypeError(f"text is {brief(reply.text)}")
+        self._replies[kept["key"]] = reply
 
     def _read(self) -> None:
         data = self.path.read_bytes()
@@ -195,13 +213,17 @@ class ReplyCache:
             os.truncate(self.path, len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                kept = json.loads(line)
-                reply = Reply(kept["text"], kept["prompt_tokens"], kept["completion_tokens"])
-                if not isinstance(reply.text, str):
-                    raise TypeError(f"text is {brief(reply.text)}")
-                self._replies[kept["key"]] = reply
+                self._take(json.loads(line))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunFolderError(f"{self.path}, line {number} is no kept reply: delete that line") from error
+
+
+def image_part(image: ProblemImage) -> dict[str, Any]:
+    """An image as a part of a message; raises OSError if it cannot be read."""
+    buffer = io.BytesIO()
+    image.open().save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
 class ChatEndpoint:
@@ -227,13 +249,33 @@ class ChatEndpoint:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._errors = openai
+        self._next = 0.0  # when the next request may be sent, of time.monotonic()
+        self.questions = 0
+        self.sent = 0
         self._client = openai.OpenAI(
             base_url=endpoint.base,
             default_query=endpoint.query,
             api_key=endpoint.key,
             timeout=endpoint.timeout,
             max_retries=endpoint.retries,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait_for_turn]}),
         )
+
+    @property
+    def retries(self) -> int:
+        """How many requests only repeated one that failed."""
+        return self.sent - self.questions
+
+    def _wait_for_turn(self, request: object) -> None:
+        """Count a request that is about to be sent, and hold it back as the limit of requests in a minute says."""
+        with self._lock:
+            self.sent += 1
+            if self.endpoint.requests_per_minute is None:
+                return
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + 60.0 / self.endpoint.requests_per_minute
+        time.sleep(turn - now)
 
     def count_without_images(self) -> None:
         """One question more went without its images."""
@@ -241,7 +283,11 @@ class ChatEndpoint:
             self.usage.without_images += 1
 
     def ask(self, messages: list[dict[str, Any]]) -> str:
-        """The reply to a conversation, from the cache if it was asked before.
+        """The text of `reply`; raises as that does."""
+        return self.reply(messages)[1].text
+
+    def reply(self, messages: list[dict[str, Any]]) -> tuple[str, Reply]:
+        """The reply to a conversation, from the cache if it was asked before, and the key that it has there.
 
         Raises:
             QuestionNotTakenError: the endpoint does not take this one (HTTP 400, 413, 422: too long, filtered).
@@ -255,7 +301,7 @@ class ChatEndpoint:
             if kept := self._cache.get(key):
                 with self._lock:
                     self.usage.cached += 1
-                return kept.text
+                return key, kept
             reply = self._send(request)
             self._cache.put(key, self.endpoint.model, reply)
         with self._lock:
@@ -263,7 +309,7 @@ class ChatEndpoint:
             self.usage.unreported += reply.prompt_tokens is None
             self.usage.prompt_tokens += reply.prompt_tokens or 0
             self.usage.completion_tokens += reply.completion_tokens or 0
-        return reply.text
+        return key, reply
 
     def _send(self, request: Mapping[str, Any]) -> Reply:
         """One request with the client's own retries.
@@ -274,6 +320,8 @@ class ChatEndpoint:
         """
         from openai.types.chat import ChatCompletion
 
+        with self._lock:
+            self.questions += 1
         url, kept = self.endpoint.shown, f"{len(self._cache)} replies are kept in {self._cache.path}"
         try:
             response = self._client.chat.completions.create(**request)

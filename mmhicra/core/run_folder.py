@@ -5,7 +5,8 @@ evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
 
 Beside it, in RUN.logs/rank_0.log, ...: what each process said, with its tracebacks. That tells of days and machines;
-the run folder itself holds what configuration, seed and data make, and is compared to the bit (but for times).
+the run folder itself holds what configuration, seed and data make, and is compared to the bit (but for times). In
+RUN.replies/: what judges replied, in the order in which the network brought it (`rewards.replies`).
 
 Only what is named like this is read, replaced or removed; whatever else lies there stays as it is.
 """
@@ -23,8 +24,8 @@ from mmhicra.core.files import PARTIAL, append_line, free_name, json_text, jsona
 from mmhicra.core.manifest import remove_listed
 from mmhicra.core.step_names import step_name, step_of, steps_in
 
-LOGS = ".logs"
-"""Suffix of the folder of log files."""
+LOGS, REPLIES = ".logs", ".replies"
+"""Suffixes of the folders beside a run's, of its log files and of what its judges replied."""
 OLD, REPLACED, DAMAGED = ".old", ".replaced", ".damaged"
 """Suffixes of what is being removed or was moved aside, of a checkpoint while another takes its name, and of one that
 cannot be used."""
@@ -52,6 +53,12 @@ class RunFolder:
         """The folder of the processes' log files, beside the run folder."""
         path = self.path.resolve()
         return path.with_name(path.name + LOGS)
+
+    @property
+    def replies(self) -> Path:
+        """The folder of what judges replied, beside the run folder."""
+        path = self.path.resolve()
+        return path.with_name(path.name + REPLIES)
 
     def log(self, rank: int) -> Path:
         """The log file of one process."""
@@ -102,8 +109,9 @@ class RunFolder:
             return None
         with writing(self.path):
             aside = self._gathered.rename(free_name(self.path.resolve(), OLD))
-            if self.logs.is_dir():
-                self.logs.rename(free_name(aside, LOGS))
+            for folder, suffix in ((self.logs, LOGS), (self.replies, REPLIES)):
+                if folder.is_dir():
+                    folder.rename(free_name(aside, suffix))
             sync_folder(aside.parent)
         return aside
 

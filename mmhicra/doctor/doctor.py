@@ -243,8 +243,9 @@ class Doctor:
         from mmhicra.doctor.golds import check_golds
         from mmhicra.rewards.reward import Rewarder
 
+        unasked = self.config.reward.model_copy(update={"judges": []})  # one question for every gold would cost
         try:
-            self.rewarder = self.stack.enter_context(Rewarder(self.config.reward, self.config.rollout.max_new_tokens))
+            self.rewarder = self.stack.enter_context(Rewarder(unasked, self.config.rollout.max_new_tokens))
         except ConfigError as refusal:
             check = CheckResult("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))

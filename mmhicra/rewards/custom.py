@@ -170,6 +170,15 @@ class CustomTerm:
         arguments = (problem, completion, record)
         return self._result(lambda value: self.added(record, value, problem), arguments, problem, about)
 
+    def take_counts(self) -> dict[str, float]:
+        """What the calls came to since the last call of this method."""
+        return self.counts.take()
+
+    @property
+    def spares_lost(self) -> bool:
+        """Whether nothing is called any more for a group that is lost."""
+        return True
+
     @property
     def at_a_time(self) -> int:
         """Calls under way at a time."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from mmhicra.config import JudgeConfig
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.names import FormatStyle
 from mmhicra.core.records import Completion, FinishReason, Group, Problem, RewardRecord
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
 from mmhicra.rewards.calls import Calls, is_async
-from mmhicra.rewards.custom import BatchTerm, CallSettings, CustomFailure, load_terms
+from mmhicra.rewards.custom import BatchTerm, CallSettings, CustomFailure, CustomTerm, load_terms
+from mmhicra.rewards.judge import load_judges
 from mmhicra.rewards.terms import OwnTerms
 from mmhicra.rewards.verify import Outcome, Query
 from mmhicra.rewards.workers import Verifier
@@ -57,6 +60,11 @@ class RewardSettings(CallSettings, Protocol):
         ...
 
     @property
+    def judges(self) -> Sequence[JudgeConfig]:
+        """Language models that score responses."""
+        ...
+
+    @property
     def custom_failures(self) -> int:
         """Groups that may be dropped because a custom function failed."""
         ...
@@ -71,12 +79,16 @@ class Rewarder:
     Args:
         settings: weights, format and limits.
         max_tokens: the longest response that rollout allows, for the length term.
+        replies: the folder where replies of judges are kept; None keeps them in memory.
+        rank: of this process, which has a file of its own there.
 
     Raises:
-        ConfigError: a custom function cannot be found or called, or the length term makes no sense.
+        ConfigError: a custom function or a judge cannot be used, or the length term makes no sense.
+        RunFolderError: what is kept of a judge's replies cannot be read.
+        UserError: there is a judge, but no `openai` package.
     """
 
-    def __init__(self, settings: RewardSettings, max_tokens: int) -> None:
+    def __init__(self, settings: RewardSettings, max_tokens: int, replies: Path | None = None, rank: int = 0) -> None:
         if settings.length_weight and not 0 < settings.length_buffer <= max_tokens:
             raise ConfigError(
                 f"reward.length_buffer = {settings.length_buffer}: with reward.length_weight set it must lie between 1 "
@@ -87,8 +99,10 @@ class Rewarder:
         self.verifier = Verifier(settings.workers, settings.time_limit)
         self._calls = Calls()
         self._custom = load_terms(settings, self._calls)
-        _refuse_equal_names([term.name for term in self._custom])
-        self._own = OwnTerms(self._custom, settings.custom_failures)
+        self._judges = load_judges(settings.judges, self._calls, replies, rank)
+        self._called: list[CustomTerm] = [*self._custom, *self._judges]
+        _refuse_equal_names([term.name for term in self._called])
+        self._own = OwnTerms(self._called, settings.custom_failures)
         self._told = (0, 0)
 
     def __enter__(self) -> Self:
@@ -121,7 +135,18 @@ class Rewarder:
     @property
     def waits_for_all(self) -> bool:
         """Whether the own terms are best added to all completions of a step at once: one takes lists, or is slow."""
-        return any(isinstance(term, BatchTerm) or is_async(term.function) for term in self._custom)
+        return bool(self._judges) or any(
+            isinstance(term, BatchTerm) or is_async(term.function) for term in self._custom
+        )
+
+    def begin_step(self, step: int) -> None:
+        """What is scored from now on is of `step`; every rank has finished the one before.
+
+        Raises:
+            RunFolderError: the kept replies of a judge cannot be read or written.
+        """
+        for term in self._judges:
+            term.function.begin_step(step)
 
     def score(self, groups: Sequence[Group]) -> None:
         """Set `reward` on every completion of `groups`, all of them verified in one batch.
@@ -158,7 +183,7 @@ class Rewarder:
 
     def take_counts(self) -> dict[str, dict[str, float]]:
         """What the calls of each own term came to since the last call of this method, by the term's name."""
-        return {term.name: term.counts.take() for term in self._custom}
+        return {term.name: term.take_counts() for term in self._called}
 
     def take_losses(self) -> tuple[int, list[CustomFailure]]:
         """Since the last call: reward workers that something else than their limit ended, and failed groups."""

@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 Pair = tuple[Problem, Completion]
 Scored = RewardRecord | CustomFailure
 """The record of a completion so far; a failure if its group is lost."""
+Lost = dict[int, CustomFailure]
+"""Why a group is lost, by the identity of its problem."""
 
 
 class OneTerm(Protocol):
@@ -26,6 +28,11 @@ class OneTerm(Protocol):
     @property
     def at_a_time(self) -> int:
         """Completions that it is worked out for at once."""
+        ...
+
+    @property
+    def spares_lost(self) -> bool:
+        """Whether nothing is called any more for a group that is lost, which then depends on the order of the calls."""
         ...
 
     def add_to(self, record: RewardRecord, problem: Problem, completion: Completion) -> RewardRecord:
@@ -52,7 +59,7 @@ class OwnTerms:
     def add_to_all(self, pairs: Sequence[Pair], records: Sequence[RewardRecord]) -> list[Scored]:
         """The records with every term, in order; a failure where a term failed, or its group was lost before."""
         scored: list[Scored] = list(records)
-        lost: dict[int, CustomFailure] = {}
+        lost: Lost = {}
         for way, stage in groupby(self.terms, key=_way):
             if way is None:
                 for term in stage:
@@ -62,20 +69,27 @@ class OwnTerms:
                 self._add_each([term for term in stage if not isinstance(term, BatchTerm)], pairs, scored, lost)
         return scored
 
-    def known_failure(self, problem: Problem, lost: dict[int, CustomFailure]) -> CustomFailure | None:
-        """Why nothing is called for a problem any more: its group is lost already, and a call may cost money."""
-        known = lost.get(id(problem)) or (self.failures[-1] if self._given_up else None)
-        return known and CustomFailure(str(known), problem.id, known.wrong_result, known.culprit)
+    def known_failure(self, own: CustomFailure | None, problem: Problem, lost: Lost) -> CustomFailure | None:
+        """Why nothing is called for a problem any more, which may cost money.
 
-    def _add_each(
-        self, terms: list[OneTerm], pairs: Sequence[Pair], scored: list[Scored], lost: dict[int, CustomFailure]
-    ) -> None:
+        Args:
+            own: why its group is lost already, if it is.
+            problem: about to be asked for.
+            lost: all that this scoring has lost; with too many the run is about to stop.
+        """
+        failures = [*self.failures, *lost.values()]
+        if own is None and (len(failures) > self.most_failures or any(each.wrong_result for each in failures)):
+            own = failures[-1]
+        return own and CustomFailure(str(own), problem.id, own.wrong_result, own.culprit)
+
+    def _add_each(self, terms: list[OneTerm], pairs: Sequence[Pair], scored: list[Scored], lost: Lost) -> None:
         """Let a completion have all `terms` before the next one has the first, so many completions at once."""
+        known = lost if terms[0].spares_lost else dict(lost)
 
         def add(at: int) -> Scored:
             problem, completion = pairs[at]
-            if (known := self.known_failure(problem, lost)) is not None:
-                return known
+            if (failure := self.known_failure(known.get(id(problem)), problem, lost)) is not None:
+                return failure
             record = scored[at]
             if isinstance(record, CustomFailure):
                 return record
@@ -89,13 +103,11 @@ class OwnTerms:
 
         scored[:] = _each(add, len(pairs), terms[0].at_a_time)
 
-    def _add_lists(
-        self, term: BatchTerm, pairs: Sequence[Pair], scored: list[Scored], lost: dict[int, CustomFailure]
-    ) -> None:
+    def _add_lists(self, term: BatchTerm, pairs: Sequence[Pair], scored: list[Scored], lost: Lost) -> None:
         """Let `term` have the completions whose groups are not lost, in portions."""
         places: list[int] = []
         for at, (problem, _) in enumerate(pairs):
-            known = self.known_failure(problem, lost)
+            known = self.known_failure(lost.get(id(problem)), problem, lost)
             if known is not None:
                 scored[at] = known
             elif not isinstance(scored[at], CustomFailure):
@@ -114,15 +126,10 @@ class OwnTerms:
 
         _each(add, len(portions), term.patience.at_a_time)
 
-    @property
-    def _given_up(self) -> bool:
-        """Whether the run is about to stop, so that nothing is gained by another call."""
-        return len(self.failures) > self.most_failures or any(each.wrong_result for each in self.failures)
 
-
-def _way(term: OneTerm | BatchTerm) -> int | None:
-    """How many completions a term has at a time; None if it takes lists."""
-    return None if isinstance(term, BatchTerm) else term.at_a_time
+def _way(term: OneTerm | BatchTerm) -> tuple[int, bool] | None:
+    """How completions are handed to a term one by one; None if it takes lists."""
+    return None if isinstance(term, BatchTerm) else (term.at_a_time, term.spares_lost)
 
 
 def _each(work: Callable[[int], Result], count: int, at_a_time: int) -> list[Result]:

@@ -62,6 +62,7 @@ class Collector:
 
         With `refill` they are problems that the step has not had yet; none if it has had all.
         """
+        self.rewarder.begin_step(step)
         if self.prefetched is not None:
             prefetched, self.prefetched = self.prefetched, None
             groups = prefetched.groups()

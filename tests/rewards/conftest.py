@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from mmhicra.config import JudgeConfig
 from mmhicra.core.names import FormatStyle
 from mmhicra.rewards.workers import Verifier
 
@@ -26,6 +27,7 @@ class Settings:
     workers: int = 0
     time_limit: float = 5.0
     custom: tuple[Custom, ...] = ()
+    judges: tuple[JudgeConfig, ...] = ()
     custom_attempts: int = 1
     custom_wait: float = 0.0
     custom_time_limit: float = 60.0

@@ -175,6 +175,10 @@ ELSEWHERE = {
     " rollout.prefetch",
     "end_to_end/test_options.py": "train.rows",
     "rewards/test_called_at_once.py": "reward.custom_concurrency reward.custom_batch",
+    "rewards/test_judge.py": "reward.judges.name reward.judges.weight reward.judges.url reward.judges.model"
+    " reward.judges.prompt reward.judges.scale reward.judges.api_key_env reward.judges.temperature"
+    " reward.judges.timeout reward.judges.retries reward.judges.concurrency reward.judges.requests_per_minute"
+    " reward.judges.images reward.judges.price_in reward.judges.price_out",
     "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.keep_checkpoints log.rollouts_every"
     " reward.custom_failures",
     "train/test_best.py": "eval.best_by",

@@ -132,7 +132,9 @@ def check_inputs(
     callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     refuse_damaged_model(Path(config.model.path).expanduser())
-    rewarder = stack.enter_context(Rewarder(config.reward, max_tokens=config.rollout.max_new_tokens))
+    rewarder = stack.enter_context(
+        Rewarder(config.reward, config.rollout.max_new_tokens, folder.replies, accelerator.process_index)
+    )
     processor = load_processor(config.model)
     refuse_unfit_rows(config, processor)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)

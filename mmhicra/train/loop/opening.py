@@ -52,6 +52,9 @@ MAY_CHANGE_ON_RESUME = (
 """What a resumed run may set anew; anything else would make it another run, or its accuracies before and after training
 those of different problems."""
 
+JUDGE = ("name", "weight", "model", "prompt", "scale", "temperature", "images")
+"""What of a judge makes its scores."""
+
 T = TypeVar("T")
 
 
@@ -248,11 +251,17 @@ def refuse_other_run(old: dict[str, Any], config: RunConfig, path: Path) -> None
     """Raise ConfigError naming every field that a resumed run may not change, with both values."""
     changed = [
         f"{name} was {before!r}, is {after!r}"
-        for name, before, after in differences(old, config.model_dump())
+        for name, before, after in differences(comparable(old), comparable(config.model_dump()))
         if not any(name == free or name.startswith(free + ".") for free in MAY_CHANGE_ON_RESUME)
     ]
     if changed:
         raise ConfigError(f"cannot resume {path} with another configuration: {'; '.join(changed)}")
+
+
+def comparable(tree: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says only how judges are reached: a server may have another port by now."""
+    judges = [{name: judge[name] for name in JUDGE if name in judge} for judge in tree["reward"]["judges"]]
+    return {**tree, "reward": {**tree["reward"], "judges": judges}}
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

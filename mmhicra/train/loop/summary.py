@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         },
         "updates": run.parts.trainer.updates.facts(),
         "advice": advice(run.parts.trainer.updates, run.config, run.state.get("masked_truncated", 0)),
+        **({"judges": judged(run)} if run.config.reward.judges else {}),
         "wall_seconds": run.wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
@@ -80,6 +82,19 @@ def advice(updates: UpdateCount, config: RunConfig, masked: int = 0) -> list[str
         cut = "were cut off at rollout.max_new_tokens and left out of the loss (train.mask_truncated)"
         lines.append(f"{masked:,} responses {cut}")
     return lines
+
+
+def judged(run: Run) -> dict[str, dict[str, float]]:
+    """What each judge was asked over the whole run, from the metrics of its steps, and what that cost."""
+    records = [json.loads(line) for line in run.folder.recorded_steps().values()]
+    sums: dict[str, dict[str, float]] = {judge.name: {} for judge in run.config.reward.judges}
+    for record in records:
+        for metric, value in record.items():
+            kind, _, rest = metric.partition("/")
+            name, _, what = rest.partition("/")
+            if kind == "reward" and what and name in sums:
+                sums[name][what] = sums[name].get(what, 0.0) + value
+    return sums
 
 
 def benchmark_metrics(record: dict[str, Any], benchmarks: Sequence[BenchmarkConfig]) -> dict[str, Any]:
