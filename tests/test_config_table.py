@@ -22,7 +22,8 @@ def allowed(schema, kinds):
         least, most = schema.get("minItems", 0), schema.get("maxItems", "any")
         return f"list of {least} to {most} ({allowed(schema['items'], kinds)})"
     if schema["type"] == "object":
-        return f"map of text to ({allowed(schema['additionalProperties'], kinds)})"
+        inside = schema["additionalProperties"]
+        return f"map of text to ({'anything' if inside is True else allowed(inside, kinds)})"
     if schema["type"] not in ("integer", "number"):
         return {"string": "text", "boolean": "false true", "null": "null"}[schema["type"]]
     if not schema.keys() - {"type", "title"}:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +14,11 @@ GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
 
 
+Preset = Literal[
+    "auto",
+    *("messages", "trl", "verl", "llava", "swift", "r1v", "imagefolder", "scienceqa", "mmmu"),
+    *("virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista"),
+]
 ChoiceAnswer = Literal["auto", "letter", "text", "index", "index_from_1"]
 NOT_READ = "none"
 """What a role is set to that has no column although the source may have one."""
@@ -37,7 +44,8 @@ class ColumnsConfig(Section):
     task: str | None = None
     """Accuracy is also told by the values of this column."""
     kind: str | None = None
-    """How golds are compared: `text`, `number`, `math` or `choice` for the whole source, or a column that says it."""
+    """What golds are and how they are compared: `text`, `number`, `math`, `choice`, `box`, `boxes` or `point` for the
+    whole source, or a column that says it."""
     facts: list[str] = Field(default=[])
     """Columns that custom rewards find in `problem.facts`, by these names, e.g. the size of an image."""
     unused: list[str] = Field(default=[])
@@ -55,15 +63,59 @@ class ColumnsConfig(Section):
         return self
 
 
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_OWN = ("preset", "columns", "choice_answer", "split", "eval_source", "eval_split", "held_out_share", "image_folder")
+_OWN += ("limit", "instruction")
+"""What a source may set for itself; what it leaves out is as in `data`."""
+
+
+class SourceConfig(Section):
+    """One of several sources. What it leaves out is as in `data`."""
+
+    source: PathText
+    """As `data.source`."""
+    weight: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0
+    """Its share of the problems that are drawn is this over the sum of all weights."""
+    name: str | None = None
+    """What metrics and ids call it; None is the name of the file or folder without its ending."""
+    preset: Preset | None = None
+    """As `data.preset`."""
+    columns: ColumnsConfig | None = None
+    """As `data.columns`; all of them, if any is set."""
+    choice_answer: ChoiceAnswer | None = None
+    """As `data.choice_answer`."""
+    split: str | None = None
+    """As `data.split`."""
+    eval_source: PathText | None = None
+    """As `data.eval_source`, for this source alone."""
+    eval_split: str | None = None
+    """As `data.eval_split`."""
+    held_out_share: Share | None = None
+    """As `data.held_out_share`."""
+    image_folder: PathText | None = None
+    """As `data.image_folder`."""
+    limit: Positive | None = None
+    """As `data.limit`."""
+    instruction: str | None = None
+    """As `data.instruction`."""
+    reward: dict[str, Any] = Field(default={})
+    """Fields of `reward` that are other for this source, e.g. `{accuracy_weight: 0, format_weight: 1}`."""
+
+    @property
+    def called(self) -> str:
+        """Its name in metrics and ids."""
+        return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(self.source).name.split(".")[0])[:60]
+
+
 class DataConfig(Section):
     """Where problems come from and which are refused."""
 
     source: PathText = "visual_math"
     """`visual_math` or `visual_ledger` (drawn on the fly), a hub id, or a local file or folder (parquet, JSON Lines,
-    saved `datasets` folder)."""
-    preset: Literal["auto", "virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista", "messages"] = (
-        "auto"
-    )
+    csv, tsv, saved `datasets` folder)."""
+    sources: list[SourceConfig] = Field(default=[])
+    """Several sources in place of `source`, each with its share of the problems."""
+    preset: Preset = "auto"
     """Which layout the source has; `auto` finds out by its columns."""
     columns: ColumnsConfig = ColumnsConfig()
     """Which column holds what, where the preset does not fit."""
@@ -89,7 +141,8 @@ class DataConfig(Section):
     shuffle: bool = True
     """Take the problems in another order in every epoch."""
     system_prompt: str | None = None
-    """Put before every question as the system's turn; None leaves what the chat template does."""
+    """Put before every question as the system's turn, unless its row has one of its own; None leaves what the chat
+    template does."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default={})
     """What the model's chat template takes beside the chat, e.g. `{enable_thinking: false}`, wherever a prompt is made:
     in training, evaluation, benchmarks and the doctor. Arguments that the template does not read are refused."""
@@ -108,7 +161,40 @@ class DataConfig(Section):
     def _check(self) -> DataConfig:
         if self.min_pixels > self.max_pixels:
             raise ValueError(f"min_pixels ({self.min_pixels}) is larger than max_pixels ({self.max_pixels}): lower one")
-        if self.tasks is not None and self.source not in GENERATED_SOURCES:
+        if self.tasks is not None and not {part.source for part in self.parts().values()} <= {*GENERATED_SOURCES}:
             drawn = " and ".join(GENERATED_SOURCES)
-            raise ValueError(f"tasks only applies to the sources {drawn}, got source: {self.source}: drop one")
+            raise ValueError(f"tasks only applies to the sources {drawn}, got {self.title}: drop one")
+        if self.sources:
+            self._check_sources()
         return self
+
+    def _check_sources(self) -> None:
+        if self.source != DataConfig.model_fields["source"].default:
+            raise ValueError(f"source ({self.source}) and sources are both set: keep one")
+        if self.eval_source is not None:
+            raise ValueError("eval_source is for one source: set it, or eval_split, at each of data.sources")
+        names = [source.called for source in self.sources]
+        for place, name in enumerate(names):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"sources.{place}.name {name!r}: write letters, digits, _, - and ., at most 60")
+            if names.count(name) > 1:
+                raise ValueError(f"sources has the name {name} twice: give each a name of its own")
+
+    @property
+    def title(self) -> str:
+        """What messages call the data."""
+        return " and ".join(source.source for source in self.sources) or self.source
+
+    def parts(self) -> dict[str, DataConfig]:
+        """Name -> the section as it would be with that source alone; the name is empty where there is one source."""
+        if not self.sources:
+            return {"": self}
+        made = {}
+        for source in self.sources:
+            own = {name: value for name in _OWN if (value := getattr(source, name)) is not None}
+            made[source.called] = self.model_copy(update={"source": source.source, "sources": [], **own})
+        return made
+
+    def shares(self) -> dict[str, float]:
+        """Name of each of `sources` -> its weight."""
+        return {source.called: source.weight for source in self.sources}

@@ -152,6 +152,8 @@ def _type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> s
         return f"map of {_type_text(inner[0])} to {_type_text(inner[1])}"
     if annotation is type(None):
         return "none"
+    if annotation is Any:
+        return "anything"
     if own := next((each for each in metadata if isinstance(each, NamedOrPlugin)), None):
         return ", ".join(f"`{name}`" for name in own.known) + f", or {own.forms}"
     names = {bool: "true or false", int: "integer", float: "number", str: "text"}

@@ -126,6 +126,11 @@ class RewardConfig(Section):
         """Whether a term is somebody else's, which may fail."""
         return bool(self.custom or self.judges)
 
+    @property
+    def reads_gold(self) -> bool:
+        """Whether a term compares the answer with the gold: without one, golds of any kind are used."""
+        return self.accuracy_weight > 0
+
 
 class CreditConfig(Section):
     """How the group's rewards become per-token advantages."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmhicra.config.base import NonNegative, PathText, Positive, Section, Seed, Threads
 from mmhicra.config.data import DataConfig
@@ -156,14 +156,7 @@ class RunConfig(Section):
         return None
 
     def _check_lengths(self) -> str | None:
-        if too_small := self.too_few_tokens(patches=0):
-            return too_small
-        if self.reward.length_weight > 0 and self.reward.length_buffer > self.rollout.max_new_tokens:
-            return (
-                f"reward.length_buffer ({self.reward.length_buffer}) is longer than rollout.max_new_tokens "
-                f"({self.rollout.max_new_tokens}): every response would be penalised"
-            )
-        return None
+        return self.too_few_tokens(patches=0)
 
     def _check_rows(self) -> str | None:
         if self.train.rows == "plain" and self.model.attention != "auto":
@@ -173,10 +166,28 @@ class RunConfig(Section):
             )
         return None
 
+    def rewards(self) -> dict[str, RewardConfig]:
+        """Name of each of `data.sources` -> its `reward`; without them the name is empty."""
+        if not self.data.sources:
+            return {"": self.reward}
+        whole = self.reward.model_dump()
+        return {one.called: RewardConfig.model_validate({**whole, **one.reward}) for one in self.data.sources}
+
     def _check_reward(self) -> str | None:
-        reward = self.reward
-        if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.asks):
-            return "reward has no term with a weight above 0: set reward.accuracy_weight"
+        try:
+            rewards = self.rewards()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            return f"data.sources: reward.{'.'.join(map(str, first['loc']))}: {first['msg']} ({first['input']!r:.60})"
+        for name, reward in rewards.items():
+            if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.asks):
+                what = f"the reward of data.sources {name}" if name else "reward"
+                return f"{what} has no term with a weight above 0: set reward.accuracy_weight"
+            if reward.length_weight > 0 and reward.length_buffer > self.rollout.max_new_tokens:
+                return (
+                    f"reward.length_buffer ({reward.length_buffer}) is longer than rollout.max_new_tokens "
+                    f"({self.rollout.max_new_tokens}): every response would be penalised"
+                )
         return None
 
     def _check_rollout(self) -> str | None:

@@ -29,7 +29,7 @@ LARGEST_IMAGE = 89_478_485
 
 FinishReason = Literal["stop", "length"]
 Verdict = Literal["right", "wrong", "no-answer", "gold-unusable"]
-AnswerKind = Literal["math", "choice", "number", "text"]
+AnswerKind = Literal["math", "choice", "number", "text", "box", "boxes", "point"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ class Problem:
         task: what per-task accuracy is grouped by.
         source: where it came from, e.g. `geometry3k/train.jsonl:12`.
         facts: anything else the source knows, e.g. the intermediate values of a generated problem.
+        system: the system's turn of a chat; empty leaves it to `data.system_prompt`.
+        dataset: which of `data.sources` it is of; empty without them.
     """
 
     id: str
@@ -145,6 +147,8 @@ class Problem:
     task: str = "all"
     source: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+    dataset: str = ""
 
 
 @dataclass(frozen=True, eq=False)

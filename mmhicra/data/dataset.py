@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -47,7 +47,7 @@ class Loaded:
     Attributes:
         preset: the layout the training rows were read by, e.g. what `auto` found.
         notes: what a person should know about how the rows were read, a line each.
-        columns: of the training rows.
+        columns: of the training rows, of all sources.
         shares: what is judged by `data.max_refused_share`: name of a source, its refused rows, and how many are used.
     """
 
@@ -78,6 +78,7 @@ def load_problems(
     checks: Sequence[Check] = (),
     *,
     held_out: int = 0,
+    raw: Iterable[str] = (),
     refused_path: Path | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
@@ -87,56 +88,121 @@ def load_problems(
         data: the `data` section of the configuration.
         seed: what generated problems are drawn from.
         checks: what a problem must pass besides having whole images, e.g. a gold answer the reward can use.
-        held_out: how many held-out problems are wanted (`eval.problems`); 0 holds nothing out.
+        held_out: how many held-out problems are wanted (`eval.problems`); 0 holds nothing out. Several sources have
+            them in proportion to their weights, at least one each.
+        raw: names of `data.sources` (of a single source: empty) in which no term of the reward reads golds.
         refused_path: where `refused.jsonl` is written, also if this raises for too many refused rows.
         progress: told after every checked problem.
 
     Raises:
         DataError: a source, split or column is missing, or too many rows of a source cannot be used.
     """
-    training = _training_pool(data, seed)
-    testing = _held_out_pool(data, seed, held_out, training)
+    parts = data.parts()
+    counts = _divide(held_out, data.shares()) if data.sources else {"": held_out}
+    pools = {name: _pools(part, name, seed, counts[name], name in {*raw}) for name, part in parts.items()}
+    total = sum(len(train.problems) + min(counts[name], len(tests.problems)) for name, (train, tests) in pools.items())
+    done, seen, loaded = 0, Counter[str](), []
+
+    def check(pool: Pool, enough: int | None = None) -> tuple[list[Problem], list[RefusedRow]]:
+        told = partial(_tell, progress, done, total) if progress else None
+        good, bad = check_problems(pool.problems, checks, enough=enough, progress=told, seen=seen)
+        return good, sorted([*pool.refused, *bad], key=_place)
+
+    for name, (training, testing) in pools.items():
+        train, refused = check(training)
+        done += len(training.problems)
+        tests, refused_tests = check(replace(testing, problems=sorted(testing.problems, key=_hash_of)), counts[name])
+        done += min(counts[name], len(testing.problems))
+        loaded.append(_loaded(training, testing, train, tests, refused, refused_tests))
+    whole = _joined(loaded, list(parts), describe_images(seen))
+    if refused_path is not None:
+        write_refused(refused_path, whole.refused)
+    listed = f"; all are listed in {refused_path}" if refused_path else ""
+    for name, rows, used in whole.shares:
+        refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
+    for one, (training, _) in zip(loaded, pools.values(), strict=True):
+        if not one.train:
+            raise DataError(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
+    return whole
+
+
+def _tell(progress: Progress, before: int, total: int, number: int) -> None:
+    progress(before + number, total)
+
+
+def _divide(count: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """`count` in proportion to the weights, by the largest remainders, and at least 1 for each unless it is 0."""
+    whole = sum(weights.values())
+    exact = {name: count * weight / whole for name, weight in weights.items()}
+    parts = {name: int(part) for name, part in exact.items()}
+    spare = count - sum(parts.values())
+    for name in sorted(exact, key=lambda name: parts[name] - exact[name])[:spare]:
+        parts[name] += 1
+    return {name: max(part, min(count, 1)) for name, part in parts.items()}
+
+
+def _pools(data: DataConfig, name: str, seed: int, held_out: int, raw: bool) -> tuple[Pool, Pool]:
+    """What one source has to train on and to hold out, not yet checked."""
+    training = _training_pool(data, seed, raw)
+    testing = _held_out_pool(data, seed, held_out, training, raw)
     if testing is None:
         training, testing = split_off(training, data.held_out_share)
-    total = len(training.problems) + min(held_out, len(testing.problems))
+    return (_named(training, name), _named(testing, name)) if name else (training, testing)
 
-    def told(before: int) -> Callable[[int], None]:
-        return lambda number: progress(before + number, total) if progress else None
 
-    seen: Counter[str] = Counter()
-    train, bad = check_problems(training.problems, checks, progress=told(0), seen=seen)
-    drawn = sorted(testing.problems, key=_hash_of)
-    tests, bad_tests = check_problems(drawn, checks, enough=held_out, progress=told(len(training.problems)), seen=seen)
-    refused = sorted([*training.refused, *bad], key=_place)
-    refused_tests = sorted([*testing.refused, *bad_tests], key=_place)
-    if refused_path is not None:
-        write_refused(refused_path, [*refused, *refused_tests])
-    listed = f"; all are listed in {refused_path}" if refused_path else ""
+def _named(pool: Pool, name: str) -> Pool:
+    """The pool of one of several sources: its problems know it, and no id of another source is like theirs."""
+    problems = [replace(problem, id=f"{name}/{problem.id}", dataset=name) for problem in pool.problems]
+    refused = [replace(row, id=f"{name}/{row.id}") for row in pool.refused]
+    return replace(pool, problems=problems, refused=refused)
+
+
+def _loaded(
+    training: Pool,
+    testing: Pool,
+    train: list[Problem],
+    tests: list[Problem],
+    refused: list[RefusedRow],
+    refused_tests: list[RefusedRow],
+) -> Loaded:
+    """What one source gave."""
     shares = [(training.name, refused, len(train)), (testing.name, refused_tests, len(tests))]
     if training.name == testing.name:
         shares = [(training.name, [*refused, *refused_tests], len(train) + len(tests))]
-    for name, rows, used in shares:
-        refuse_if_too_many(name, rows, used, data.max_refused_share, listed)
-    if not train:
-        raise DataError(f"{training.name} leaves no problem to train on: add rows, or lower data.held_out_share")
-    notes = [*dict.fromkeys([*training.notes, *testing.notes]), *describe_images(seen)]
+    notes = [*dict.fromkeys([*training.notes, *testing.notes])]
     columns = training.table.columns if training.table else ()
     return Loaded(train, tests, [*refused, *refused_tests], training.preset, shares, notes, columns)
 
 
+def _joined(loaded: Sequence[Loaded], names: Sequence[str], notes: Sequence[str]) -> Loaded:
+    """What all sources gave, in their order; of several sources, each preset and note says whose it is."""
+    said = [f"{name}: " if name else "" for name in names]
+    return Loaded(
+        train=[problem for one in loaded for problem in one.train],
+        held_out=[problem for one in loaded for problem in one.held_out],
+        refused=[row for one in loaded for row in one.refused],
+        preset=", ".join(name + one.preset for name, one in zip(said, loaded, strict=True)),
+        shares=[share for one in loaded for share in one.shares],
+        notes=[*(name + note for name, one in zip(said, loaded, strict=True) for note in one.notes), *notes],
+        columns=[*dict.fromkeys(column for one in loaded for column in one.columns)],
+    )
+
+
 def refuse_without_images(loaded: Loaded, data: DataConfig) -> None:
-    """Stop if no training problem has an image, unless `data.columns.images: none` confirms that.
+    """Stop if no training problem of a source has an image, unless `data.columns.images: none` confirms that.
 
     Raises:
         DataError: names the setting and the columns there are.
     """
-    if data.columns.images == NOT_READ or any(problem.images for problem in loaded.train):
-        return
-    columns = f"; its columns are: {shorten(', '.join(loaded.columns), 1000)}" if loaded.columns else ""
-    raise DataError(
-        f"{data.source}: no row has an image: set data.columns.images to the column that holds them, or to {NOT_READ} "
-        f"to train on text alone{columns}"
-    )
+    for name, part in data.parts().items():
+        if part.columns.images == NOT_READ or any(p.images for p in loaded.train if p.dataset == name):
+            continue
+        columns = f"; its columns are: {shorten(', '.join(loaded.columns), 1000)}" if loaded.columns else ""
+        setting = f"columns.images of {name}" if name else "data.columns.images"
+        raise DataError(
+            f"{part.source}: no row has an image: set {setting} to the column that holds them, or to {NOT_READ} "
+            f"to train on text alone{columns}"
+        )
 
 
 def check_problems(
@@ -217,14 +283,14 @@ def _share_of(problem: Problem) -> float:
     return int(_hash_of(problem)[:13], 16) / 16**13
 
 
-def _training_pool(data: DataConfig, seed: int) -> Pool:
+def _training_pool(data: DataConfig, seed: int, raw: bool) -> Pool:
     if data.source in GENERATED_SOURCES:
         return _generated_pool(data.source, "train", min(data.count, data.limit or data.count), seed, data)
     table = find_source(data.source).table(data.split)
-    return _read_pool(table, data, table.split, data.limit)
+    return _read_pool(table, data, table.split, data.limit, raw)
 
 
-def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> Pool | None:
+def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool, raw: bool) -> Pool | None:
     """Where held-out problems come from, None if they are a share of the training rows."""
     if count == 0:
         return Pool("nothing held out", training.preset)
@@ -255,7 +321,7 @@ def _held_out_pool(data: DataConfig, seed: int, count: int, training: Pool) -> P
     if trained and (trained.folder, trained.name) == (table.folder, table.name):
         raise DataError(f"{table.name} is both trained and evaluated on: name another split or eval_source")
     same_label = trained is not None and trained.split == table.split
-    return _read_pool(table, data, f"held_out/{table.split}" if same_label else table.split, None)
+    return _read_pool(table, data, f"held_out/{table.split}" if same_label else table.split, None, raw)
 
 
 def _generated_pool(source: str, split: Literal["train", "held_out"], count: int, seed: int, data: DataConfig) -> Pool:
@@ -265,9 +331,9 @@ def _generated_pool(source: str, split: Literal["train", "held_out"], count: int
     return Pool(source, source, generate(split, count, seed, data.tasks if source == data.source else None))
 
 
-def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None) -> Pool:
+def _read_pool(table: Table, data: DataConfig, label: str, limit: int | None, raw: bool = False) -> Pool:
     """Make every row of a table a problem or a refused row."""
-    reader = choose_reader(data.preset, data.columns, table, data.image_folder, label, data.choice_answer)
+    reader = choose_reader(data.preset, data.columns, table, data.image_folder, label, data.choice_answer, raw)
     unread = reader.watch()
     problems: dict[str, Problem] = {}
     refused: list[RefusedRow] = []

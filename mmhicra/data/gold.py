@@ -2,13 +2,12 @@ r"""The gold answer of a problem and its kind.
 
 An answer loses what a solution wraps around it: `<answer>`, `\boxed{}`, `$`, `\text{}`. Its kind is what
 `data.columns.kind` says, else the first that applies: `choice` if there are choices (the answer becomes the letter) or
-it is one capital letter from A to J; `number` if it is a plain decimal number; `text` if it is a few words; `math`
-otherwise.
+it is one capital letter from A to J; `box`, `boxes` or `point` if it is an object that says so, or a list of four
+numbers; `number` if it is a plain decimal number; `text` if it is a few words; `math` otherwise.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import string
@@ -18,6 +17,8 @@ from typing import Any, get_args
 from mmhicra.config.data import ChoiceAnswer
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import AnswerKind
+from mmhicra.data.encoded import read_list
+from mmhicra.data.regions import REGIONS, as_json, read_region, region_in
 from mmhicra.data.text import shorten
 from mmhicra.rewards.answers import joined_boxes
 
@@ -57,19 +58,26 @@ def read_answer(
     prefer_text: bool = False,
     kind: AnswerKind | None = None,
     by: ChoiceAnswer = "auto",
+    counts: bool = False,
 ) -> tuple[str, AnswerKind]:
     """The gold answer and its kind, by the rules at the top of this file.
 
     Args:
-        cell: text, a number, or a list of one of them; with `kind` text also a list or an object, kept as JSON.
+        cell: text, a number, or a list of one of them; a box, boxes or a point; with kind `text` also any other list
+            or object, kept as JSON.
         choices: what a multiple-choice answer must name.
         prefer_text: search the texts of the choices for the answer before reading it as a letter.
         kind: as the configuration says; None tells it from the answer.
         by: how the answer names its choice, see `data.choice_answer`.
+        counts: with `auto`, a whole number counts the choices from 0, whatever they say.
 
     Raises:
         DataError: the answer is empty, ambiguous, or names no choice.
     """
+    if kind is None and not choices:
+        kind = _kind_of_region(cell)
+    if kind in REGIONS:
+        return read_region(cell, kind), kind
     if isinstance(cell, list | tuple) and len(cell) == 1:
         cell = cell[0]
     if isinstance(cell, list | tuple | Mapping):
@@ -78,7 +86,7 @@ def read_answer(
                 f"answer unusable: a {type(cell).__name__} of {len(cell)}, not one answer; data.columns.kind: text "
                 "keeps it as JSON"
             )
-        cell = _as_json(cell)
+        cell = as_json(cell)
     if isinstance(cell, bytes | bytearray | memoryview):
         raise DataError("answer unusable: bytes, not text; write it as text")
     if isinstance(cell, float) and not math.isfinite(cell):
@@ -87,7 +95,7 @@ def read_answer(
     if not answer:
         raise DataError("answer empty")
     if choices and kind in (None, "choice"):
-        return _choose(cell, answer, choices, prefer_text, by), "choice"
+        return _choose(cell, answer, choices, prefer_text, by, counts), "choice"
     if kind == "choice":
         if letter := _LETTER.fullmatch(answer):
             return letter[1], "choice"
@@ -95,11 +103,18 @@ def read_answer(
     return (answer, kind) if kind else _by_form(answer)
 
 
-def _as_json(cell: Any) -> str:
-    try:
-        return json.dumps(cell, ensure_ascii=False, default=str)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"answer unusable: it cannot be written as JSON ({error})") from None
+def write_raw(cell: Any) -> str:
+    """A gold that no term of the reward reads, as it came; a list or an object as JSON."""
+    return cell if isinstance(cell, str) else as_json(cell) if isinstance(cell, list | tuple | Mapping) else str(cell)
+
+
+def _kind_of_region(cell: Any) -> AnswerKind | None:
+    """The kind of objects that say what they are, and of lists of four numbers; a text of numbers is mathematics."""
+    value = read_list(cell) if isinstance(cell, str) else cell
+    if isinstance(value, list | tuple) and not any(isinstance(one, Mapping) for one in value):
+        said = None if isinstance(cell, str) else region_in(value)
+        return None if said == "point" else said
+    return region_in(value)
 
 
 def _by_form(answer: str) -> tuple[str, AnswerKind]:
@@ -179,15 +194,17 @@ def braced(text: str, start: int) -> str | None:
     return None
 
 
-def _choose(cell: Any, answer: str, choices: Sequence[str], prefer_text: bool, by: ChoiceAnswer) -> str:
+def _choose(cell: Any, answer: str, choices: Sequence[str], prefer_text: bool, by: ChoiceAnswer, counts: bool) -> str:
     """The letter of the choice that an answer names, by the rule that the configuration sets."""
     if by in ("index", "index_from_1"):
         if not _INTEGER.fullmatch(_integral(cell, answer)):
             raise DataError(f"answer unusable: {shorten(answer, 40)!r} is no index; data.choice_answer is {by}")
         return _by_index(int(_integral(cell, answer)) - (by == "index_from_1"), choices, by)
-    if by == "auto" and not prefer_text and not isinstance(cell, bool | str):
-        whole = _integral(cell, answer)
-        if _INTEGER.fullmatch(whole):
+    whole = answer.removesuffix(".0") if counts else _integral(cell, answer)  # CSV files write 2.0, too
+    if by == "auto" and not prefer_text and not isinstance(cell, bool) and _INTEGER.fullmatch(whole):
+        if counts and not isinstance(cell, str):
+            return _by_index(int(whole), choices, "index")
+        if counts or not isinstance(cell, str):
             return _by_whole_number(int(whole), choices)
     return choose_letter(answer, choices, prefer_text=prefer_text, by=by)
 

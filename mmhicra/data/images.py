@@ -46,9 +46,24 @@ def read_images(cell: Any, folder: Path | None, where: str) -> tuple[ProblemImag
     """
     if isinstance(cell, str) and cell.lstrip()[:1] == "[" and (listed := read_list(cell)) is not None:
         cell = listed
+    if isinstance(cell, Mapping) and (columns := _lists_in(cell)):
+        cell = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     cells = list(cell) if isinstance(cell, list | tuple) else [cell]
+    if cells and all(isinstance(one, list | tuple) for one in cells):
+        cells = [image for inner in cells for image in inner]
     present = [one for one in cells if one is not None and one != "" and one != {}]
     return tuple(read_image(one, folder, f"{where}#image{n}") for n, one in enumerate(present, start=1))
+
+
+def _lists_in(cell: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The lists of `{"bytes": [...], "path": [...]}`, as Arrow keeps a sequence of images; empty for one image."""
+    held = {key: value for key, value in cell.items() if key in ("bytes", *_PATH_KEYS)}
+    columns = {key: value for key, value in held.items() if isinstance(value, list) and not _are_numbers(value)}
+    return columns if columns and len(columns) == len(held) and len({len(v) for v in columns.values()}) == 1 else {}
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, int) for value in values)
 
 
 def read_image(cell: Any, folder: Path | None, reference: str) -> ProblemImage:

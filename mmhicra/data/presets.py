@@ -1,12 +1,9 @@
-"""How a row becomes a `Problem`: by a named layout, or by the one that its columns tell."""
+"""Which layout a table has: a named one, or the one that its columns tell."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date
-from decimal import Decimal
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,179 +11,24 @@ from typing import Any
 from mmhicra.config import ColumnsConfig
 from mmhicra.config.data import NOT_READ, ChoiceAnswer
 from mmhicra.core.errors import DataError
-from mmhicra.core.records import AnswerKind, Problem
-from mmhicra.data.choices import read_choices, write_choices
 from mmhicra.data.columns import (
     ROLES,
-    Unread,
     find_cell,
     find_choice_columns,
     find_image_columns,
     guess_column,
     has_column,
-    holds_moving,
-    is_empty,
     named_columns,
 )
 from mmhicra.data.encoded import read_list
-from mmhicra.data.gold import KINDS, read_answer
-from mmhicra.data.images import read_images
+from mmhicra.data.gold import KINDS
 from mmhicra.data.layouts import ANY_LAYOUT, LAYOUTS, Layout
-from mmhicra.data.questions import place_images, read_chat, refuse_strange_marks, without_placeholders
-from mmhicra.data.rows import Row, Table
-from mmhicra.data.text import fault_in, printable, shorten
+from mmhicra.data.reader import Reader
+from mmhicra.data.rows import Table
+from mmhicra.data.text import printable, shorten
 
 SAMPLE = 64
 """Rows that are read to tell which columns hold images and chats."""
-LONGEST_ID = 300
-_SCALAR = str | int | float | Decimal | date | uuid.UUID
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads the rows of one table.
-
-    Attributes:
-        preset: the layout's name; `columns` if none fits but the configuration names the columns.
-        layout: how to read them.
-        columns: role -> its columns; one that is missing has none. Several hold an image or a choice each.
-        spare: role -> the layout's other columns for it, read in a row in which the first is empty.
-        folder: what relative image paths are relative to.
-        label: what ids start with, so that they are unique over the splits of a run.
-        config: `data.columns`.
-        by: `data.choice_answer`.
-        unread: the columns that nobody reads.
-        notes: what a person should know about how the columns are read.
-    """
-
-    preset: str
-    layout: Layout
-    columns: Mapping[str, Sequence[str]]
-    folder: Path | None
-    label: str
-    config: ColumnsConfig
-    by: ChoiceAnswer = "auto"
-    spare: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    unread: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-    def read(self, row: Row) -> Problem:
-        """Make the row a problem; its images stay undecoded.
-
-        Raises:
-            DataError: the row cannot be used; the message is `what is wrong: details`.
-        """
-        if row.fault:
-            raise DataError(row.fault)
-        self._refuse_moving(row)
-        own = self._cell(row, "id")
-        if not is_empty(own) and not isinstance(own, _SCALAR):
-            raise DataError(f"id unreadable: a {type(own).__name__}, not text or a number")
-        text, image_cells, reply = self._question(row)
-        if not without_placeholders(text):
-            raise DataError("question empty")
-        images = read_images(image_cells, self.folder, row.where)
-        choices = read_choices(self._choice_cells(row))
-        unit = find_cell(row.cells, self.layout.unit) if self.layout.unit else None
-        text = write_choices(f"{text} (Unit: {unit})" if unit else text, choices)
-        refuse_strange_marks(text)
-        question, images = place_images(text, images, merged=self.layout.merged)
-        answer, kind = self._answer(row, reply, choices)
-        problem = Problem(
-            id=self.id_of(row),
-            question=question,
-            images=images,
-            answer=answer,
-            kind=kind,
-            choices=choices,
-            task=_task(self._cell(row, "task")),
-            source=row.where,
-            facts=self._facts(row),
-        )
-        _refuse_odd_text(problem)
-        return problem
-
-    def id_of(self, row: Row) -> str:
-        """`split/id`, or `split/place` for a row without an id that can be read."""
-        cell = self._cell(row, "id")
-        return f"{self.label}/{row.place if is_empty(cell) or not isinstance(cell, _SCALAR) else cell}"
-
-    def question_of(self, row: Row) -> str:
-        """The raw question for a message; empty if there is none to show."""
-        cell = self._cell(row, "question")
-        return cell if isinstance(cell, str) else ""
-
-    def watch(self) -> Unread:
-        """What watches the columns that no role reads."""
-        settled = frozenset(role for role in ("images", "choices") if getattr(self.config, role) is not None)
-        used = {role: [*self.columns.get(role, ()), *self.spare.get(role, ())] for role in ("images", "choices")}
-        return Unread(self.unread, used, settled)
-
-    def _question(self, row: Row) -> tuple[str, Any, str | None]:
-        """The text with its placeholders, the image cells, and the last assistant turn of a chat."""
-        cell, images = self._cell(row, "question"), self._image_cells(row)
-        if self.layout.chat:
-            listed = read_list(cell) if isinstance(cell, str) else cell
-            if not isinstance(cell, str) or isinstance(listed, list):
-                text, images, reply = read_chat(listed, images)
-                return text, None if self.config.images == NOT_READ else images, reply
-        if cell is not None and not isinstance(cell, str):
-            chat = "; data.preset: messages reads chats" if isinstance(cell, list) else ""
-            raise DataError(f"question unreadable: a {type(cell).__name__}, not text{chat}")
-        return (cell or "").strip(), images, None
-
-    def _answer(self, row: Row, reply: str | None, choices: Sequence[str]) -> tuple[str, AnswerKind]:
-        """The gold and its kind; an empty text if the configuration says that there is none."""
-        if self.config.answer == NOT_READ:
-            return "", "text"
-        gold = self._cell(row, "answer") if self.columns.get("answer") else reply
-        kind = self._kind(row)
-        return read_answer(gold, choices, prefer_text=self.layout.answer_is_text, kind=kind, by=self.by)
-
-    def _facts(self, row: Row) -> dict[str, Any]:
-        """What the layout keeps besides, and what `data.columns.facts` asks for; a cell without a value is left out."""
-        cells = {name: find_cell(row.cells, name) for name in (*self.layout.facts, *self.config.facts)}
-        return {name: cell for name, cell in cells.items() if cell is not None}
-
-    def _kind(self, row: Row) -> AnswerKind | None:
-        """What `data.columns.kind` says of this row; None leaves it to the answer."""
-        said = self.config.kind if self.config.kind in KINDS else self._cell(row, "kind")
-        if is_empty(said):
-            return None
-        for kind in KINDS:
-            if isinstance(said, str) and said.strip().lower() == kind:
-                return kind
-        raise DataError(f"kind unreadable: {shorten(str(said), 40)!r}; write {', '.join(KINDS)} or nothing")
-
-    def _refuse_moving(self, row: Row) -> None:
-        for column in self.unread:
-            if what := holds_moving(column, row.cells.get(column)):
-                raise DataError(
-                    f"row has {what}: in the column {column}; mmhicra trains on images only "
-                    "(data.columns.unused leaves a column out)"
-                )
-
-    def _image_cells(self, row: Row) -> Any:
-        cells = self._cells(row, "images")
-        if len(cells) <= 1:
-            return cells[0] if cells else None
-        return [one for cell in cells for one in (cell if isinstance(cell, list | tuple) else [cell])]
-
-    def _choice_cells(self, row: Row) -> Any:
-        cells = self._cells(row, "choices")
-        return cells if len(cells) > 1 else cells[0] if cells else None
-
-    def _cells(self, row: Row, role: str) -> list[Any]:
-        """The cells of a role's columns; where they are empty, the first of its spare columns that is not."""
-        cells = [find_cell(row.cells, column) for column in self.columns.get(role, ())]
-        if all(map(is_empty, cells)):
-            others = (find_cell(row.cells, column) for column in self.spare.get(role, ()))
-            cells = [next((cell for cell in others if not is_empty(cell)), None)]
-        return cells
-
-    def _cell(self, row: Row, role: str) -> Any:
-        columns = self.columns.get(role)
-        return find_cell(row.cells, columns[0]) if columns else None
 
 
 def choose_reader(
@@ -196,8 +38,11 @@ def choose_reader(
     image_folder: str | None,
     label: str,
     by: ChoiceAnswer = "auto",
+    raw: bool = False,
 ) -> Reader:
     """The reader for a table: the preset's columns, or those `auto` recognises, overridden by the mapping.
+
+    With `raw` no term of the reward reads golds: there need not be any.
 
     Raises:
         DataError: a mapped column, or one the preset needs, is missing, or no layout fits; the message
@@ -219,22 +64,41 @@ def choose_reader(
             raise _missing(table, f"data.columns.facts names {column}, which {table.name} does not have")
     sample = [row.cells for row in islice(table.rows(), SAMPLE)]
     folder = Path(image_folder).expanduser() if image_folder else table.folder
-    for name, layout in ANY_LAYOUT.items() if preset == "auto" else [(preset, LAYOUTS[preset])]:
+    if preset != "auto":
+        layout = LAYOUTS[preset]
         columns = _resolve(layout, named, table.columns)
-        lacking = [role for role in ("question", "answer") if not columns.get(role)]
-        if layout.chat or mapping.answer == NOT_READ:
-            lacking = [role for role in lacking if role != "answer"]  # it may be the assistant's turn
-        if preset != "auto" and lacking:
-            role = lacking[0]
-            guess = _guess(role, table)
-            raise _missing(
-                table, f"{table.name} has no {role} column for preset {name}; set data.columns.{role}{guess}"
-            )
-        if not lacking and (preset != "auto" or _fits(layout, columns, table, sample)):
-            spare = {role: _spare(layout, role, table) for role in ("images", "choices") if role not in named}
-            return _finish(Reader(name, layout, columns, folder, label, mapping, by, spare), table, sample)
+        if lacking := _lacking(layout, columns, raw or mapping.answer == NOT_READ):
+            guess, other = _guess(lacking, table), _other_preset(table, sample, named, raw)
+            what = f"{table.name} has no {lacking} column for preset {preset}; set data.columns.{lacking}{guess}{other}"
+            raise _missing(table, what)
+        name = preset
+    else:
+        name, layout, columns = _recognise(table, sample, named, raw or mapping.answer == NOT_READ)
+    spare = {role: _spare(layout, role, table) for role in ("images", "choices") if role not in named}
+    return _finish(Reader(name, layout, columns, folder, label, mapping, by, spare, raw=raw), table, sample)
+
+
+Found = tuple[str, Layout, dict[str, tuple[str, ...]]]
+"""A layout's name, the layout, and role -> columns."""
+
+
+def _recognise(
+    table: Table, sample: Sequence[Mapping[str, Any]], named: Mapping[str, tuple[str, ...]], no_answer: bool
+) -> Found:
+    """The first layout that the columns, and what is in them, tell.
+
+    Raises:
+        DataError: none does; the message names the columns there are, and the layout that comes nearest.
+    """
+    chats_first = sorted(ANY_LAYOUT.items(), key=lambda one: not one[1].chat)
+    plain = [(name, replace(layout, chat=False)) for name, layout in ANY_LAYOUT.items() if layout.plain]
+    *others, anything = chats_first
+    for name, layout in (*others, *plain, anything):
+        columns = _resolve(layout, named, table.columns)
+        if not _lacking(layout, columns, no_answer) and _fits(layout, columns, table, sample):
+            return name, LAYOUTS.get(name, layout), columns
     question, answer = _guess("question", table), _guess("answer", table)
-    if named.get("question") or {"question", "problem"} & set(table.columns):
+    if named.get("question") or {"question", "problem", "query"} & set(table.columns):
         raise _missing(
             table,
             f"{table.name} has no answer column; set data.columns.answer{answer}, or to {NOT_READ} if custom rewards "
@@ -242,8 +106,42 @@ def choose_reader(
         )
     raise _missing(
         table,
-        f"{table.name} fits no preset; set data.columns.question{question} and data.columns.answer{answer}",
+        f"{table.name} fits no preset; set data.columns.question{question} and data.columns.answer{answer}"
+        f"{_nearest(table)}",
     )
+
+
+def _lacking(layout: Layout, columns: Mapping[str, Sequence[str]], no_answer: bool) -> str | None:
+    """The role that has no column and needs one; the answer of a chat may be the assistant's turn."""
+    needed = ("question",) if layout.chat or no_answer else ("question", "answer")
+    return next((role for role in needed if not columns.get(role)), None)
+
+
+def _other_preset(
+    table: Table, sample: Sequence[Mapping[str, Any]], named: Mapping[str, tuple[str, ...]], raw: bool
+) -> str:
+    """A hint at the preset that `auto` would take."""
+    try:
+        name = _recognise(table, sample, named, raw)[0]
+    except DataError:
+        return ""
+    return f", or data.preset: {name}, whose columns it has" if name in LAYOUTS else ""
+
+
+def _nearest(table: Table) -> str:
+    """A hint at the preset of which most columns are there."""
+
+    def there(name: str) -> int:
+        layout = LAYOUTS[name]
+        roles = (layout.question, layout.answer)
+        return sum(any(has_column(table.columns, column) for column in columns) for columns in roles)
+
+    name = max(LAYOUTS, key=there)
+    return f"; preset {name} comes nearest, which reads {_said(LAYOUTS[name])}" if there(name) else ""
+
+
+def _said(layout: Layout) -> str:
+    return f"a question from {' or '.join(layout.question)} and an answer from {' or '.join(layout.answer)}"
 
 
 def _finish(reader: Reader, table: Table, sample: Sequence[Mapping[str, Any]]) -> Reader:
@@ -256,6 +154,8 @@ def _finish(reader: Reader, table: Table, sample: Sequence[Mapping[str, Any]]) -
     if "choices" not in columns and (found := find_choice_columns(left)):
         columns["choices"] = found
         notes.append(f"choices are read from the columns {', '.join(found)}")
+    if reader.raw and not columns.get("answer") and not reader.layout.chat:
+        notes.append("no column holds gold answers, and no term of the reward reads them")
     reader = replace(reader, columns=columns)
     roots = _roots(reader, table)
     unused = [shorten(column, 60) for column in table.columns if column not in roots]
@@ -267,7 +167,9 @@ def _finish(reader: Reader, table: Table, sample: Sequence[Mapping[str, Any]]) -
 def _roots(reader: Reader, table: Table) -> set[str]:
     """The columns of the table that are read, whole or in part."""
     named = [column for found in (*reader.columns.values(), *reader.spare.values()) for column in found]
-    read = [*named, *reader.layout.facts, *reader.config.facts, reader.layout.unit or ""]
+    layout = reader.layout
+    texts = [column for column in (layout.unit, layout.context, layout.system, layout.history) if column]
+    read = [*named, *layout.facts, *reader.config.facts, *texts]
     return {column if column in table.columns else column.split(".", 1)[0] for column in read}
 
 
@@ -279,11 +181,21 @@ def _fits(
     layout: Layout, columns: Mapping[str, Sequence[str]], table: Table, sample: Sequence[Mapping[str, Any]]
 ) -> bool:
     """Whether `auto` takes a table for one of this layout."""
+    if any(column in table.columns for column in layout.absent):
+        return False
     if layout.chat:
         cells = [find_cell(cells, columns["question"][0]) for cells in sample]
-        lists = [read_list(cell) if isinstance(cell, str) else cell for cell in cells]
-        return any(isinstance(cell, list) and cell and isinstance(cell[0], Mapping) for cell in lists)
+        if not any(map(_is_chat, cells)):
+            return False
     return all(has_column(table.columns, mark) for mark in layout.marks)
+
+
+def _is_chat(cell: Any) -> bool:
+    """Whether a cell is a list of turns, or an object of lists of what turns hold."""
+    cell = read_list(cell) if isinstance(cell, str) else cell
+    if isinstance(cell, Mapping):
+        return isinstance(cell.get("role", cell.get("from")), list)
+    return isinstance(cell, list) and bool(cell) and isinstance(cell[0], Mapping)
 
 
 def _resolve(
@@ -304,27 +216,3 @@ def _guess(role: str, table: Table) -> str:
 
 def _missing(table: Table, what: str) -> DataError:
     return DataError(f"{what}; its columns are: {shorten(', '.join(table.columns), 1000)}")
-
-
-def _refuse_odd_text(problem: Problem) -> None:
-    """Refuse what cannot be tokenized or written: rollout files and pages hold all of these texts.
-
-    Raises:
-        DataError: names the field.
-    """
-    texts = [("id", problem.id), *(("choices", choice) for choice in problem.choices), ("question", problem.question)]
-    for name, text in [*texts, ("answer", problem.answer), ("task", problem.task)]:
-        if fault := fault_in(text):
-            raise DataError(f"{name} unreadable: {fault}")
-    label, _, own = problem.id.partition("/")
-    if len(own) > LONGEST_ID or printable(problem.id) != problem.id or set("\t\n\r") & set(problem.id):
-        what = f"{len(own)} characters, more than {LONGEST_ID}" if len(own) > LONGEST_ID else "control characters"
-        raise DataError(f"id unreadable: {what}; data.columns.id: none numbers the rows of {label}")
-
-
-def _task(cell: Any) -> str:
-    """A task's name; several join with a plus."""
-    parts = cell if isinstance(cell, list | tuple) else [cell]
-    if any(isinstance(part, list | tuple | Mapping | bytes) for part in parts):
-        raise DataError(f"task unreadable: a {type(cell).__name__}, not text")
-    return "+".join(str(part) for part in parts if part not in (None, "")) or "all"

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import IMAGE_PLACEHOLDER, ProblemImage
+from mmhicra.data.marks import MARK, STRANGE_MARK
 
-_MARK = re.compile(r"<\|?[ ]?image[ _:#-]?(\d*)[ ]?\|?>(?:\s*</image>)?", re.IGNORECASE)
-"""`<image>`, `<image1>`, `<image 1>`, `<Image_1>`, `<image:1>`, `< image >`, `<|image_1|>`, `<image></image>`."""
-_STRANGE_MARK = re.compile(
-    r"""(?:<\|?|&lt;\s?)(?:image|img)[ _-]?(?:\d*|here|placeholder|token|pad)(?:\|?>|\s?&gt;) | </?img\b[^>]{0,500}>
-    | !\[[^\]]{0,200}\]\([^)\n]{0,500}\)
-    | (?<![A-Za-z])[\[{]{1,2}(?:image|img)[ _-]?(?:\d*|here|placeholder)[\]}]{1,2}""",
-    re.IGNORECASE | re.VERBOSE,
-)
-"""Placeholders of other tools, which would stay in the question as text."""
 _MOVING_MARK = re.compile(r"<\|?(video|audio|sound|speech)[ _-]?(?:\d*|pad|placeholder)\|?>", re.IGNORECASE)
 _ONE_QUESTION = re.compile(r"(system )*user( assistant)?")
 
 
 def without_placeholders(text: str) -> str:
     """The text that is left of a question without its images."""
-    return _MARK.sub("", text).strip()
+    return MARK.sub("", text).strip()
 
 
 def refuse_strange_marks(text: str) -> None:
@@ -40,21 +32,39 @@ def refuse_strange_marks(text: str) -> None:
     if moving := _MOVING_MARK.search(text):
         what = "a video" if moving[1].lower() == "video" else "audio"
         raise DataError(f"row has {what}: {moving[0]} in the question; mmhicra trains on images only")
-    strange = _STRANGE_MARK.search(text)
-    if strange and not _MARK.search(text):
+    strange = STRANGE_MARK.search(text)
+    if strange and not MARK.search(text):
         raise DataError(
             f"placeholders unlike images: {strange[0][:60]} in the question; write <image> where each image stands"
         )
 
 
-def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
-    """A chat as its question with placeholders, its images, and the assistant turn at its end, if there is one.
+class Chat(NamedTuple):
+    """A chat of one question.
 
-    A system turn is written in front of the question. Images that a turn carries take the place of `images`.
+    Attributes:
+        question: the user's turn, with placeholders.
+        images: the cells of its images.
+        reply: the assistant's turn at its end, if there is one.
+        system: the system's turn at its start, empty if there is none.
+    """
+
+    question: str
+    images: Any
+    reply: str | None = None
+    system: str = ""
+
+
+def read_chat(messages: Any, images: Any) -> Chat:
+    """A list of turns, or an object of lists, as a chat of one question.
+
+    Images that the user's turn carries take the place of `images`.
 
     Raises:
         DataError: there is more than one question, or a turn holds something else than text and images.
     """
+    if isinstance(messages, Mapping):
+        messages = _listed(messages)
     if not isinstance(messages, list) or not all(isinstance(turn, Mapping) for turn in messages):
         raise DataError("messages unreadable: not a list of turns with a role and a content")
     messages = [_turn(turn) for turn in messages]
@@ -63,12 +73,24 @@ def read_chat(messages: Any, images: Any) -> tuple[str, Any, str | None]:
         said = ", ".join(roles[:6]) or "none"
         raise DataError(f"messages unreadable: turns {said}; write system (or not), user, assistant (or not)")
     carried: list[Any] = []
-    parts = [_turn_text(turn, carried) for turn in messages if turn["role"] != "assistant"]
+    question = next(_turn_text(turn, carried) for turn in messages if turn["role"] == "user")
+    system = "\n\n".join(filter(None, (_turn_text(turn, []) for turn in messages if turn["role"] == "system")))
+    if MARK.search(system):
+        raise DataError("messages unreadable: an image in the system's turn; put it into the user's")
     reply = _turn_text(messages[-1], []) if roles[-1] == "assistant" else None
-    return "\n\n".join(part for part in parts if part), carried or images, reply
+    return Chat(question, carried or images, reply, system)
 
 
-_SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
+def _listed(turns: Mapping[str, Any]) -> Any:
+    """The turns of `{"role": [...], "content": [...]}`, as Arrow keeps a sequence of objects."""
+    columns = {key: cell for key, cell in turns.items() if isinstance(cell, list | tuple)}
+    lengths = {len(cell) for cell in columns.values()}
+    if len(columns) < len(turns) or len(lengths) != 1:
+        return turns
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _turn(turn: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -120,7 +142,7 @@ def place_images(
     Raises:
         DataError: placeholders and images do not correspond.
     """
-    marks = _MARK.findall(text)
+    marks = MARK.findall(text)
     if images and not marks:
         return IMAGE_PLACEHOLDER * len(images) + "\n" + text, tuple(images)
     if merged and len(images) == 1 and len(marks) > 1 and all(marks):
@@ -130,9 +152,9 @@ def place_images(
     if not any(marks):
         if len(marks) != len(images):
             raise DataError(f"placeholders unlike images: {len(marks)} placeholders, {len(images)} images")
-        return _MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images)
+        return MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images)
     numbers = [int(mark) for mark in marks]
     if set(numbers) != set(range(1, len(images) + 1)):
         named = ", ".join(f"<image{number}>" for number in sorted(set(numbers)))
         raise DataError(f"placeholders unlike images: {named} named, {len(images)} images")
-    return _MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images[number - 1] for number in numbers)
+    return MARK.sub(IMAGE_PLACEHOLDER, text), tuple(images[number - 1] for number in numbers)

@@ -1,8 +1,10 @@
-"""Open a source into rows: local parquet, JSON and JSON Lines, a saved `datasets` folder, or a hub id.
+"""Open a source into rows: local parquet, JSON, JSON Lines, CSV and TSV, a saved `datasets` folder, or a hub id.
 
 A folder is searched at its top and in its `data/` for files named after their split: `train.jsonl`,
-`val.json.gz`, `train-00000-of-00002.parquet`. A file is one split, whatever it is called. Image columns stay
-encoded throughout.
+`val.json.gz`, `train-00000-of-00002.parquet`. In a folder of images, `metadata.jsonl` or `metadata.csv` is the split
+`train`, or the split that its own folder is named after (`train/metadata.csv`). A folder without any of these is
+searched for folders named after splits, whose files are shards. A file is one split, whatever it is called. Image
+columns stay encoded throughout.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +22,19 @@ import pyarrow.parquet as pq
 from mmhicra.core.errors import DataError
 from mmhicra.data.json_files import read_json
 from mmhicra.data.rows import Row, Table
+from mmhicra.data.table_files import read_table
 from mmhicra.data.text import printable, shorten
 
 if TYPE_CHECKING:
     import datasets
 
-FORMATS = "parquet, jsonl, json, jsonl.gz, json.gz or a folder saved with datasets.save_to_disk"
+FORMATS = "parquet, jsonl, json, jsonl.gz, json.gz, csv, tsv or a folder saved with datasets.save_to_disk"
 _FILE = re.compile(
-    r"(?P<split>.+?)(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.(?P<format>parquet|jsonl|json|jsonl\.gz|json\.gz)"
+    r"(?P<split>.+?)(-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.(?P<format>parquet|jsonl|json|jsonl\.gz|json\.gz|csv|tsv)"
 )
+_METADATA = "metadata"
+"""What the file is called that tells of the images in its folder."""
+_SPLITS = ("train", "val", "validation", "test", "dev")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 """A hub id, with the name of one of its configurations if it has several: `AI4Math/MathVerse:testmini`."""
 _BATCH = 64
@@ -99,11 +106,41 @@ def _folder_source(name: str, path: Path, setting: str) -> Source:
         match = _FILE.fullmatch(file.name)
         if match and file.is_file() and not file.name.startswith("."):  # as macOS leaves beside copies
             files.setdefault(match["split"], []).append(file)
+    if list(files) == [_METADATA]:
+        files = {"train": files[_METADATA]}
+    if not files and (folders := _split_folders(path)):
+        return Source(name, folders)
     if not files:
         raise DataError(
             f"{setting}: the folder {name} holds no data files: it needs {FORMATS}, named train.* and so on"
         )
     return Source(name, {split: _files_opener(shards, split, path) for split, shards in files.items()})
+
+
+def _split_folders(path: Path) -> dict[str, Callable[[], Table]]:
+    """The splits of a folder that has a folder for each; its shards are all data files in it, or its metadata."""
+    openers = {}
+    for split in _SPLITS:
+        inside = sorted(path.glob(f"{split}/*"))
+        files = [file for file in inside if _FILE.fullmatch(file.name) and file.is_file() and file.name[0] != "."]
+        told = [file for file in files if file.name.startswith(f"{_METADATA}.")]
+        if files:
+            openers[split] = partial(_open_shards, told or files, split, path / split)
+    return openers
+
+
+def _open_shards(files: Sequence[Path], split: str, folder: Path) -> Table:
+    """The files of a split's own folder, which must be of one format.
+
+    Raises:
+        DataError: they are not.
+    """
+    formats = {match["format"] for file in files if (match := _FILE.fullmatch(file.name))}
+    if len(formats) > 1:
+        raise DataError(f"{folder} holds files of several formats ({', '.join(sorted(formats))}): keep those of one")
+    if any((match := _FILE.fullmatch(file.name)) and match["shard"] for file in files):
+        _refuse_odd_shards(files, split, folder)
+    return _open_files(files, split, folder)
 
 
 def _files_opener(files: Sequence[Path], split: str, folder: Path) -> Callable[[], Table]:
@@ -146,7 +183,11 @@ def _open_files(files: Sequence[Path], split: str, folder: Path) -> Table:
         return _open_parquet(table_name, named, split, folder)
     rows: list[Row] = []
     for name, file in named.items():
-        rows += read_json(name, file, "jsonl" in form, before=rows[-1].place if rows else 0)
+        before = rows[-1].place if rows else 0
+        if form in ("csv", "tsv"):
+            rows += read_table(name, file, "," if form == "csv" else "\t", before)
+        else:
+            rows += read_json(name, file, "jsonl" in form, before)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.cells))
     if not rows:
         raise DataError(f"{table_name} has no rows: fill it, or name another file or split")

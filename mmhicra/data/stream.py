@@ -44,13 +44,22 @@ class ProblemStream:
         """The next `count` problems, for another step; more than there are come in batches without repetition."""
         taken: list[Problem] = []
         while len(taken) < count:
-            self._held = set()
+            self.begin_step()
             taken += self.refill(count - len(taken))
         return taken
 
+    def begin_step(self) -> None:
+        """Forget what the step before has had."""
+        self._held = set()
+
+    @property
+    def spare(self) -> int:
+        """How many problems the step has not had."""
+        return len(self.problems) - len(self._held)
+
     def refill(self, count: int) -> list[Problem]:
         """Up to `count` more problems that the step has not had; fewer once it has had all."""
-        return [self.problems[self._next()] for _ in range(min(count, len(self.problems) - len(self._held)))]
+        return [self.problems[self._next()] for _ in range(min(count, self.spare))]
 
     def _next(self) -> int:
         """The place of the next problem that the step has not had; there must be one."""
@@ -87,7 +96,7 @@ class ProblemStream:
             DataError: problems, seed or shuffling differ from those of the state.
         """
         now = self.state()
-        changed = [name for name in ("problems", "seed", "shuffle") if state[name] != now[name]]
+        changed = [name for name in ("problems", "seed", "shuffle") if state.get(name) != now[name]]
         if changed:
             raise DataError(
                 f"cannot resume: {' and '.join(changed)} of the training data changed since the checkpoint; "

@@ -241,11 +241,14 @@ class Doctor:
     def check_golds(self) -> CheckResult:
         """Score every gold."""
         from mmhicra.doctor.golds import check_golds
-        from mmhicra.rewards.reward import Rewarder
+        from mmhicra.rewards.by_source import make_rewarder
 
-        unasked = self.config.reward.model_copy(update={"judges": []})  # one question for every gold would cost
+        config = self.config
+        quiet = {"judges": []}  # one question for every gold would cost
+        rewards = {name: reward.model_copy(update=quiet) for name, reward in config.rewards().items()}
         try:
-            self.rewarder = self.stack.enter_context(Rewarder(unasked, self.config.rollout.max_new_tokens))
+            made = make_rewarder(config.reward.model_copy(update=quiet), rewards, config.rollout.max_new_tokens)
+            self.rewarder = self.stack.enter_context(made)
         except ConfigError as refusal:
             check = CheckResult("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))

@@ -84,7 +84,7 @@ def _judge(
             check.doubts.append(
                 f"{len(refused)} rows are left out for their gold, the first at {first.where}: {first.reason}"
             )
-    checked = reader.config.reward.accuracy_weight > 0
+    checked = not reader.raw
     if not checked:
         check.notes.append("reward.accuracy_weight is 0: no term of ours reads the golds, and none was refused")
     if failed and checked:

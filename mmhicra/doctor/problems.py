@@ -52,13 +52,21 @@ class Reader:
             DataError: the source cannot be read, or none of its rows can be used.
         """
         lenient = self.config.data.model_copy(update={"max_refused_share": 1.0})
-        golds = [self._gold] if self.config.reward.accuracy_weight else []
-        checks = [*golds, *([self._length] if self.builder else [])]
+        checks = [self._gold, *([self._length] if self.builder else [])]
         held_out = self.config.eval.problems
-        self.loaded = load_problems(lenient, self.config.seed, checks, held_out=held_out, progress=progress)
+        self.loaded = load_problems(
+            lenient, self.config.seed, checks, held_out=held_out, raw=self.raw, progress=progress
+        )
         return self.loaded
 
+    @property
+    def raw(self) -> set[str]:
+        """Sources in which no term of the reward reads golds."""
+        return {name for name, reward in self.config.rewards().items() if not reward.reads_gold}
+
     def _gold(self, problem: Problem) -> str | None:
+        if problem.dataset in self.raw:
+            return None
         reason = gold_problem(problem, self.verifier)
         if reason is not None:
             self.golds[problem.id] = reason
@@ -105,7 +113,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> CheckResult:
         return check
     rows = len(loaded.train) + len(loaded.held_out) + len(loaded.refused)
     check.facts = {
-        "source": config.data.source,
+        "source": config.data.title,
         "preset": loaded.preset,
         "train": len(loaded.train),
         "held_out": len(loaded.held_out),
@@ -118,7 +126,7 @@ def check_data(reader: Reader, progress: Progress | None = None) -> CheckResult:
     else:
         prompts = "; prompt lengths not looked at, because the processor could not be loaded"
     check.summary = (
-        f"{config.data.source} ({loaded.preset}): {len(loaded.train)} problems to train on, {len(loaded.held_out)} "
+        f"{config.data.title} ({loaded.preset}): {len(loaded.train)} problems to train on, {len(loaded.held_out)} "
         f"held out, {len(loaded.refused)} of {rows} refused{prompts}"
     )
     others = [row for row in loaded.refused if row.id not in reader.golds]

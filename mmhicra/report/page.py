@@ -190,7 +190,7 @@ def facts(run: RunData) -> list[list[str]]:
     rows: list[tuple[str, Any]] = [
         ("model", run.setting("model", "path")),
         ("parameters", _parameters(summary.get("parameters"))),
-        ("data", run.setting("data", "source")),
+        ("data", _data(run)),
         ("problems", summary.get("problems") and f"{summary['problems']['train']:,} to train on"),
         ("rows refused", f"{len(run.refused):,}"),
         ("method", run.setting("credit", "method")),
@@ -202,6 +202,15 @@ def facts(run: RunData) -> list[list[str]]:
         ("seed", run.config.get("seed")),
     ]
     return [[name, str(value)] for name, value in rows if value is not None]
+
+
+def _data(run: RunData) -> str | None:
+    """The source, or all of them with their shares."""
+    sources = run.setting("data", "sources")
+    if not sources:
+        return run.setting("data", "source")
+    whole = sum(source["weight"] for source in sources)
+    return ", ".join(f"{source['source']} ({source['weight'] / whole:.0%})" for source in sources)
 
 
 def _parameters(counts: dict[str, int] | None) -> str | None:

@@ -57,7 +57,7 @@ class StepCache(ReplyCache):
         early = {key: (model, self._replies[key]) for key, model in self._unwritten.items()}
         self._begun = True
         with writing(self.folder):
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True, parents=True)
         self._replies, self._steps, self._read_until, self._held = {}, {}, {}, []
         if self.path.exists():
             self._read()

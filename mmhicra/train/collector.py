@@ -15,6 +15,7 @@ import torch
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Completion, Group, Problem, Prompt
+from mmhicra.data.mixture import Mixture
 from mmhicra.data.stream import ProblemStream
 from mmhicra.rewards.custom import LARGEST_REWARD
 from mmhicra.rewards.reward import Rewarder
@@ -45,7 +46,7 @@ class Collector:
     engine: Engine
     sampling: Sampling
     rewarder: Rewarder
-    stream: ProblemStream
+    stream: ProblemStream | Mixture
     prompts: PromptBuilder
     vision: FrozenVision | None
     policy: torch.nn.Module

@@ -24,6 +24,7 @@ from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import accumulating, clip_gradients
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
 from mmhicra.train.loop.metrics import Tally, Timers
+from mmhicra.train.source_metrics import source_metrics
 from mmhicra.train.step import RowLoss, Step
 from mmhicra.train.update.losses import Totals, anchored_entropy_slope, k3, peak_entropy
 from mmhicra.train.update.objective import row_objective, scored_tokens, tally_row
@@ -366,8 +367,9 @@ class Trainer:
         return {
             **seen,
             "reward/workers_lost": self.ranks.sum(float(lost)),
-            **(self.own_reward_numbers(step) if self.config.reward.asks else {}),
+            **(self.own_reward_numbers(step) if any(each.asks for each in self.config.rewards().values()) else {}),
             **({"rollout/masked_truncated": masked} if self.config.train.mask_truncated else {}),
+            **source_metrics(step, self.config.data.shares(), self.ranks),
             "group/kept": self.ranks.sum(float(len(step.kept))),
             "group/dropped": self.ranks.sum(float(len(step.dropped))),
             "optimizer/skipped": float(self.updates.skipped_in_step),

@@ -71,7 +71,9 @@ class PromptBuilder:
         self.factor = family.image_factor(model_config)
         banned = family.banned_token_ids(processor.tokenizer, model_config)
         self.control_texts = control_texts(processor.tokenizer, banned)
-        for field, text in (("instruction", data.instruction), ("system_prompt", data.system_prompt or "")):
+        self.instructions = {name: part.instruction for name, part in data.parts().items()}
+        texts = [("instruction", text) for text in (data.instruction, *self.instructions.values())]
+        for field, text in [*texts, ("system_prompt", data.system_prompt or "")]:
             if token := self._control_in(text):
                 raise ConfigError(f"data.{field} contains the control token {token}: take it out")
         self.template_kwargs, self.suffix = self._chat_options()
@@ -133,8 +135,9 @@ class PromptBuilder:
                 f"{len(pieces) - 1} {IMAGE_PLACEHOLDER} in the question but {len(problem.images)} images: "
                 "give each image one placeholder",
             )
-        if token := self._control_in(problem.question):
-            raise _refusal(problem, f"the question contains the control token {token}: take it out")
+        for what, text in (("question", problem.question), ("system turn", problem.system)):
+            if token := self._control_in(text):
+                raise _refusal(problem, f"the {what} contains the control token {token}: take it out")
         return pieces
 
     def _chat_options(self) -> tuple[dict[str, Any], str]:
@@ -199,14 +202,15 @@ class PromptBuilder:
     def _chat(self, problem: Problem, pieces: Sequence[str]) -> str:
         """The rendered chat up to where the response begins; the instruction stands on a line of its own."""
         *before, last = pieces
-        last = "\n".join(text for text in (last, self.data.instruction) if text)
+        instruction = self.instructions.get(problem.dataset, self.data.instruction)
+        last = "\n".join(text for text in (last, instruction) if text)
         last = f"{last} {self.suffix}".strip() if self.suffix else last
         content: list[dict[str, str]] = []
         for piece in before:
             content += [*_text(piece), {"type": "image"}]
         content += _text(last)
         try:
-            chat = self._render(content)
+            chat = self._render(content, problem.system or self.data.system_prompt)
         except ChatTemplateError as error:
             raise _refusal(problem, f"the model's chat template fails on it: {error}") from None
         shown = chat.count(self.processor.image_token)
@@ -216,20 +220,20 @@ class PromptBuilder:
             )
         return chat
 
-    def _render(self, content: list[dict[str, str]], system_prompt: bool = True) -> str:
+    def _render(self, content: list[dict[str, str]], system: str | None) -> str:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system_prompt and self.data.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self.data.system_prompt})
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
         return render_chat(self.processor, messages, add_generation_prompt=True, **self.template_kwargs)
 
     def _try_template(self, path: str) -> None:
         """Refuse a template that cannot render any question, once instead of for every problem."""
         content = [{"type": "image"}, *_text("How many?")]
         try:
-            self._render(content)
+            self._render(content, self.data.system_prompt)
         except ChatTemplateError as error:
             try:
-                self._render(content, system_prompt=False)
+                self._render(content, None)
             except ChatTemplateError:
                 advice = "fetch chat_template.jinja of this very model again"
                 raise UserError(

@@ -194,16 +194,16 @@ def test_choices_under_another_name_are_refused_by_name(load):
     [
         (
             {"prompt": [{"role": "user", "content": "<image>How many?"}], "reward_model": {"ground_truth": "3"}},
-            "messages",
+            "verl",
             "3",
         ),
-        ({"prompt": [{"role": "user", "content": "How many?"}], "solution": "<answer>3</answer>"}, "messages", "3"),
+        ({"prompt": [{"role": "user", "content": "How many?"}], "solution": "<answer>3</answer>"}, "trl", "3"),
         ({"messages": json.dumps([{"role": "user", "content": "How many?"}]), "answer": "3"}, "messages", "3"),
-        ({"problem": "How many?", "solution": "<answer> 3 </answer>"}, "geometry3k", "3"),
-        ({"prompt": "How many?", "solution": "3"}, "columns", "3"),
+        ({"problem": "How many?", "solution": "<answer> 3 </answer>"}, "r1v", "3"),
+        ({"prompt": "How many?", "solution": "3"}, "trl", "3"),
         (
             {"conversations": [{"from": "human", "value": "<image>\nHow?"}, {"from": "gpt", "value": "3"}]},
-            "messages",
+            "llava",
             "3",
         ),
     ],
@@ -244,7 +244,7 @@ def test_a_kind_for_the_whole_source_or_row_by_row(load):
     loaded = load(*rows, columns={"kind": "how"})
     assert [problem.kind for problem in loaded.train] == ["text", "math", "number"]
     assert [row.reason for row in loaded.refused] == [
-        "kind unreadable: 'guess'; write math, choice, number, text or nothing"
+        "kind unreadable: 'guess'; write math, choice, number, text, box, boxes, point or nothing"
     ]
 
 
@@ -304,14 +304,13 @@ def test_contradictory_columns(columns, says, load):
 @pytest.mark.parametrize(
     "mark",
     [
-        "[IMAGE]",
-        "{image}",
-        "<ImageHere>",
-        "<image-placeholder>",
-        "![](a.png)",
-        "<|image_pad|>",
         '<img src="a">',
-        "&lt;image&gt;",
+        "</img>",
+        "[IMAGE] and [IMAGE]",
+        "[IMAGE_2]",
+        "![](b.png)",
+        "<|image_pad|> or <ImageHere>",
+        "<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>",
     ],
 )
 def test_placeholders_of_other_tools_are_not_left_in_the_text(mark, load):
@@ -319,7 +318,19 @@ def test_placeholders_of_other_tools_are_not_left_in_the_text(mark, load):
         load({**ROW, "problem": f"{mark} How many?", "image": "a.png"})
 
 
-READ = ["<image>", "<Image>", "<image_1>", "<image 1>", "<image:1>", "< image >", "<|image_1|>", "<image></image>"]
+READ = [
+    *("[IMAGE]", "{image}", "{{image}}", "[image_1]", "<ImageHere>", "<image-placeholder>", "<image_token>", "<img>"),
+    *("<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|><|image_pad|>", "&lt;image&gt;"),
+    *("![](a.png)", "![a square](images/a.png)"),
+    "<image>",
+    "<Image>",
+    "<image_1>",
+    "<image 1>",
+    "<image:1>",
+    "< image >",
+    "<|image_1|>",
+    "<image></image>",
+]
 
 
 @pytest.mark.parametrize("mark", READ)
@@ -327,6 +338,21 @@ def test_placeholders_that_are_read(mark, load):
     assert (
         load({**ROW, "problem": f"In {mark} how many?", "image": "a.png"}).train[0].question == "In <image> how many?"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("[IMAGE_2] then [IMAGE_1]", "ba"),
+        ("![](b.png) then ![](a.png)", "ba"),
+        ("<ImageHere> then <ImageHere>", "ab"),
+        ("{image} then <|image_pad|>", "ab"),
+    ],
+)
+def test_placeholders_of_other_tools_keep_their_order(text, order, load):
+    (problem,) = load({**ROW, "problem": text, "images": ["a.png", "b.png"]}).train
+    assert problem.question == "<image> then <image>"
+    assert [image.reference for image in problem.images] == [f"{name}.png" for name in order]
 
 
 def test_braces_and_brackets_that_are_no_placeholders(load):

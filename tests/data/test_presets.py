@@ -14,7 +14,7 @@ from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.data.images import read_images, refuse_broken_images
 from mmhicra.data.presets import choose_reader
-from mmhicra.data.questions import place_images, read_chat
+from mmhicra.data.questions import Chat, place_images, read_chat
 from mmhicra.data.sources import find_source
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
@@ -126,7 +126,7 @@ LAYOUT_ROWS = {
                 {"role": "assistant", "content": "3 - 1 = 2, so \\boxed{2}."},
             ],
         },
-        ("train/m", "Be brief.\n\n<image>and<image>differ by?", "ba", "2", "number", "all"),
+        ("train/m", "<image>and<image>differ by?", "ba", "2", "number", "all"),
     ),
 }
 
@@ -353,7 +353,7 @@ def test_a_merged_picture_goes_in_front_and_keeps_the_names_drawn_in_it():
 
 def test_images_of_a_chat_may_stand_in_a_column():
     messages = [{"role": "user", "content": [{"type": "image", "image": None}, {"type": "text", "text": "x?"}]}]
-    assert read_chat(messages, ["a.png"]) == ("<image>x?", ["a.png"], None)
+    assert read_chat(messages, ["a.png"]) == Chat("<image>x?", ["a.png"])
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,10 @@ def test_a_question_is_guessed_before_a_prompt_and_a_text():
 
 def test_images_that_a_turn_carries_take_the_place_of_the_columns():
     content = [{"type": "image", "image": "own.png"}, {"type": "text", "text": "How many?"}]
-    said = ("<image>How many?", ["own.png"], None)
+    said = ("<image>How many?", ["own.png"], None, "")
     assert read_chat([{"role": "user", "content": content}], ["column.png"]) == said
     content[0] = {"type": "image"}
-    said = ("<image>How many?", ["column.png"], None)
+    said = ("<image>How many?", ["column.png"], None, "")
     assert read_chat([{"role": "user", "content": content}], ["column.png"]) == said
 
 

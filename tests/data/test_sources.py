@@ -195,7 +195,7 @@ def two_formats(folder: Path) -> None:
     ("write", "says"),
     [
         (lambda folder: None, "holds no data files"),
-        (lambda folder: (folder / "train.csv").write_text("a,b\n1,2\n"), "holds no data files"),
+        (lambda folder: (folder / "train.xlsx").write_text("a,b\n1,2\n"), "holds no data files"),
         (lambda folder: (folder / "train.jsonl").write_text("\n"), "has no rows"),
         (lambda folder: (folder / "train.json").write_text("[]"), "has no rows"),
         (empty_parquet, "has no rows"),
@@ -233,9 +233,9 @@ def test_a_missing_path_is_refused_without_asking_the_hub(name, tmp_path, monkey
 
 
 def test_an_unknown_format_is_refused_with_those_we_read(tmp_path):
-    (tmp_path / "train.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "train.xlsx").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="has no format we read: convert it to parquet, jsonl"):
-        find_source(str(tmp_path / "train.csv"))
+        find_source(str(tmp_path / "train.xlsx"))
 
 
 def test_a_hub_id_offline_is_refused_in_one_line():

@@ -10,7 +10,7 @@ from rich.console import Console
 from mmhicra.config.loading import build_config
 from mmhicra.core.errors import DataError
 from mmhicra.rewards.reward import Rewarder
-from mmhicra.train.loop.assembly import load_checked_problems
+from mmhicra.train.loop.problems import load_checked_problems
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.vlm.loading import load_processor
 from mmhicra.vlm.processing import PromptBuilder
@@ -79,7 +79,7 @@ def test_a_run_without_images_does_not_start_by_accident(check):
 
 def test_golds_that_no_reward_reads_are_not_checked(check, monkeypatch):
     monkeypatch.setattr(
-        "mmhicra.train.loop.assembly.gold_problem",
+        "mmhicra.train.loop.problems.gold_problem",
         lambda problem, verifier: None if problem.answer == "3" else "the gold is no use",
     )
     caption = {**ROW, "answer": CAPTION}

@@ -50,7 +50,7 @@ def test_only_right_answers_count_and_silence_is_told_apart():
     for verdict, reason, length in (("right", "stop", 1), ("wrong", "length", 2), ("no-answer", "length", 3)):
         reward = RewardRecord(None, "none", "1", verdict, "", {}, 0.0)
         completions.append(Completion([5] * length, [0.0] * length, reason, "", reward=reward))
-    prompt = SimpleNamespace(problem=SimpleNamespace(task="angles"))
+    prompt = SimpleNamespace(problem=SimpleNamespace(task="angles", dataset=""))
     outcome = outcome_of(Group(prompt, completions))
     assert (outcome.task, outcome.length) == ("angles", 2.0)
     assert outcome.score == outcome.no_answer == pytest.approx(1 / 3)
@@ -97,7 +97,7 @@ def test_problems_are_asked_some_at_a_time_always_with_the_same_random_numbers()
         on_finish(len(prompts) * sampling.n)
         reward = RewardRecord(None, "none", "1", "right", "", {}, 1.0)
         completions = [Completion([5], [0.0], "stop", "", reward=reward)]
-        return [Group(SimpleNamespace(problem=SimpleNamespace(task=name)), completions) for name in prompts]
+        return [Group(SimpleNamespace(problem=SimpleNamespace(task=name, dataset="")), completions) for name in prompts]
 
     outcomes = evaluate(
         SimpleNamespace(generate=generate),

@@ -197,6 +197,12 @@ ELSEWHERE = {
     "vlm/test_processing.py": "data.chat_template_kwargs",
     "data/test_columns.py": "data.columns.unused data.columns.facts",
     "data/test_golds.py": "data.choice_answer",
+    "data/test_mixture.py": "data.sources.source data.sources.weight data.sources.name data.sources.preset"
+    " data.sources.choice_answer data.sources.split data.sources.eval_source data.sources.eval_split"
+    " data.sources.held_out_share data.sources.image_folder data.sources.limit data.sources.instruction"
+    " data.sources.reward data.sources.columns.question data.sources.columns.answer data.sources.columns.images"
+    " data.sources.columns.choices data.sources.columns.id data.sources.columns.task data.sources.columns.kind"
+    " data.sources.columns.facts data.sources.columns.unused",
     "data/test_dataset.py": "data.source data.split data.eval_source data.eval_split data.held_out_share"
     " data.image_folder data.max_refused_share",
 }

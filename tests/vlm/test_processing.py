@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mmhicra.config import DataConfig
+from mmhicra.config.data import SourceConfig
 from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.records import Problem, ProblemImage
 from mmhicra.vlm.family import FAMILIES
@@ -101,6 +102,32 @@ def test_instruction_and_system_prompt(tiny_model, make_problem):
     )
     shown = loaded.tokenizer.decode(build(make_problem("How many? <image>", (84, 84))).ids)
     assert f"How many? {image}Box it.<|im_end|>" in shown
+
+
+def test_a_rows_own_system_turn_stands_as_the_systems(tiny_model, make_problem):
+    """In place of the template's default and of `data.system_prompt`; not in front of the question."""
+    loaded = tiny_model("qwen2_5_vl")
+    problem = replace(make_problem("<image>How many?", (84, 84)), system="Think first.")
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    chat = [{"role": "system", "content": "Think first."}, {"role": "user", "content": f"{image}How many?"}]
+    plain = loaded.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    for settings in ({}, {"system_prompt": "You solve problems."}):
+        assert loaded.tokenizer.decode(builder(loaded, **settings).build(problem).ids) == plain
+    with pytest.raises(DataError, match=r"the system turn contains the control token <\|im_end\|>: take it out"):
+        builder(loaded).build(replace(problem, system="Stop.<|im_end|>"))
+
+
+def test_each_source_has_its_own_instruction(tiny_model, make_problem):
+    loaded = tiny_model("qwen2_5_vl")
+    sources = [
+        SourceConfig(source="visual_math", name="one", instruction="One letter."),
+        SourceConfig(source="visual_math", name="other"),
+    ]
+    build = builder(loaded, instruction="Box it.", sources=sources).build
+    problem = make_problem("<image>How many?", (84, 84))
+    for name, said in (("one", "One letter."), ("other", "Box it."), ("", "Box it.")):
+        asked = loaded.tokenizer.decode(build(replace(problem, dataset=name)).ids)
+        assert f"How many?\n{said}<|im_end|>" in asked
 
 
 THINKS = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,19 @@ from accelerate import Accelerator
 from torch import nn
 
 from mmhicra.config import OptimizerConfig, RunConfig
-from mmhicra.core.errors import ConfigError, DataError
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.manifest import refuse_damaged_model
 from mmhicra.core.memory import MemoryGauge
 from mmhicra.core.records import Problem
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
-from mmhicra.data.refused import summarise_refused
-from mmhicra.data.stream import ProblemStream
+from mmhicra.data.dataset import Loaded
 from mmhicra.evaluate.questions import QuestionSet
 from mmhicra.evaluate.runner import make_runner
 from mmhicra.evaluate.scoring.score import TIME_LIMIT
 from mmhicra.hicra.grams import GramLibrary
 from mmhicra.hicra.own_method import try_method
 from mmhicra.hicra.planning import PlanningMatcher
-from mmhicra.rewards.golds import gold_problem
+from mmhicra.rewards.by_source import make_rewarder
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rewards.workers import Verifier
 from mmhicra.rollout import engines
@@ -44,6 +41,7 @@ from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.loop.callbacks import Callbacks
 from mmhicra.train.loop.metrics import Timers
+from mmhicra.train.loop.problems import load_checked_problems, make_stream
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
@@ -52,7 +50,7 @@ from mmhicra.train.update.reference import Reference
 from mmhicra.train.update.updates import UpdateCount
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
-from mmhicra.vlm.processing import ImageSize, PromptBuilder, warn_of_shrinking
+from mmhicra.vlm.processing import PromptBuilder
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,15 @@ def check_inputs(
     callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
     library = GramLibrary.load(config.hicra.grams).subset(min_words=config.hicra.min_words)
     refuse_damaged_model(Path(config.model.path).expanduser())
-    rewarder = stack.enter_context(
-        Rewarder(config.reward, config.rollout.max_new_tokens, folder.replies, accelerator.process_index)
-    )
+    most, rank = config.rollout.max_new_tokens, accelerator.process_index
+    rewarder = stack.enter_context(make_rewarder(config.reward, config.rewards(), most, folder.replies, rank))
     processor = load_processor(config.model)
     refuse_unfit_rows(config, processor)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
     refused_path = folder.refused if accelerator.is_main_process else None
     problems = load_checked_problems(config, prompts, rewarder, terminal, refused_path)
-    rewarder.try_custom(problems.train[0])
+    for first in {problem.dataset: problem for problem in reversed(problems.train)}.values():
+        rewarder.try_custom(first)
     return Inputs(
         gram_library=library,
         rewarder=rewarder,
@@ -187,7 +185,7 @@ def make_trainer(
         engine=engine,
         sampling=sampling,
         rewarder=inputs.rewarder,
-        stream=ProblemStream(inputs.problems.train, config.seed, config.data.shuffle),
+        stream=make_stream(config, inputs.problems.train),
         prompts=inputs.prompts,
         vision=vision,
         policy=prepared,
@@ -285,45 +283,6 @@ def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
     if config.rollout.cuts and config.rollout.guard.every:
         terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
     return guard
-
-
-def load_checked_problems(
-    config: RunConfig, prompts: PromptBuilder, rewarder: Rewarder, terminal: Terminal, refused_path: Path | None
-) -> Loaded:
-    """Problems that every later room can use; the others are listed in `refused.jsonl`.
-
-    Raises:
-        DataError: the source cannot be read, too many rows are refused, or too few are left for one step.
-    """
-    # Where no term of the reward reads the gold, a caption or a list of boxes is a gold like any other.
-    golds = [partial(gold_problem, verifier=rewarder.verifier)] if config.reward.accuracy_weight else []
-    sizes: list[ImageSize] = []
-    with terminal.watch("checking problems") as bar:
-        problems = load_problems(
-            config.data,
-            config.seed,
-            [*golds, partial(prompts.check, sizes=sizes)],
-            held_out=config.eval.problems,
-            refused_path=refused_path,
-            progress=lambda done, total: terminal.advance(bar, done, total),
-        )
-    terminal.say(
-        f"data {config.data.source}: {len(problems.train)} problems to train on, {len(problems.held_out)} held out"
-    )
-    for line in summarise_refused(problems.refused):
-        terminal.say(f"  refused {line}")
-    for line in problems.notes:
-        terminal.say(f"  {line}")
-    refuse_without_images(problems, config.data)
-    if warning := warn_of_shrinking(sizes, config.data):
-        terminal.say(f"  {warning}")
-    wanted = config.train.prompts_per_step
-    if len(problems.train) < wanted:
-        raise DataError(
-            f"{config.data.source} leaves {len(problems.train)} problems to train on, fewer than one step takes: "
-            f"set train.prompts_per_step ({wanted}) to {len(problems.train)} or less"
-        )
-    return problems
 
 
 def evaluation_sampling(config: RunConfig, model: LoadedModel) -> Sampling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -26,10 +26,16 @@ class Evaluation:
     no_answer: float
     truncated: float
     length: float
+    by_source: dict[str, ConfidenceInterval] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The fields of a `metrics.jsonl` line."""
         tasks = {f"eval/accuracy_{task}": accuracy.mean for task, accuracy in self.by_task.items()}
+        sources = {
+            f"eval/{source}/accuracy{end}": value
+            for source, accuracy in self.by_source.items()
+            for end, value in (("", accuracy.mean), ("_low", accuracy.low), ("_high", accuracy.high))
+        }
         return {
             "eval/accuracy": self.accuracy.mean,
             "eval/accuracy_low": self.accuracy.low,
@@ -38,6 +44,7 @@ class Evaluation:
             "eval/truncated": self.truncated,
             "eval/length": self.length,
             **tasks,
+            **sources,
         }
 
 
@@ -50,6 +57,7 @@ class Outcome:
     no_answer: float
     truncated: float
     length: float
+    source: str = ""
 
 
 def outcome_of(group: Group) -> Outcome:
@@ -58,6 +66,7 @@ def outcome_of(group: Group) -> Outcome:
     verdicts = [completion.reward.verdict for completion in completions if completion.reward]
     return Outcome(
         task=group.prompt.problem.task,
+        source=group.prompt.problem.dataset,
         score=fmean(float(verdict == "right") for verdict in verdicts),
         no_answer=fmean(float(verdict == "no-answer") for verdict in verdicts),
         truncated=fmean(float(c.finish_reason == "length") for c in completions),
@@ -106,12 +115,15 @@ def evaluate(
 
 def summarise(outcomes: Sequence[Outcome]) -> Evaluation:
     """Turn outcomes into accuracies."""
-    tasks: dict[str, list[float]] = defaultdict(list)
+    tasks, sources = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     for outcome in outcomes:
         tasks[outcome.task].append(outcome.score)
+        if outcome.source:
+            sources[outcome.source].append(outcome.score)
     return Evaluation(
         accuracy=accuracy_interval([outcome.score for outcome in outcomes]),
         by_task={task: accuracy_interval(tasks[task]) for task in sorted(tasks)},
+        by_source={source: accuracy_interval(sources[source]) for source in sorted(sources)},
         by_problem=[outcome.score for outcome in outcomes],
         no_answer=fmean(outcome.no_answer for outcome in outcomes),
         truncated=fmean(outcome.truncated for outcome in outcomes),

@@ -40,6 +40,7 @@ def completion_record(group: Group, completion: Completion) -> dict[str, Any]:
         "task": problem.task,
         "source": problem.source,
         "images": [image.reference for image in problem.images],
+        **({"system": problem.system} if problem.system else {}),
         "question": problem.question,
         "choices": list(problem.choices),
         "response": completion.text,

@@ -48,7 +48,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
         },
         "updates": run.parts.trainer.updates.facts(),
         "advice": advice(run.parts.trainer.updates, run.config, run.state.get("masked_truncated", 0)),
-        **({"judges": judged(run)} if run.config.reward.judges else {}),
+        **({"judges": judges} if (judges := judged(run)) else {}),
         "wall_seconds": run.wall_seconds,
         "seconds_by_phase": run.state["seconds"],
         "method": run.config.credit.method,
@@ -86,8 +86,11 @@ def advice(updates: UpdateCount, config: RunConfig, masked: int = 0) -> list[str
 
 def judged(run: Run) -> dict[str, dict[str, float]]:
     """What each judge was asked over the whole run, from the metrics of its steps, and what that cost."""
+    judges = [judge for reward in run.config.rewards().values() for judge in reward.judges]
+    sums: dict[str, dict[str, float]] = {judge.name: {} for judge in judges}
+    if not sums:
+        return {}
     records = [json.loads(line) for line in run.folder.recorded_steps().values()]
-    sums: dict[str, dict[str, float]] = {judge.name: {} for judge in run.config.reward.judges}
     for record in records:
         for metric, value in record.items():
             kind, _, rest = metric.partition("/")
