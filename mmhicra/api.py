@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmhicra.config import RunConfig
-from mmhicra.config.loading import apply_override, build_config, evaluation_config
+from mmhicra.config.loading import UNADAPTED, apply_override, build_config, evaluation_config
 from mmhicra.config.loading import load_config as load_file
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.plugins import give_objects
@@ -106,7 +106,7 @@ def evaluate(
     if benchmarks:
         changes["eval.benchmarks"] = [{"name": each} if isinstance(each, str) else dict(each) for each in benchmarks]
     if isinstance(model, str | Path):
-        changes |= {"model.path": str(model), "model.lora": None}
+        changes |= {"model.path": str(model), **UNADAPTED}
         config = evaluation_config(None, changes, overrides)
     else:
         config = evaluation_config(_tree(model), changes, overrides)

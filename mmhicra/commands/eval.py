@@ -225,7 +225,7 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     Raises:
         ConfigError: no model is named, or an option or field is wrong.
     """
-    from mmhicra.config.loading import evaluation_config, read_yaml
+    from mmhicra.config.loading import UNADAPTED, evaluation_config, read_yaml
     from mmhicra.core.errors import ConfigError
 
     if not options.model and not checkpoint:
@@ -233,7 +233,7 @@ def model_config(options: argparse.Namespace, checkpoint: Path | None = None) ->
     path = options.run_folder / "config.yaml" if checkpoint else options.config
     changes: dict[str, Any] = {}
     if not checkpoint:
-        changes |= {"model.path": options.model, "model.lora": None}
+        changes |= {"model.path": options.model, **UNADAPTED}
     changes |= {
         name: getattr(options, option) for option, name in SETTINGS.items() if getattr(options, option) is not None
     }

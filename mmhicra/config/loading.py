@@ -49,6 +49,13 @@ def build_config(tree: dict[str, Any]) -> RunConfig:
         raise ConfigError("\n".join(f"configuration: {line}" for line in lines)) from None
 
 
+UNADAPTED: dict[str, Any] = {
+    **{"model.lora": None, "model.adapter": None, "model.adapter_mode": "continue", "model.quantize": None},
+    **{"log.checkpoint_model": "full", "train.loss.kl_reference": "start"},
+}
+"""What a configuration says of the adapters of its own model, taken back where another model is named."""
+
+
 def evaluation_config(
     tree: dict[str, Any] | None, changes: Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> RunConfig:

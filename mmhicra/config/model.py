@@ -21,17 +21,35 @@ class FreezeConfig(Section):
     """Everything that reads and writes text."""
 
 
-class LoraConfig(Section):
-    """Low-rank adapters on the language model's linear layers (peft)."""
+Rank = Annotated[int, Field(gt=0, le=8192)]
+Alpha = Annotated[int, Field(gt=0, le=10**6)]
 
-    rank: Annotated[int, Field(gt=0, le=8192)] = 64
+
+class LoraConfig(Section):
+    """New low-rank adapters (peft) on linear layers of the parts that `model.freeze` leaves free; see
+    docs/guides/adapters.md."""
+
+    rank: Rank = 64
     """Inner dimension of an adapter."""
-    alpha: Annotated[int, Field(gt=0, le=10**6)] = 128
+    alpha: Alpha = 128
     """An adapter's output is multiplied with alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of an adapter's inputs that are zeroed in training."""
-    targets: list[str] = Field(default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
-    """Names of the linear layers that get an adapter."""
+    targets: Literal["all-linear"] | list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    """Names of the linear layers that get an adapter, or `all-linear`: every one of the parts that are not frozen,
+    the head never."""
+    rank_pattern: dict[str, Rank] = Field(default={})
+    """Other ranks for some layers: the end of a layer's name, or an expression for it, and its rank."""
+    alpha_pattern: dict[str, Alpha] = Field(default={})
+    """The same for alpha."""
+    dora: bool = False
+    """Train the length of each row of a weight apart from its direction (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """Multiply with alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)."""
+    full_merger: bool = False
+    """Train the merger's own weights beside the adapters, instead of adapters on it."""
 
 
 class ModelConfig(Section):
@@ -56,7 +74,15 @@ class ModelConfig(Section):
     freeze: FreezeConfig = FreezeConfig()
     """What is not trained."""
     lora: LoraConfig | None = None
-    """Train adapters instead of weights."""
+    """Train new adapters instead of weights."""
+    adapter: PathText | None = None
+    """A peft adapter (LoRA) of this model to start from: a folder with `adapter_config.json`, or a hub id."""
+    adapter_mode: Literal["continue", "merge"] = "continue"
+    """What becomes of `model.adapter`: `continue` trains it on, with its own ranks and layers; `merge` adds it to the
+    model's weights first, and trains these, or with `model.lora` a new adapter on top."""
+    quantize: Literal["nf4"] | None = None
+    """Keep the language model's frozen linear layers in 4 bits under the adapters (QLoRA, arXiv 2305.14314): needs a
+    CUDA GPU and bitsandbytes."""
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -65,7 +91,50 @@ class ModelConfig(Section):
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
             )
+        for problem in (self._check_adapter(), self._check_quantize()):
+            if problem:
+                raise ValueError(problem)
         return self
+
+    def _check_adapter(self) -> str | None:
+        if self.adapter is None:
+            if self.adapter_mode == "merge":
+                return "adapter_mode says what becomes of an adapter, but there is none: set adapter, or drop it"
+        elif self.adapter_mode == "continue" and self.lora is not None:
+            return (
+                "lora describes a new adapter, but adapter is continued with its own ranks and layers: drop lora, or "
+                "set adapter_mode to merge, which trains a new one on top"
+            )
+        if self.lora is not None and self.lora.full_merger and self.freeze.merger:
+            return "lora.full_merger trains the merger, which freeze.merger freezes: set freeze.merger to false"
+        return None
+
+    def _check_quantize(self) -> str | None:
+        if self.quantize is None:
+            return None
+        if not self.has_adapters:
+            return f"quantize: {self.quantize} keeps weights that cannot be trained themselves: add lora, e.g. {{}}"
+        if self.merges_adapter:
+            return (
+                "quantize and adapter_mode: merge: the sum of weights and adapter would be rounded to 4 bits: write it "
+                "with `mmhicra merge`, and name that folder in path"
+            )
+        return None
+
+    @property
+    def merges_adapter(self) -> bool:
+        """Whether `adapter` is added to the weights before anything is trained."""
+        return self.adapter is not None and self.adapter_mode == "merge"
+
+    @property
+    def continues_adapter(self) -> bool:
+        """Whether `adapter` itself is trained on."""
+        return self.adapter is not None and self.adapter_mode == "continue"
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are trained instead of weights."""
+        return self.lora is not None or self.continues_adapter
 
     @property
     def vision_frozen(self) -> bool:

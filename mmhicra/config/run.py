@@ -5,7 +5,7 @@ Sections live in `config_*.py` and are handed on from here.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -32,6 +32,9 @@ class LogConfig(Section):
     """Steps between checkpoints; 0 writes the last one only."""
     keep_checkpoints: Positive = 2
     """The newest so many stay."""
+    checkpoint_model: Literal["full", "adapter"] = "full"
+    """`full`: every checkpoint is a whole model folder. `adapter`: with adapters, only these; `mmhicra merge` writes
+    the model folder when it is wanted."""
     rollouts_every: NonNegative = 1
     """Steps between rollout files; 0 writes none."""
     trackers: list[TrackerName] = Field(default=["tensorboard"])
@@ -135,18 +138,19 @@ class RunConfig(Section):
         )
 
     def _check_trainable(self) -> str | None:
-        freeze, lora = self.model.freeze, self.model.lora
-        if lora and not self.model.vision_frozen:
-            return (
-                "model.lora adapts the language model and freezes the rest, but model.freeze leaves "
-                "vision_tower or merger trainable: set both to true, or drop model.lora"
-            )
-        if lora and self.model.shard:
-            return "model.shard splits a model that is trained whole, model.lora trains little of it: drop one"
-        if lora and freeze.language_model:
-            return "model.lora adapts the language model, which model.freeze.language_model freezes: drop one"
-        if self.model.vision_frozen and freeze.language_model:
+        model = self.model
+        if model.vision_frozen and model.freeze.language_model:
             return "model.freeze freezes everything, nothing is left to train: set one part to false"
+        if model.has_adapters and model.shard:
+            adapters = "lora" if model.lora else "adapter"
+            return f"model.shard splits a model that is trained whole, model.{adapters} trains little of it: drop one"
+        if self.log.checkpoint_model == "adapter" and not model.has_adapters:
+            return "log.checkpoint_model: adapter keeps adapters only, but all weights are trained: set it to full"
+        if self.train.loss.kl_reference == "base" and not model.continues_adapter:
+            return (
+                "train.loss.kl_reference: base is the model without the adapter that model.adapter continues, but none "
+                "is continued and the start is the base: set it to start"
+            )
         return None
 
     def _check_credit(self) -> str | None:

@@ -46,6 +46,9 @@ class LossConfig(Section):
     responses (GRPO). `dr_grpo`: the sum over each response divided by `rollout.max_new_tokens`, then over responses."""
     kl_coefficient: Weight = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
+    kl_reference: Literal["start", "base"] = "start"
+    """What the reference is: the policy that the run began with, `model.adapter` included, or the base model without
+    the adapter that is continued."""
     entropy_coefficient: Weight = 0.0
     """Weight of the naive entropy bonus, over all tokens."""
     correction: CorrectionConfig | None = None

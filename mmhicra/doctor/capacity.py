@@ -30,7 +30,7 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         half=config.model.precision == "bf16",
         checkpointing=config.model.gradient_checkpointing,
         dense=config.model.attention == "dense",
-        adapters=config.model.lora is not None,
+        adapters=config.model.has_adapters,
         vision_frozen=config.model.vision_frozen,
         reference=train.loss.kl_coefficient > 0,
         processes=processes,
@@ -142,7 +142,7 @@ def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, ca
         return remedies
     if load.processes > 1 and not load.shard and _fits(shape, replace(load, shard=True), phase, capacity):
         remedies.append(Remedy("model.shard", True))
-    if config.model.lora is None:
+    if not config.model.has_adapters:
         remedies.append(Remedy("model.lora", words="{rank: 64, alpha: 128}, which trains little of the model"))
     remedies.append(
         Remedy(words=f"a device with {size_text(plan_memory(shape, load).peak)} of free memory, or more of them")

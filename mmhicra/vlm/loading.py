@@ -17,10 +17,12 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
 
-from mmhicra.config import LoraConfig, ModelConfig
-from mmhicra.core.errors import ConfigError, UserError, brief, one_line
+from mmhicra.config import ModelConfig
+from mmhicra.core.errors import UserError, brief, one_line
 from mmhicra.core.plugins import is_address
 from mmhicra.core.resources import asset_path
+from mmhicra.vlm.adapter_folder import continue_adapter, merge_adapter, read_adapter
+from mmhicra.vlm.adapters import add_adapters
 from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.own_family import choose_family, load_family
@@ -117,7 +119,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
 
     Raises:
         UserError: like `load_processor`, or the weights are missing, broken, not finite or of another shape.
-        ConfigError: like `load_processor`, or a LoRA target is not a linear layer of the language model.
+        ConfigError: like `load_processor`, or adapters do not fit the model as it is frozen.
     """
     parts = load_processor(model)
     policy = _load_weights(parts, model)
@@ -127,10 +129,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     family = parts.family
     if model.gradient_checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if model.lora is None:
-        family.freeze(policy, model.freeze)
-    else:
-        policy = _add_adapters(policy, family, model.lora, seed)
+    policy = _adapt(policy, family, model, seed)
     return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
 
 
@@ -308,34 +307,17 @@ def _switch_off_dropout(policy: nn.Module) -> None:
             setattr(module, rate, 0.0)
 
 
-def _add_adapters(policy: nn.Module, family: Family, lora: LoraConfig, seed: int) -> nn.Module:
-    """Freeze `policy` and wrap it with adapters on the language model's layers named in `lora.targets`."""
-    import peft
-
-    prefix = _name_in(policy, family.language_model(policy)) + ".layers"
-    layers = family.language_model(policy).layers.named_modules()
-    linear = {name.rsplit(".", 1)[-1] for name, module in layers if isinstance(module, nn.Linear)}
-    strange = [target for target in lora.targets if target not in linear]
-    if strange or not lora.targets:
-        raise ConfigError(
-            f"model.lora.targets: {strange[0] if strange else 'nothing'} is not a linear layer of the language model: "
-            f"choose from {', '.join(sorted(linear))}"
-        )
-    # By full name: the vision tower has layers called q_proj and up_proj, too.
-    names = "|".join(map(re.escape, lora.targets))
-    options = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=rf"{re.escape(prefix)}\.\d+\.(?:.+\.)?(?:{names})",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return peft.get_peft_model(policy, options)  # pyright: ignore[reportArgumentType]
-
-
-def _name_in(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
+def _adapt(policy: nn.Module, family: Family, model: ModelConfig, seed: int) -> nn.Module:
+    """Merge, continue or add adapters, or set free what is trained itself."""
+    if model.adapter is not None:
+        found = read_adapter(model.adapter, policy)
+        if model.continues_adapter:
+            return continue_adapter(policy, family, model.freeze, found)
+        policy = merge_adapter(policy, found)
+    if model.lora is not None:
+        return add_adapters(policy, family, model.freeze, model.lora, seed)
+    family.freeze(policy, model.freeze)
+    return policy
 
 
 @contextmanager

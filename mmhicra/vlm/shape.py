@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from mmhicra.config import LoraConfig, ModelConfig
+from mmhicra.config import ModelConfig
+from mmhicra.vlm.adapter_folder import read_adapter
+from mmhicra.vlm.adapters import adapter_sizes, part_finder
 from mmhicra.vlm.family import Family
 from mmhicra.vlm.vision_work import count_linear
 
@@ -79,12 +81,12 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
     config, vision = decoder.config, tower.config
     size = head_size(config)
     parameters = list(empty.parameters())
-    if options.lora is None:
+    if not options.has_adapters:
         family.freeze(empty, options.freeze)
         trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
         added, ranks = [], 0
     else:
-        added, ranks = adapter_sizes(decoder, options.lora)
+        added, ranks = trained_sizes(empty, family, options)
         trained = added
     blocks = [sum(p.numel() for p in layer.parameters()) for layer in decoder.layers]
     mergers = family.merger(empty)
@@ -125,13 +127,18 @@ def head_size(decoder: Any) -> int:
     return getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
 
 
-def adapter_sizes(decoder: nn.Module, lora: LoraConfig) -> tuple[list[int], int]:
-    """Sizes of the adapters' tensors, and the ranks of one layer's adapters added up."""
-    layers: Any = decoder.layers
-    targets = [
-        module
-        for name, module in layers.named_modules()
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets
-    ]
-    sizes = [lora.rank * width for module in targets for width in (module.in_features, module.out_features)]
-    return sizes, lora.rank * len(targets) // max(1, len(layers))
+def trained_sizes(empty: nn.Module, family: Family, options: ModelConfig) -> tuple[list[int], int]:
+    """Sizes of the tensors that are trained with adapters, and the ranks of a decoder layer's adapters added up.
+
+    A merger that is trained in full is kept twice, so its copy counts as added, too.
+
+    Raises:
+        UserError: the adapters do not fit the model.
+    """
+    if options.lora is not None:
+        return adapter_sizes(empty, family, options.freeze, options.lora)
+    assert options.adapter is not None
+    found = read_adapter(options.adapter, empty)
+    part_of = part_finder(empty, family)
+    decoder = sum(rank for name, rank in found.ranks.items() if part_of(name) == "language_model")
+    return found.sizes, decoder // max(1, len(family.language_model(empty).layers))

@@ -62,8 +62,8 @@ class PatchGridWork:
 
 
 def count_linear(module: nn.Module) -> int:
-    """Weights of all linear layers."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
+    """Weights of all linear layers; of a 4-bit one as many as it stands for."""
+    return sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
 
 
 def _squares(extent: int, window: int) -> int:

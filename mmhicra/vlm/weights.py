@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -38,21 +39,69 @@ def trained_parts(model: nn.Module, family: Family) -> TrainedParts:
 def named_weights(model: nn.Module, family: Family, parts: TrainedParts) -> Iterator[tuple[str, Tensor]]:
     """Every weight of `parts`, in the order of the layers.
 
-    Adapters are merged into the weight under them, and a weight that is split over ranks is made whole (every rank must
-    ask for it), one at a time: there is never a second copy of the model. A head that is tied to the embeddings does
-    not come twice.
+    Adapters are merged into the weight under them, 4-bit weights are dequantised, and a weight that is split over ranks
+    is made whole (every rank must ask for it), one at a time: there is never a second copy of the model. A head that is
+    tied to the embeddings does not come twice.
     """
     base = unwrap(model)
     seen = {id(parameter) for parameter in family.vision_tower(base).parameters()}
     modules: dict[str, Any] = dict(base.named_modules())
     for name, parameter in base.named_parameters():
-        if ".lora_" in name or not (parts.vision if id(parameter) in seen else parts.language):
+        if (plain := plain_name(name)) is None or not (parts.vision if id(parameter) in seen else parts.language):
             continue
-        owner, _, kind = name.rpartition(".")
-        weight: Any = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
-        if owner.endswith(".base_layer") and kind == "weight":
-            weight = weight + adapters_of(modules[owner.removesuffix(".base_layer")])
-        yield name.replace(".base_layer.", "."), weight
+        yield plain, current_weight(modules, name, parameter)
+
+
+def plain_name(name: str) -> str | None:
+    """A weight's name in the model without peft; None for what is part of an adapter, of a copy or of a quantisation.
+
+    Of a module that is trained in full beside adapters peft keeps the old weights, too: `original_module`.
+    """
+    if _OF_ADAPTERS.search(name):
+        return None
+    return _SAVED.sub(".", name.replace(".base_layer.", "."))
+
+
+def current_weight(modules: Mapping[str, Any], name: str, tensor: Tensor) -> Tensor:
+    """The tensor called `name` as the model computes with it.
+
+    Args:
+        modules: by name, of the model inside peft's wrapper.
+        name: the tensor's.
+        tensor: as it is kept.
+    """
+    owner, _, kind = name.rpartition(".")
+    if kind == "weight" and owner.endswith(".base_layer"):
+        return merged_weight(modules[owner.removesuffix(".base_layer")])
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    return _unquantised(modules[owner], tensor)
+
+
+_OF_ADAPTERS = re.compile(r"\.lora_|\.original_module\.|\.weight\.")
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
+
+
+def merged_weight(layer: Any) -> Tensor:
+    """The weight of one of peft's layers with its active adapters added in, as its forward pass uses them.
+
+    Computed beside the live weight: merging in place and back would round it. A 4-bit weight is dequantised, and the
+    sum is float32; it is never rounded to 4 bits again.
+    """
+    base = layer.get_base_layer()
+    weight = _unquantised(base, base.weight)
+    for adapter in layer.active_adapters:
+        weight = weight + layer.get_delta_weight(adapter).detach()
+        if adapter in layer.lora_magnitude_vector:  # DoRA: the direction of that sum, of a trained length
+            lengths = torch.linalg.norm(weight, dim=1)
+            weight = (layer.lora_magnitude_vector[adapter].weight.detach() / lengths).view(-1, 1) * weight
+    return weight
+
+
+def _unquantised(layer: nn.Module, tensor: Tensor) -> Tensor:
+    if type(tensor).__name__ == "Params4bit":
+        return dequantize_module_weight(layer).detach().float()
+    return tensor.detach()
 
 
 def nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -67,11 +116,6 @@ def _finite(tensor: Tensor) -> bool:
         return True
     # A sum takes one pass and no memory. Where it is finite everything is; where not, it may only have overflowed.
     return bool(part.sum().isfinite()) or bool(part.isfinite().all())
-
-
-def adapters_of(layer: LoraLinear) -> Tensor:
-    """What the active adapters add to a layer's weight."""
-    return torch.stack([layer.get_delta_weight(adapter).detach() for adapter in layer.active_adapters]).sum(0)
 
 
 def checksum(tensor: Tensor) -> int:

@@ -136,8 +136,14 @@ class VLLMEngine:
 
     def sync(self, model: nn.Module) -> dict[str, float]:
         """See `Engine.sync`: sends the parts that are trained, resets what became stale, and compares checksums."""
+        return self._send(model, trained_parts(model, self.family))
+
+    def sync_all(self, model: nn.Module) -> dict[str, float]:
+        """The same for every weight: for a model that differs from its folder, where vLLM has read its own."""
+        return self._send(model, TrainedParts())
+
+    def _send(self, model: nn.Module, parts: TrainedParts) -> dict[str, float]:
         self._wake("weights")
-        parts = trained_parts(model, self.family)
         sent: dict[str, Print] = {}
         with quiet():
             self.llm.collective_rpc("take_weights", args=(self._noting(model, parts, sent),))

@@ -77,6 +77,8 @@ def load_vllm(config: RunConfig, loaded: LoadedModel, processes: int = 1) -> VLL
     options = config.rollout.vllm
     tp_group = TPGroup(tensor_parallel_group()) if options.tensor_parallel > 1 else ALONE
     engine = VLLMEngine(llm, loaded.family, loaded.tokenizer, arguments["dtype"], options.sleep, tp_group, alone)
+    if config.model.adapter is not None or config.model.quantize is not None:  # the folder holds other weights
+        engine.sync_all(loaded.model)
     engine.verify(loaded.model)
     return engine
 

@@ -258,7 +258,8 @@ def make_policy(
         always_runs_vision=accelerator.num_processes > 1 and not config.model.vision_frozen,
         plain=config.train.rows == "plain",
     ).to(accelerator.device)
-    reference = Reference(policy) if config.train.loss.kl_coefficient > 0 else None
+    keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
+    reference = Reference(policy, keeps) if config.train.loss.kl_coefficient > 0 else None
     if sharded(config, accelerator):
         for part in (policy, *([reference.policy] if reference else [])):
             shard(part, config.model.precision)

@@ -20,7 +20,6 @@ from typing import IO, Any, cast
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from mmhicra.train.distributed.sharding import restore_states, whole_optimizer_s
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.updates import refuse_nonfinite_state
 from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
+from mmhicra.vlm.weights import current_weight, plain_name
 
 
 @dataclass(frozen=True)
@@ -253,22 +253,12 @@ def save_model(model: Any, weights: dict[str, Tensor], processor: Any, folder: P
         model.save_pretrained(str(folder / "adapter"))
 
 
+@torch.no_grad()
 def merged_state(base: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `base` with adapters added in, under the names the model has without peft.
-
-    Computed beside the live weights: merging in place and back would round them, and a run that saves
-    a checkpoint would no longer equal one that does not.
-    """
-    state = {
-        name.replace(".base_layer.", "."): tensor.detach()
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
-    }
-    for name, layer in base.named_modules():
-        if isinstance(layer, LoraLinear):
-            for adapter in layer.active_adapters:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(adapter).detach()
-    return state
+    """The state dict of `base` with adapters added in, under the names the model has without peft."""
+    modules = dict(base.named_modules())
+    state = {plain_name(name): current_weight(modules, name, tensor) for name, tensor in base.state_dict().items()}
+    return {name: tensor for name, tensor in state.items() if name is not None}
 
 
 def _declare_dtype(config: Path, dtype: str) -> None:

@@ -44,9 +44,10 @@ class DiskNeed:
 
 def disk_need(config: RunConfig, parameters: int, trained: int, done: int = 0) -> DiskNeed:
     """What a run takes that has done `done` steps; `parameters` and `trained` count values, adapters included."""
-    lora = config.model.lora is not None
+    lora = config.model.has_adapters
     whole = parameters - trained if lora else parameters
-    model = whole * (HALF if config.model.precision == "bf16" else FLOAT)
+    width = HALF if config.model.precision == "bf16" else FLOAT
+    model = whole * width if config.log.checkpoint_model == "full" else 0
     # Trained weights and two moments in float32; adapters lie there alone once more.
     trainer = trained * FLOAT * (4 if lora else 3)
     left = config.train.steps - done
