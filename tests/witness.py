@@ -23,9 +23,12 @@ from plain_training import (
 )
 from scripted_trainer import CUT, SCRIPT, scripted_problems, tokenised
 
+from mmhicra.config import LoraConfig
 from mmhicra.hicra.planning import planning_mask
 from mmhicra.vlm.processing import PromptBuilder
 
+CONTINUED = LoraConfig(rank=2, alpha=6)
+"""What the adapter is like that a case of `model.adapter` continues."""
 RELATIVE = 3e-5
 """Two float32 forward passes of different shapes agree to this share of the largest number."""
 
@@ -44,6 +47,7 @@ class Witness:
         self.adam, self.lora, self.siren = PlainAdamW(train.optimizer), self.config.model.lora, train.loss.siren
         self.step, self.anchor, self.alpha = 0, None, self.first_alpha()
         self.losses, self.seen = [], []
+        self.first = {name: parameter.detach().clone() for name, parameter in self.trained().items()}
         builder = PromptBuilder(loaded.processor, loaded.family, loaded.config, self.config.data)
         self.prompts = {problem.id: builder.build(problem) for problem in scripted_problems()}
         self.names = {
@@ -75,13 +79,26 @@ class Witness:
     def with_trained(self, trained):
         """The stock model's weights with `trained` put in, adapters multiplied out and added."""
         weights = self.plain.weights()
-        if self.lora is None:
+        if not self.config.model.has_adapters:
             return {**weights, **trained}
-        for name in [name for name in trained if ".lora_A." in name]:
-            base = name.removeprefix("base_model.model.").replace(".lora_A.default", "")
-            product = trained[name.replace(".lora_A.", ".lora_B.")] @ trained[name]
-            weights[base] = weights[base] + self.lora.alpha / self.lora.rank * product
+        for name, tensor in trained.items():
+            plain = name.removeprefix("base_model.model.")
+            if ".modules_to_save.default." in plain:
+                weights[plain.replace(".modules_to_save.default.", ".")] = tensor
+            elif ".lora_A." in plain:
+                base, ends = plain.replace(".lora_A.default", ""), (".lora_B.", ".lora_magnitude_vector.")
+                product, length = (trained.get(name.replace(".lora_A.", end)) for end in ends)
+                merged = weights[base] + self.scale(base, len(tensor)) * product @ tensor
+                if length is not None:  # DoRA: the norm is no part of the gradient
+                    merged = (length / merged.norm(dim=1).detach())[:, None] * merged
+                weights[base] = merged
         return weights
+
+    def scale(self, layer, rank):
+        """What the product of a layer's adapter is multiplied with."""
+        lora = self.lora or CONTINUED
+        alpha = next((own for end, own in lora.alpha_pattern.items() if end in layer), lora.alpha)
+        return alpha / (math.sqrt(rank) if lora.rslora else rank)
 
     def logprobs(self, weights, response):
         """(R, V)."""
@@ -121,7 +138,9 @@ class Witness:
         full = self.logprobs(weights, known)
         known.old, known.entropy = of_tokens(full, ids), entropies(full)
         if self.config.train.loss.kl_coefficient:
-            known.reference = of_tokens(self.logprobs(self.plain.weights(), known), ids)
+            continued = self.config.model.continues_adapter and self.config.train.loss.kl_reference == "start"
+            reference = self.with_trained(self.first) if continued else self.plain.weights()
+            known.reference = of_tokens(self.logprobs(reference, known), ids)
         drawn = self.trainer.credit_assigner.placebo
         placebo = drawn and planning_mask(ids, self.tokenizer, drawn.gram_library)
         signals = {"planning": known.planning, "placebo": placebo, "entropy": known.entropy}

@@ -12,6 +12,7 @@ EXTRAS = {
     "vllm": ("vllm",),
     "lmms": ("lmms_eval", "evaluate", "loguru", "sacrebleu", "pytablewriter", "Levenshtein", "tenacity"),
     "bench": ("trl",),
+    "qlora": ("bitsandbytes",),
 }
 """Extra of `pip install 'mmhicra[EXTRA]'` -> the modules that are imported from it."""
 

@@ -32,6 +32,7 @@ from mmhicra.vlm.family import Family
 from mmhicra.vlm.weights import merged_weight, nonfinite
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _KEY = re.compile(r"(?P<layer>.+)\.(?P<kind>lora_A|lora_B|lora_magnitude_vector)(?:\.(?!weight$)[^.]+)?(?:\.weight)?")
 _TOOLS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|modules_to_save\.\w+)\.")
 """What peft and training tools put into a name."""
@@ -213,12 +214,12 @@ def _file(where: str, path: str, name: str) -> Path:
         raise UserError(f"{where} has no {name}: name the folder that peft's save_pretrained wrote")
     if folder.exists():
         raise UserError(f"{where} is a file: name the folder that holds {CONFIG}")
+    if not HUB_ID.fullmatch(path) or path.startswith("."):
+        raise UserError(f"{where}: no such folder, and not a hub id (owner/name)")
     try:
         fetched = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{where} is no folder, and cannot be fetched from the hub: {one_line(str(error), 160)}"
-        ) from None
+        raise UserError(f"{where} cannot be fetched from the hub: {one_line(str(error), 160)}") from None
     if fetched is None:
         raise UserError(f"{where} has no {name}: name a LoRA adapter")
     return Path(fetched)

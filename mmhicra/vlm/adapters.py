@@ -71,7 +71,10 @@ def free_layers(policy: nn.Module, family: Family, freeze: FreezeConfig, lora: L
     Raises:
         ConfigError: see `add_adapters`.
     """
-    linear = {part: names for part, names in linear_layers(policy, family).items() if not getattr(freeze, part)}
+    linear: dict[Part, list[str]] = {}
+    for part, names in linear_layers(policy, family).items():
+        if not getattr(freeze, part):
+            linear[part] = names
     if lora.full_merger:
         linear.pop("merger", None)
     known = sorted({_last(name) for names in linear.values() for name in names})
@@ -83,14 +86,16 @@ def free_layers(policy: nn.Module, family: Family, freeze: FreezeConfig, lora: L
             f"model.lora.targets: {strange[0] if strange else 'nothing'} is not a linear layer of the {parts}: "
             f"choose from {', '.join(known)}"
         )
-    chosen = {part: [n for n in names if any(_is(n, target) for target in wanted)] for part, names in linear.items()}
-    if empty := next((part for part, names in chosen.items() if not names), None):
-        own = sorted({_last(name) for name in linear[empty]})
-        full = ", or model.lora.full_merger to true" if empty == "merger" else ""
-        raise ConfigError(
-            f"model.freeze.{empty} is false, but model.lora.targets names no layer of it ({', '.join(own)}): set "
-            f"model.lora.targets to all-linear or add them{full}, or set model.freeze.{empty} to true"
-        )
+    chosen: dict[Part, list[str]] = {}
+    for part, names in linear.items():
+        chosen[part] = [name for name in names if any(_is(name, target) for target in wanted)]
+        if not chosen[part]:
+            own = ", ".join(sorted({_last(name) for name in names}))
+            full = ", or model.lora.full_merger to true" if part == "merger" else ""
+            raise ConfigError(
+                f"model.freeze.{part} is false, but model.lora.targets names no layer of it ({own}): set "
+                f"model.lora.targets to all-linear or add them{full}, or set model.freeze.{part} to true"
+            )
     return chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from mmhicra.config import ModelConfig
 from mmhicra.core.errors import UserError, brief, one_line
 from mmhicra.core.plugins import is_address
 from mmhicra.core.resources import asset_path
-from mmhicra.vlm.adapter_folder import continue_adapter, merge_adapter, read_adapter
-from mmhicra.vlm.adapters import add_adapters
+from mmhicra.vlm.adapter_folder import HUB_ID, continue_adapter, merge_adapter, read_adapter
+from mmhicra.vlm.adapters import ADAPTER, add_adapters
 from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.own_family import choose_family, load_family
+from mmhicra.vlm.quantise import quantised_loading, refuse_quantize
 from mmhicra.vlm.weights import nonfinite
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
@@ -95,7 +95,8 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
         UserError: the path is neither a model folder nor a hub id that can be fetched, or the processor is not whole.
         ConfigError: the architecture is not supported, or contradicts `model.family`.
     """
-    path = _resolve(model.path)
+    refuse_quantize(model)
+    path = resolve_model(model.path)
     config = _load_config(path, model.family)
     choose_family(config, path, model.family)  # refuse a strange architecture before its processor fails to load
     with _reading(path, ": the processor cannot be loaded"):
@@ -107,7 +108,7 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
 
 
 def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
-    """Load the policy onto the CPU, ready to train.
+    """Load the policy onto the CPU (with `model.quantize` onto the GPU), ready to train.
 
     Weights are float32 whatever `model.precision` says; bf16 is the trainer's autocast over them. Dropout is off in
     every layer, so the forward pass in train mode equals the one in eval mode (`model.lora.dropout` above 0 is the one
@@ -158,8 +159,12 @@ def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
     loaded.model.load_state_dict(own, strict=False)
 
 
-def _resolve(path: str) -> str:
-    """A folder that is there, or a hub id."""
+def resolve_model(path: str) -> str:
+    """A folder that is there, or a hub id.
+
+    Raises:
+        UserError: `path` is neither, or the folder is no model; see `check_folder`.
+    """
     if path in SHIPPED:
         return str(asset_path(path))
     folder = Path(path).expanduser()
@@ -168,7 +173,7 @@ def _resolve(path: str) -> str:
         return str(folder)
     if folder.exists():
         raise UserError(f"model.path {path} is a file: name the folder that holds it")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
+    if not HUB_ID.fullmatch(path) or path.startswith("."):
         raise UserError(f"model.path {path}: no such folder, and not a hub id (owner/name)")
     return path
 
@@ -256,6 +261,7 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
             output_loading_info=True,
             use_safetensors=True,  # never a pickle
             ignore_mismatched_sizes=True,  # they are refused below, by name
+            **quantised_loading(parts.config, parts.family, model),
         )
     # transformers goes on with random weights in the place of these.
     reshaped = [name for name, *_ in report["mismatched_keys"]]
@@ -314,10 +320,13 @@ def _adapt(policy: nn.Module, family: Family, model: ModelConfig, seed: int) -> 
         if model.continues_adapter:
             return continue_adapter(policy, family, model.freeze, found)
         policy = merge_adapter(policy, found)
-    if model.lora is not None:
-        return add_adapters(policy, family, model.freeze, model.lora, seed)
-    family.freeze(policy, model.freeze)
-    return policy
+    if model.lora is None:
+        family.freeze(policy, model.freeze)
+        return policy
+    wrapped = add_adapters(policy, family, model.freeze, model.lora, seed)
+    if model.adapter is not None:  # no folder holds the weights under this one
+        wrapped.peft_config[ADAPTER].base_model_name_or_path = f"{model.path} with {model.adapter} merged into it"
+    return wrapped
 
 
 @contextmanager

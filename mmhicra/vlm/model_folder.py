@@ -155,22 +155,37 @@ def _check_kind(where: str, folder: Path) -> None:
             f"{where} holds a model and an adapter (adapter_config.json), and only one of them would be used: "
             "merge the adapter, or move its files away"
         )
-    if adapter and (folder.parent / "config.json").is_file():
-        raise UserError(f"{where} is a LoRA adapter without its model: the merged model lies in {folder.parent}")
     if adapter:
+        base = _base_named(folder)
         raise UserError(
-            f"{where} is a LoRA adapter without its model: merge it into its base model (peft: merge_and_unload, then "
-            "save_pretrained, and the processor beside it) and name that folder"
+            f"{where} is a LoRA adapter without its model: set model.path to {base or 'its base model'} and "
+            "model.adapter to this folder, or write the merged model with `mmhicra merge`"
         )
     if not (folder / "config.json").is_file():
+        if (folder / "adapter" / "adapter_config.json").is_file():
+            raise UserError(
+                f"{where} keeps adapters alone: write the model with `mmhicra merge {folder} --out FOLDER`, or name "
+                f"{folder / 'adapter'} in model.adapter and its base in model.path"
+            )
         if checkpoints := sorted(folder.glob("checkpoints/step_*/config.json")):
             raise UserError(f"{where} is a run: name one of its checkpoints, e.g. {checkpoints[-1].parent}")
+        if any(folder.glob("checkpoints/step_*/adapter")):
+            raise UserError(f"{where} is a run that keeps adapters alone: `mmhicra merge {folder} --out FOLDER`")
         if any(folder.glob("*.gguf")):
             raise UserError(f"{where} holds a GGUF file, which is for inference: {_UNQUANTISED}")
         raise UserError(f"{where} has no config.json: name a Hugging Face model folder")
     for name in ("quantize_config.json", "quant_config.json"):
         if (folder / name).is_file():
             raise UserError(f"{where} is quantised ({name}): {_UNQUANTISED}")
+
+
+def _base_named(folder: Path) -> str | None:
+    """The base model that an adapter names, if it does."""
+    try:
+        named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return named if isinstance(named, str) and named.isprintable() else None
 
 
 def _read_object(where: str, file: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def current_weight(modules: Mapping[str, Any], name: str, tensor: Tensor) -> Ten
         return merged_weight(modules[owner.removesuffix(".base_layer")])
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
-    return _unquantised(modules[owner], tensor)
+    return _unquantised(modules[owner]) if kind == "weight" and _is_quantised(modules[owner]) else tensor.detach()
 
 
 _OF_ADAPTERS = re.compile(r"\.lora_|\.original_module\.|\.weight\.")
@@ -89,7 +89,7 @@ def merged_weight(layer: Any) -> Tensor:
     sum is float32; it is never rounded to 4 bits again.
     """
     base = layer.get_base_layer()
-    weight = _unquantised(base, base.weight)
+    weight = _unquantised(base) if _is_quantised(base) else base.weight.detach()
     for adapter in layer.active_adapters:
         weight = weight + layer.get_delta_weight(adapter).detach()
         if adapter in layer.lora_magnitude_vector:  # DoRA: the direction of that sum, of a trained length
@@ -98,10 +98,12 @@ def merged_weight(layer: Any) -> Tensor:
     return weight
 
 
-def _unquantised(layer: nn.Module, tensor: Tensor) -> Tensor:
-    if type(tensor).__name__ == "Params4bit":
-        return dequantize_module_weight(layer).detach().float()
-    return tensor.detach()
+def _is_quantised(layer: Any) -> bool:
+    return type(layer.weight).__name__ == "Params4bit"  # bitsandbytes may not be installed
+
+
+def _unquantised(layer: nn.Module) -> Tensor:
+    return dequantize_module_weight(layer).detach().float()
 
 
 def nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -46,11 +46,14 @@ DATA = {"max_prompt_tokens": 2048}
 class Scene:
     """A tiny model of one family, and vLLM that samples from it."""
 
-    def __init__(self, folder, make_problem):
+    def __init__(self, folder, make_problem, **model):
         self.folder = folder
         self.make_problem = make_problem
         self.config = config_of(folder)
-        self.loaded = load_policy(ModelConfig(path=str(folder), freeze=EVERYTHING))
+        self.config = self.config.model_copy(update={"model": self.config.model.model_copy(update=model)})
+        self.loaded = load_policy(
+            ModelConfig(path=str(folder), freeze=FreezeConfig() if model else EVERYTHING, **model)
+        )
         self.start = {name: tensor.clone() for name, tensor in self.loaded.model.state_dict().items()}
         self.engine = load_vllm(self.config, self.loaded)
         self.sampling = sampling_of(self.config.rollout, self.loaded, n=3, temperature=0.8)
@@ -163,13 +166,44 @@ def test_log_probs_equal_after_the_vision_tower_was_trained(scene):
     assert scene.gap(scene.generate()) < CLOSE
 
 
-def test_log_probs_equal_after_steps_of_adapters(scene):
-    lora = load_policy(ModelConfig(path=str(scene.folder), lora=LoraConfig(rank=4, alpha=8)))
+ADAPTERS = {
+    "language model": ({"lora": LoraConfig(rank=4, alpha=8)}, TrainedParts(language=True, vision=False)),
+    "everywhere, DoRA": (
+        {"lora": LoraConfig(rank=4, alpha=8, targets="all-linear", dora=True), "freeze": EVERYTHING},
+        TrainedParts(),
+    ),
+    "merger in full": (
+        {"lora": LoraConfig(rank=4, alpha=8, full_merger=True), "freeze": FreezeConfig(merger=False)},
+        TrainedParts(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_log_probs_equal_after_steps_of_adapters(scene, kind):
+    options, parts = ADAPTERS[kind]
+    lora = load_policy(ModelConfig(path=str(scene.folder), **options))
     scene.train(scene.generate(), lora.model)
     assert scene.gap(scene.generate(), lora.model) > 10 * CLOSE, "the steps changed too little to tell"
-    assert trained_parts(lora.model, lora.family) == TrainedParts(language=True, vision=False)
+    assert trained_parts(lora.model, lora.family) == parts
     scene.engine.sync(lora.model)
     assert scene.gap(scene.generate(), lora.model) < CLOSE
+
+
+def test_an_adapter_that_is_continued_is_in_the_engine_from_the_start(tiny_model_folder, make_problem, tmp_path):
+    """vLLM has read the folder, where the adapter is not."""
+    folder = tiny_model_folder("qwen3_vl")
+    made = load_policy(ModelConfig(path=str(folder), lora=LoraConfig(rank=2))).model
+    for name, parameter in made.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    made.save_pretrained(tmp_path)
+    scene = Scene(folder, make_problem, adapter=str(tmp_path))
+    try:
+        assert scene.gap(scene.generate()) < CLOSE
+        assert scene.gap(scene.generate(), load_policy(ModelConfig(path=str(folder))).model) > 10 * CLOSE
+    finally:
+        scene.engine.close()
 
 
 def test_a_cache_that_is_not_reset_shows_in_the_log_probs(scene):

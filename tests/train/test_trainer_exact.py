@@ -10,8 +10,9 @@ import pytest
 import torch
 from plain_training import PlainModel, of_tokens
 from scripted_trainer import noise, scripted_config, scripted_problems, scripted_trainer
-from witness import Witness
+from witness import CONTINUED, Witness
 
+from mmhicra.config import ModelConfig
 from mmhicra.train.guard import Misaligned
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
@@ -37,6 +38,21 @@ CASES = {
     "masked_sequence": (*FAR, "train.loss.correction={kind: masked, level: sequence, limit: 6.0}"),
     "kl": ("train.loss.kl_coefficient=0.5", "train.epochs=3", "train.optimizer.weight_decay=3.0"),
     "lora_kl": ("model.lora={rank: 3, alpha: 12}", "train.loss.kl_coefficient=0.8", "train.minibatches=2", *FAR),
+    "adapters_everywhere": (
+        *("model.freeze={vision_tower: false, merger: false}", "train.tokens_per_micro_batch=1200"),
+        "model.lora={rank: 3, alpha: 9, targets: all-linear, dora: true, rslora: true, rank_pattern: {q_proj: 5}, "
+        "alpha_pattern: {up_proj: 4}}",
+        *("model.gradient_checkpointing=true", "train.minibatches=2", "train.loss.kl_coefficient=0.5", *FAR),
+    ),
+    "merger_beside_adapters": (
+        *("model.lora={rank: 3, full_merger: true}", "model.freeze.merger=false", "train.tokens_per_micro_batch=1200"),
+        *("train.minibatches=2", "train.loss.kl_coefficient=0.5", *FAR),
+    ),
+    "continued_kl": ("model.adapter=ADAPTER", "train.loss.kl_coefficient=0.8", "train.minibatches=2", *FAR),
+    "continued_kl_to_base": (
+        *("model.adapter=ADAPTER", "train.loss.kl_coefficient=0.8", "train.loss.kl_reference=base"),
+        "train.minibatches=2",
+    ),
     "vision": (
         *("model.freeze={vision_tower: false, merger: false}", "train.tokens_per_micro_batch=1200"),
         "train.optimizer.max_grad_norm=0.01",
@@ -78,7 +94,10 @@ REACHED = {
     "gspo": ("loss/clipped_low", "loss/clipped_high"),
     "siren": ("siren/loss",),
     "kl": ("loss/kl",),
-    "lora_kl": ("loss/kl",),
+    **dict.fromkeys(
+        ["lora_kl", "adapters_everywhere", "merger_beside_adapters", "continued_kl", "continued_kl_to_base"],
+        ("loss/kl",),
+    ),
     "adaptive_drift": ("hicra/kl",),
     "adaptive_mass": ("hicra/mass",),
     "placebo": ("placebo/density",),
@@ -113,11 +132,25 @@ def first_logprobs(plain, tiny_model_folder):
     return score
 
 
+@pytest.fixture(scope="module")
+def adapter(tiny_model_folder, tmp_path_factory):
+    """An adapter that changes what the model says."""
+    folder = tmp_path_factory.mktemp("adapter")
+    trained = load_policy(ModelConfig(path=str(tiny_model_folder("qwen2_5_vl")), lora=CONTINUED)).model
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.02, generator=torch.Generator().manual_seed(len(name)))
+    trained.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def make(plain, first_logprobs, tiny_model_folder):
+def make(plain, first_logprobs, tiny_model_folder, adapter):
     """Overrides -> a scripted trainer with its witness."""
 
     def made(*overrides, size=0.0):
+        overrides = [override.replace("ADAPTER", str(adapter)) for override in overrides]
         config = scripted_config(tiny_model_folder("qwen2_5_vl"), *overrides)
         loaded = load_policy(config.model)
 

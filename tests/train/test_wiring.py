@@ -170,7 +170,9 @@ ELSEWHERE = {
     " credit.entropy_divisor train.mask_truncated train.minibatches train.epochs train.tokens_per_micro_batch"
     " train.loss.clip_low train.loss.clip_high train.loss.ratio train.loss.aggregation train.loss.entropy_coefficient"
     " train.loss.correction.kind train.loss.correction.level train.loss.correction.limit train.loss.siren.coefficient"
-    " train.loss.siren.quantile train.optimizer.max_grad_norm train.optimizer.schedule train.optimizer.warmup_steps",
+    " train.loss.siren.quantile train.optimizer.max_grad_norm train.optimizer.schedule train.optimizer.warmup_steps"
+    " model.lora.rank_pattern model.lora.alpha_pattern model.lora.dora model.lora.rslora model.lora.full_merger"
+    " train.loss.kl_reference",
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"
     " rollout.prefetch",
     "end_to_end/test_options.py": "train.rows",
@@ -192,6 +194,8 @@ ELSEWHERE = {
     " eval.benchmarks.limit",
     "rollout/test_vllm_engine.py": "rollout.engine",
     "vlm/test_loading.py": "model.path model.family",
+    "vlm/test_adapters.py": "model.adapter model.adapter_mode model.quantize",
+    "end_to_end/test_adapters.py": "log.checkpoint_model",
     "data/test_presets.py": "data.columns.question data.columns.answer data.columns.images data.columns.choices"
     " data.columns.kind data.columns.id data.columns.task data.preset",
     "vlm/test_processing.py": "data.chat_template_kwargs",

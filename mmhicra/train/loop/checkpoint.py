@@ -2,6 +2,7 @@
 
     step_000050/
       config.json, model.safetensors, tokenizer and processor files    `from_pretrained` and vLLM take it as it is
+      adapter/         with LoRA: the adapters alone; with `log.checkpoint_model: adapter` instead of the files above
       trainer_state/   trainable.safetensors (float32), optimizer.pt, state.json, random.pt
       manifest.json    a checksum of every file
 
@@ -21,9 +22,8 @@ from typing import IO, Any, cast
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from mmhicra.config import ModelConfig
 from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import PARTIAL, json_text, sync_tree, writing
 from mmhicra.core.manifest import STATE_FILE, TIMED, pack_times, write_manifest
@@ -32,7 +32,7 @@ from mmhicra.train.distributed.sharding import restore_states, whole_optimizer_s
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.updates import refuse_nonfinite_state
 from mmhicra.vlm.loading import INSIDE_POLICY, STATE, TRAINED_WEIGHTS
-from mmhicra.vlm.weights import current_weight, plain_name
+from mmhicra.vlm.saving import ADAPTER_FOLDER, save_model
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,13 @@ def save_checkpoint(
     """
     policy = trainer.unwrapped
     refuse_nonfinite_state(policy, trainer.optimizer, trainer.ranks)
-    weights = whole_state(policy)
+    adapted = isinstance(policy.model, PeftModel)
+    weights = {name: p.detach().cpu() for name, p in trained_of(policy)} if adapted else whole_state(policy)
     moments = whole_optimizer_state(policy, trainer.optimizer)
     progress = progress or progress_of(trainer)
     if not trainer.ranks.is_main:
         return
-    trained = {name: weights[name] for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    trained = {name: weights[name] for name, _ in trained_of(policy)}
     model_weights = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
     final = folder.checkpoint(progress.step)
     partial = final.with_name(final.name + PARTIAL)
@@ -100,7 +101,11 @@ def save_checkpoint(
         folder.checkpoints.mkdir(exist_ok=True)
         partial.mkdir()
         (partial / STATE).mkdir()
-        save_model(policy.model, model_weights, processor, partial, trainer.config.model)
+        if trainer.config.log.checkpoint_model == "full":
+            half = trainer.config.model.precision == "bf16"
+            save_model(policy.model, model_weights, processor, partial, half=half)
+        if isinstance(policy.model, PeftModel):
+            policy.model.save_pretrained(str(partial / ADAPTER_FOLDER))
         save_file(trained, partial / TRAINED_WEIGHTS)
         save_tensors(moments, partial / STATE / "optimizer.pt")
         save_tensors(progress.random, partial / STATE / "random.pt")
@@ -109,6 +114,11 @@ def save_checkpoint(
         sync_tree(partial)
         folder.keep_checkpoint(partial, final)
         folder.prune_checkpoints(keep, best)
+
+
+def trained_of(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that are trained, with their names."""
+    return [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
 
 
 def state_text(state: dict[str, Any], progress: Progress) -> str:
@@ -173,7 +183,7 @@ def restore_checkpoint(path: Path, trainer: Trainer) -> dict[str, Any]:
         raise RunFolderError(f"{path} was written by another version of mmhicra: it has no {missing[0]}")
     weights = load_file(path / TRAINED_WEIGHTS)
     policy = trainer.unwrapped
-    own = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    own = {name for name, _ in trained_of(policy)}
     if own != weights.keys():
         odd = sorted(own ^ weights.keys())[0]
         raise RunFolderError(f"{path} was trained with other parameters (first difference: {odd}): same config?")
@@ -227,43 +237,3 @@ def restore_random(states: dict[str, Any]) -> None:
     """Set torch's global generators."""
     torch.set_rng_state(states["cpu"])
     torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def save_model(model: Any, weights: dict[str, Tensor], processor: Any, folder: Path, options: ModelConfig) -> None:
-    """Write a Hugging Face folder; LoRA is merged into it, and also written alone under `adapter/`.
-
-    Args:
-        model: the transformers model, or peft's wrapper.
-        weights: its whole state dict.
-        processor: saved beside it.
-        folder: where to.
-        options: whether weights become bfloat16.
-    """
-    adapted = isinstance(model, PeftModel)
-    base: Any = model.get_base_model() if adapted else model
-    if adapted:
-        weights = merged_state(base)
-    if options.precision == "bf16":
-        weights = {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
-    base.save_pretrained(folder, state_dict=weights)
-    if options.precision == "bf16":
-        _declare_dtype(folder / "config.json", "bfloat16")
-    processor.save_pretrained(folder)
-    if adapted:
-        model.save_pretrained(str(folder / "adapter"))
-
-
-@torch.no_grad()
-def merged_state(base: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `base` with adapters added in, under the names the model has without peft."""
-    modules = dict(base.named_modules())
-    state = {plain_name(name): current_weight(modules, name, tensor) for name, tensor in base.state_dict().items()}
-    return {name: tensor for name, tensor in state.items() if name is not None}
-
-
-def _declare_dtype(config: Path, dtype: str) -> None:
-    tree = json.loads(config.read_text(encoding="utf-8"))
-    for part in (tree, tree.get("text_config", {}), tree.get("vision_config", {})):
-        if "dtype" in part:
-            part["dtype"] = dtype
-    config.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
