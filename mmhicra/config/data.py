@@ -177,6 +177,9 @@ class DataConfig(Section):
         for place, name in enumerate(names):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"sources.{place}.name {name!r}: write letters, digits, _, - and ., at most 60")
+            drawn = self.sources[place].source
+            if drawn in GENERATED_SOURCES and [each.source for each in self.sources].count(drawn) > 1:
+                raise ValueError(f"sources has {drawn} twice, whose problems would be the same: keep one")
             if names.count(name) > 1:
                 raise ValueError(f"sources has the name {name} twice: give each a name of its own")
 

@@ -143,7 +143,7 @@ def _divide(count: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 def _pools(data: DataConfig, name: str, seed: int, held_out: int, raw: bool) -> tuple[Pool, Pool]:
     """What one source has to train on and to hold out, not yet checked."""
-    training = _training_pool(data, seed, raw)
+    training = training_pool(data, seed, raw)
     testing = _held_out_pool(data, seed, held_out, training, raw)
     if testing is None:
         training, testing = split_off(training, data.held_out_share)
@@ -151,8 +151,12 @@ def _pools(data: DataConfig, name: str, seed: int, held_out: int, raw: bool) -> 
 
 
 def _named(pool: Pool, name: str) -> Pool:
-    """The pool of one of several sources: its problems know it, and no id of another source is like theirs."""
-    problems = [replace(problem, id=f"{name}/{problem.id}", dataset=name) for problem in pool.problems]
+    """The pool of one of several sources: its problems know it, and no id of another source is like theirs.
+
+    Those of generated problems stay: by them a problem can be drawn again.
+    """
+    before = f"{name}/" if pool.table else ""
+    problems = [replace(problem, id=f"{before}{problem.id}", dataset=name) for problem in pool.problems]
     refused = [replace(row, id=f"{name}/{row.id}") for row in pool.refused]
     return replace(pool, problems=problems, refused=refused)
 
@@ -283,7 +287,12 @@ def _share_of(problem: Problem) -> float:
     return int(_hash_of(problem)[:13], 16) / 16**13
 
 
-def _training_pool(data: DataConfig, seed: int, raw: bool) -> Pool:
+def training_pool(data: DataConfig, seed: int, raw: bool) -> Pool:
+    """The training rows of one source, read and not yet checked.
+
+    Raises:
+        DataError: the source cannot be read, or its columns not be understood.
+    """
     if data.source in GENERATED_SOURCES:
         return _generated_pool(data.source, "train", min(data.count, data.limit or data.count), seed, data)
     table = find_source(data.source).table(data.split)

@@ -15,6 +15,8 @@ from mmhicra.analysis.errors import GENERATORS
 from mmhicra.core.errors import UserError
 from mmhicra.report.folder import RunData
 
+FOLDERS = ("image_folder", "source", "eval_source")
+"""Settings of a source that say where images lie."""
 SIDE = 256
 """Pixels of the longer side of a thumbnail."""
 BUDGET = 5_000_000
@@ -71,7 +73,8 @@ class Pictures:
 
 def image_folders(run: RunData) -> list[Path]:
     """The folders that the run's image paths may start from."""
-    named = [run.setting("data", name) for name in ("image_folder", "source", "eval_source")]
+    sources = [{name: run.setting("data", name) for name in FOLDERS}, *(run.setting("data", "sources") or ())]
+    named = [source.get(name) for source in sources for name in FOLDERS]
     paths = [Path(name) for name in named if isinstance(name, str) and name and "\0" not in name]
     return [path if path.is_dir() else path.parent for path in paths if path.exists()]
 

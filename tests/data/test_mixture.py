@@ -184,7 +184,8 @@ class _Prompt:
     ("tree", "says"),
     [
         ({"source": "a.jsonl", "sources": [ONE]}, r"source \(a\.jsonl\) and sources are both set: keep one"),
-        ({"sources": [ONE, ONE]}, "has the name one twice"),
+        ({"sources": [OTHER, ONE | {"name": "other"}]}, "has the name other twice"),
+        ({"sources": [ONE, ONE | {"name": "b"}]}, "sources has visual_math twice"),
         ({"sources": [ONE | {"name": "a b"}]}, r"sources\.0\.name 'a b'"),
         ({"sources": [ONE], "eval_source": "b.jsonl"}, "set it, or eval_split, at each of data.sources"),
         ({"sources": [ONE | {"weight": 0}]}, r"data\.sources\.0\.weight is 0"),

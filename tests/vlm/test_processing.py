@@ -121,7 +121,7 @@ def test_each_source_has_its_own_instruction(tiny_model, make_problem):
     loaded = tiny_model("qwen2_5_vl")
     sources = [
         SourceConfig(source="visual_math", name="one", instruction="One letter."),
-        SourceConfig(source="visual_math", name="other"),
+        SourceConfig(source="visual_ledger", name="other"),
     ]
     build = builder(loaded, instruction="Box it.", sources=sources).build
     problem = make_problem("<image>How many?", (84, 84))
