@@ -167,7 +167,7 @@ def fake_trainer(*overrides, ranks=None, error=0.0):
         engine=FakeEngine(policy, error),
         sampling=SimpleNamespace(n=config.rollout.n, max_new_tokens=config.rollout.max_new_tokens),
         rewarder=FakeRewarder(),
-        stream=SimpleNamespace(take=lambda count: problems[:count], refill=lambda count: [], state=dict),
+        stream=SimpleNamespace(take=lambda count: problems[:count], refill=lambda count: [], state=dict, left_out=None),
         prompts=SimpleNamespace(build=fake_prompt),
         vision=None,
         policy=policy,

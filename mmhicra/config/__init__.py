@@ -1,6 +1,6 @@
 """The typed run configuration. `mmhicra.config.loading.load_config` reads one."""
 
-from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, DataConfig
+from mmhicra.config.data import GENERATED_SOURCES, ColumnsConfig, CurriculumConfig, DataConfig
 from mmhicra.config.eval import BenchmarkConfig, EvalConfig
 from mmhicra.config.method import (
     AdaptiveAlphaConfig,
@@ -31,6 +31,7 @@ __all__ = [
     "ColumnsConfig",
     "CorrectionConfig",
     "CreditConfig",
+    "CurriculumConfig",
     "CustomRewardConfig",
     "DataConfig",
     "DynamicSamplingConfig",

@@ -107,6 +107,32 @@ class SourceConfig(Section):
         return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(self.source).name.split(".")[0])[:60]
 
 
+class CurriculumConfig(Section):
+    """Problems that the policy always solves, or never, are left out for some epochs (online difficulty filtering).
+
+    They have no signal: every response earns the same. A visit is a step that a problem was drawn for; its success rate
+    is the share of its responses that are right.
+    """
+
+    easy_threshold: Share | None = 1.0
+    """A visit with this success rate or more is easy; None leaves out no easy problem."""
+    hard_threshold: Share | None = 0.0
+    """A visit with this success rate or less is hard; None leaves out no hard problem."""
+    visits: Annotated[int, Field(gt=0, le=1000)] = 2
+    """A problem is left out once its last so many visits were all easy, or all hard."""
+    skip_epochs: Annotated[int, Field(gt=0, le=10**6)] = 2
+    """For so many epochs; after them it is visited again, and what was seen of it before no longer counts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CurriculumConfig:
+        easy, hard = self.easy_threshold, self.hard_threshold
+        if easy is None and hard is None:
+            raise ValueError("easy_threshold and hard_threshold are both null: nothing would be left out; set one")
+        if easy is not None and hard is not None and hard >= easy:
+            raise ValueError(f"hard_threshold ({hard:g}) is not below easy_threshold ({easy:g}): lower it")
+        return self
+
+
 class DataConfig(Section):
     """Where problems come from and which are refused."""
 
@@ -140,6 +166,8 @@ class DataConfig(Section):
     """Use only the first so many rows."""
     shuffle: bool = True
     """Take the problems in another order in every epoch."""
+    curriculum: CurriculumConfig | None = None
+    """Leave out what has no signal because it is too easy or too hard; None draws every problem in every epoch."""
     system_prompt: str | None = None
     """Put before every question as the system's turn, unless its row has one of its own; None leaves what the chat
     template does."""

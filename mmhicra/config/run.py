@@ -192,6 +192,11 @@ class RunConfig(Section):
                     f"reward.length_buffer ({reward.length_buffer}) is longer than rollout.max_new_tokens "
                     f"({self.rollout.max_new_tokens}): every response would be penalised"
                 )
+        if self.data.curriculum and not any(reward.accuracy_weight for reward in rewards.values()):
+            return (
+                "data.curriculum goes by how many responses are right, but reward.accuracy_weight is 0 and none is "
+                "judged: set it, or drop data.curriculum"
+            )
         return None
 
     def _check_rollout(self) -> str | None:

@@ -1,6 +1,6 @@
 """The folder of one run: where its configuration, metrics, rollouts, checkpoints and summary lie.
 
-config.yaml  refused.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
+config.yaml  refused.jsonl  filtered.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
 
@@ -42,6 +42,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.refused = self.path / "refused.jsonl"
+        self.filtered = self.path / "filtered.jsonl"
         self.trackers = self.path / "trackers.json"
         self.rollouts = self.path / "rollouts"
         self.evaluations = self.path / "evaluations"
@@ -84,7 +85,8 @@ class RunFolder:
 
     def own_entries(self) -> list[Path]:
         """All that a run and the commands that read it write here, the configuration first."""
-        files = [self.config, self.metrics, self.summary, self.refused, self.trackers, self.path / "report.html"]
+        files = [self.config, self.metrics, self.summary, self.refused, self.filtered]
+        files += [self.trackers, self.path / "report.html"]
         files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
         folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard]
         return [path for path in (*files, *folders) if path.exists()]
@@ -172,6 +174,10 @@ class RunFolder:
         lines = "".join(json_text(record) + "\n" for record in records)
         write_whole(self.rollouts / f"{step_name(step)}.jsonl", lines)
 
+    def write_filtered(self, problems: Iterable[Mapping[str, Any]]) -> None:
+        """Write `filtered.jsonl`: one JSON line per problem that the curriculum leaves out now."""
+        write_whole(self.filtered, "".join(json_text(problem) + "\n" for problem in problems))
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
         write_whole(self.summary, json_text(summary, indent=2) + "\n")
@@ -241,7 +247,8 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove what a kill left unfinished: `.partial` files and checkpoints, and those being removed."""
         with writing(self.path):
-            for file in (self.config, self.metrics, self.summary, self.refused, self.trackers, self.best):
+            written = (self.config, self.metrics, self.summary, self.refused, self.filtered, self.trackers, self.best)
+            for file in written:
                 file.with_name(file.name + PARTIAL).unlink(missing_ok=True)
             for _, file in steps_in(self.rollouts, ".jsonl" + PARTIAL):
                 file.unlink()

@@ -17,6 +17,7 @@ from typing import Any
 
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
+from mmhicra.data.curriculum import Curriculum, LeftOut
 from mmhicra.data.stream import ProblemStream
 
 
@@ -28,6 +29,7 @@ class Mixture:
         weights: name of each source -> what its share is in proportion to.
         seed: of the order within each source.
         shuffle: take a source's problems in another order in each of its epochs.
+        curricula: name of a source -> what its epochs leave out.
 
     Attributes:
         problems: all of them, by source.
@@ -38,10 +40,16 @@ class Mixture:
     """
 
     def __init__(
-        self, problems: Sequence[Problem], weights: Mapping[str, float], seed: int, shuffle: bool = True
+        self,
+        problems: Sequence[Problem],
+        weights: Mapping[str, float],
+        seed: int,
+        shuffle: bool = True,
+        curricula: Mapping[str, Curriculum] | None = None,
     ) -> None:
+        own = curricula or {}
         self.streams = {
-            name: ProblemStream([problem for problem in problems if problem.dataset == name], seed, shuffle)
+            name: ProblemStream([one for one in problems if one.dataset == name], seed, shuffle, own.get(name))
             for name in weights
         }
         self.problems = [problem for stream in self.streams.values() for problem in stream.problems]
@@ -85,6 +93,23 @@ class Mixture:
         lacks = {place: number * self.shares[place] - self.given[place] for place in spare}
         ready = [place for place in spare if lacks[place] >= slack] or [max(spare, key=lambda place: lacks[place])]
         return min(ready, key=lambda place: ((1 - slack - lacks[place]) / self.shares[place], place))
+
+    def observe(self, success: Mapping[str, float]) -> None:
+        """See `ProblemStream.observe`; every source takes what is its own."""
+        for stream in self.streams.values():
+            stream.observe(success)
+
+    @property
+    def left_out(self) -> list[LeftOut] | None:
+        """What the sources leave out now; None without curricula."""
+        lists = [stream.left_out for stream in self.streams.values()]
+        known = [each for each in lists if each is not None]
+        return [left for each in known for left in each] if known else None
+
+    @property
+    def lifted(self) -> bool:
+        """Whether a source has all its problems in this epoch because too few would have been left."""
+        return any(stream.lifted for stream in self.streams.values())
 
     def state(self) -> dict[str, Any]:
         """Where the stream is between two steps, JSON-able: what `restore` needs."""

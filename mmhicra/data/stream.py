@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
+from mmhicra.data.curriculum import Curriculum, LeftOut
 from mmhicra.data.digest import digest_problems
 
 
@@ -24,14 +25,18 @@ class ProblemStream:
         epoch: from 0.
         position: how many of this epoch are taken or passed over.
         waiting: places in `problems` of those that are passed over, all of this epoch.
+        curriculum: which problems an epoch leaves out; None leaves out none.
     """
 
-    def __init__(self, problems: Sequence[Problem], seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], seed: int, shuffle: bool = True, curriculum: Curriculum | None = None
+    ) -> None:
         if not problems:
             raise DataError("there is no problem to train on: look into data.source")
         self.problems = list(problems)
         self.seed = seed
         self.shuffle = shuffle
+        self.curriculum = curriculum
         self.epoch = 0
         self.position = 0
         self.waiting: list[int] = []
@@ -54,8 +59,11 @@ class ProblemStream:
 
     @property
     def spare(self) -> int:
-        """How many problems the step has not had."""
-        return len(self.problems) - len(self._held)
+        """How many problems the step has not had and may have, in this epoch or the next."""
+        if self.curriculum is None:
+            return len(self.problems) - len(self._held)
+        coming = {*self.waiting, *self._order[self.position :], *self._order_of(self.epoch + 1)}
+        return len(coming - self._held)
 
     def refill(self, count: int) -> list[Problem]:
         """Up to `count` more problems that the step has not had; fewer once it has had all."""
@@ -67,8 +75,10 @@ class ProblemStream:
         if place is not None:
             self.waiting.remove(place)
         while place is None:
-            if self.position == len(self.problems):
+            if self.position == len(self._order):
                 self.epoch, self.position = self.epoch + 1, 0
+                if self.curriculum is not None:
+                    self.curriculum.begin(self.epoch)
                 self._order = self._order_of(self.epoch)
             place = self._order[self.position]
             self.position += 1
@@ -77,6 +87,21 @@ class ProblemStream:
                 place = None
         self._held.add(place)
         return place
+
+    def observe(self, success: Mapping[str, float]) -> None:
+        """Tell the curriculum, if there is one, the share of right responses to each problem that a step has had."""
+        if self.curriculum is not None:
+            self.curriculum.observe(success, self.epoch)
+
+    @property
+    def left_out(self) -> list[LeftOut] | None:
+        """What this epoch leaves out; None without a curriculum."""
+        return None if self.curriculum is None else list(self.curriculum.left_out(self.epoch).values())
+
+    @property
+    def lifted(self) -> bool:
+        """Whether this epoch has all problems because the curriculum would have left too few."""
+        return self.curriculum is not None and self.curriculum.lifted == self.epoch
 
     def state(self) -> dict[str, Any]:
         """Where the stream is between two steps, JSON-able: what `restore` needs."""
@@ -87,6 +112,7 @@ class ProblemStream:
             "seed": self.seed,
             "shuffle": self.shuffle,
             "problems": self._digest,
+            **({} if self.curriculum is None else {"curriculum": self.curriculum.state()}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -104,9 +130,16 @@ class ProblemStream:
             )
         self.epoch, self.position = state["epoch"], state["position"]
         self.waiting = list(state.get("waiting", []))  # older checkpoints have none
+        if self.curriculum is not None:
+            self.curriculum.restore(state["curriculum"])
         self._order = self._order_of(self.epoch)
 
     def _order_of(self, epoch: int) -> list[int]:
+        order = self._all_of(epoch)
+        left_out = {} if self.curriculum is None else self.curriculum.left_out(epoch)
+        return [place for place in order if self.problems[place].id not in left_out] if left_out else order
+
+    def _all_of(self, epoch: int) -> list[int]:
         if not self.shuffle:
             return list(range(len(self.problems)))
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.problems)).tolist()

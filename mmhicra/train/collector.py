@@ -95,6 +95,11 @@ class Collector:
             scorer.shutdown(wait=False, cancel_futures=True)
         return groups
 
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Tell the curriculum how often each problem of a step was solved; every rank must call it."""
+        if self.stream.left_out is not None:
+            self.stream.observe(dict(self.ranks.gather([success_of(group) for group in groups if is_judged(group)])))
+
     def prefetch(self, step: int) -> None:
         """Begin to sample the groups of `step` while the step before it trains."""
         before, prompts = self.stream.state(), self.next_prompts()
@@ -182,6 +187,17 @@ def mask_truncated(groups: Sequence[Group]) -> int:
     for completion in truncated:
         completion.masked = True
     return len(truncated)
+
+
+def is_judged(group: Group) -> bool:
+    """Whether any of its responses was found right or wrong: without a usable gold none is."""
+    return any(each.reward is not None and each.reward.verdict != "gold-unusable" for each in group.completions)
+
+
+def success_of(group: Group) -> tuple[str, float]:
+    """The problem's id, and the share of its responses that are right."""
+    right = [each.reward is not None and each.reward.verdict == "right" for each in group.completions]
+    return group.prompt.problem.id, sum(right) / len(right)
 
 
 def place_groups(signals: Sequence[bool], taken: int, wanted: int) -> list[int | None]:

@@ -109,6 +109,7 @@ class Trainer:
             taken += len(places) - places.count(None)
             if taken == wanted or not places:
                 break
+        self.collector.observe(step.groups)
         with self.time("balance"):
             parts = self.split(step.kept, step.number, epoch=0)
             step.kept, step.imbalance = balance(parts, self.work, self.ranks)

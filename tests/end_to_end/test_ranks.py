@@ -29,7 +29,7 @@ OPTIONS = (
 
 REFILLED = (
     *("train.dynamic_sampling.max_rounds=6", "train.minibatches=2", "train.prompts_per_step=6"),
-    "data.count=40",  # step 2 runs over into the second epoch
+    *("data.count=30", "data.curriculum={visits: 1}"),  # step 2 runs over into the second epoch
     "train.loss={siren: {coefficient: 1.0}, aggregation: sequence_mean}",
     *(
         "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",
@@ -107,6 +107,8 @@ def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):
     rounds = [len(rolled_out(tmp_path / "one", step)) / (4 * 6) for step in (1, 2)]
     assert max(rounds) > 1, "no step was filled up"
     assert all(record["rollout/masked_truncated"] > 0 for record in metrics(tmp_path / "one")[1:])
+    assert metrics(tmp_path / "one")[-1]["data/filtered"] > 0
+    assert (tmp_path / "two/filtered.jsonl").read_text() == (tmp_path / "one/filtered.jsonl").read_text() != ""
     assert rolled_out(tmp_path / "two") == rolled_out(tmp_path / "one")
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 

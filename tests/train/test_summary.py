@@ -36,7 +36,7 @@ def run_of(tmp_path, before, after):
     state = {"before": before, "latest": after, "best": {"step": 4}, "seconds": {"rollout": 3.5}}
     folder = RunFolder(tmp_path / "run")
     folder.checkpoint(6).mkdir(parents=True)
-    return SimpleNamespace(config=config, state=state, parts=parts, folder=folder, wall_seconds=77.0)
+    return SimpleNamespace(config=config, state=state, parts=parts, folder=folder, wall_seconds=77.0, listed=["p"] * 3)
 
 
 class Library:
@@ -67,7 +67,7 @@ def test_every_number_stands_where_it_belongs(tmp_path):
         "before": {"emma": 0.3, "aime24_low": 0.15},
         "after": {"emma": 0.4, "aime24_low": 0.2},
     }
-    assert summary["problems"] == {"train": 40, "held_out": 5, "refused": 4}
+    assert summary["problems"] == {"train": 40, "held_out": 5, "refused": 4, "filtered": 3}
     assert summary["updates"] == {"made": 8, "skipped": 2, "steps_without_signal": 1}
     assert (summary["steps"], summary["wall_seconds"], summary["seconds_by_phase"]) == (6, 77.0, {"rollout": 3.5})
     assert (summary["method"], summary["alpha"], summary["best"]) == ("uniform", 0.6, {"step": 4})

@@ -157,6 +157,16 @@ def test_a_step_of_truncated_responses_alone_changes_nothing(make):
     assert (numbers["group/kept"], numbers["rollout/masked_truncated"]) == (0, 4)
 
 
+def test_what_is_always_or_never_solved_rests(make):
+    options = ("data.curriculum={visits: 1, skip_epochs: 1}", "train.prompts_per_step=2", "train.steps=9")
+    trainer = make([ALIKE, SIGNAL, (0.0, 0.0), SIGNAL], *options)
+    for _ in range(5):
+        trainer.step()
+    assert generated(trainer) == [["p0", "p1"], ["p2", "p3"], ["p1", "p3"], ["p0", "p1"], ["p2", "p3"]]
+    left_out = [(each.id, each.why, each.success) for each in trainer.collector.stream.curriculum.resting.values()]
+    assert left_out == [("p0", "easy", [1.0]), ("p2", "hard", [0.0])]
+
+
 def test_the_guard_judges_a_step_without_signal_too_when_it_is_due(make):
     options = ("train.prompts_per_step=2", "rollout.guard.every=2")
     with pytest.raises(Misaligned, match="worst is problem p0"):

@@ -198,6 +198,8 @@ ELSEWHERE = {
     "end_to_end/test_adapters.py": "log.checkpoint_model",
     "data/test_presets.py": "data.columns.question data.columns.answer data.columns.images data.columns.choices"
     " data.columns.kind data.columns.id data.columns.task data.preset",
+    "data/test_curriculum.py": "data.curriculum.easy_threshold data.curriculum.hard_threshold data.curriculum.visits"
+    " data.curriculum.skip_epochs",
     "vlm/test_processing.py": "data.chat_template_kwargs",
     "data/test_columns.py": "data.columns.unused data.columns.facts",
     "data/test_golds.py": "data.choice_answer",

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmhicra.config import RunConfig
 from mmhicra.core.run_folder import RunFolder
+from mmhicra.data.curriculum import LeftOut
 from mmhicra.hicra.own_method import MethodError
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.distributed.sharding import gathered
@@ -58,6 +59,8 @@ class Run:
     """The last step that is in `metrics.jsonl`."""
     snapshot: tuple[Progress, dict[str, Any]] | None = None
     """Where trainer and run were before the step under way, while its optimizer has not stepped yet."""
+    listed: list[LeftOut] | None = None
+    """What `filtered.jsonl` says, None before it is written."""
     failed_groups: int = 0
     """Since this start: dropped because a custom reward failed."""
 
@@ -137,6 +140,7 @@ class Run:
         if self.due(self.config.log.rollouts_every):
             records = trainer.ranks.gather(list(rollout_records(taken, trainer.credit_assigner.tokenizer)))
             self.on_main(lambda: self.folder.write_rollouts(step, records))
+        self.list_filtered(record)
         improved, evaluated = False, {}
         if (last or self.due(self.config.eval.every)) and self.evaluates:
             self.state["latest"] = self.evaluate("after training" if last else f"after step {step}")
@@ -157,6 +161,26 @@ class Run:
             if trainer.updates.exhausted:
                 raise trainer.updates.refusal()
             self.mind_rewards(record, taken.reward_failures)
+
+    def list_filtered(self, record: dict[str, Any]) -> None:
+        """Count, list and tell what the curriculum leaves out of this epoch; nothing without one."""
+        stream = self.parts.trainer.collector.stream
+        left_out = stream.left_out
+        if left_out is None:
+            return
+        record["data/filtered"] = float(len(left_out))
+        if stream.lifted and self.listed:
+            left = "data.curriculum would leave fewer problems than a step takes"
+            self.terminal.say(f"warning: {left}: all are drawn again")
+        if left_out == self.listed:
+            return
+        self.listed = left_out
+        self.on_main(lambda: self.folder.write_filtered([asdict(each) for each in left_out]))
+        easy = sum(each.why == "easy" for each in left_out)
+        self.terminal.say(
+            f"curriculum: {len(left_out)} of {len(stream.problems)} problems are left out from here on, {easy} as too "
+            f"easy and {len(left_out) - easy} as too hard: {self.folder.filtered}"
+        )
 
     def mind_rewards(self, record: dict[str, Any], failures: Sequence[CustomFailure]) -> None:
         """Say what went wrong while this step was scored; `failures` are those of a custom reward.

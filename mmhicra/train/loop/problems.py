@@ -9,6 +9,7 @@ from pathlib import Path
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import DataError
 from mmhicra.core.records import Problem
+from mmhicra.data.curriculum import Curriculum
 from mmhicra.data.dataset import Loaded, load_problems, refuse_without_images
 from mmhicra.data.mixture import Mixture
 from mmhicra.data.refused import summarise_refused
@@ -76,6 +77,14 @@ def refuse_too_few(config: RunConfig, problems: list[Problem]) -> None:
 
 def make_stream(config: RunConfig, problems: list[Problem]) -> ProblemStream | Mixture:
     """The order of the problems; of several sources, each by its share."""
-    if config.data.sources:
-        return Mixture(problems, config.data.shares(), config.seed, config.data.shuffle)
-    return ProblemStream(problems, config.seed, config.data.shuffle)
+    options, shares = config.data.curriculum, config.data.shares()
+    if not shares:
+        ids = [problem.id for problem in problems]
+        curriculum = Curriculum(options, ids, config.train.prompts_per_step) if options else None
+        return ProblemStream(problems, config.seed, config.data.shuffle, curriculum)
+    curricula: dict[str, Curriculum] = {}
+    for name, weight in shares.items() if options else ():
+        ids = [problem.id for problem in problems if problem.dataset == name]
+        gives = math.ceil(config.train.prompts_per_step * weight / sum(shares.values()))
+        curricula[name] = Curriculum(options, ids, gives)
+    return Mixture(problems, shares, config.seed, config.data.shuffle, curricula)
