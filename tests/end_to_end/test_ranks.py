@@ -29,7 +29,7 @@ OPTIONS = (
 
 REFILLED = (
     *("train.dynamic_sampling.max_rounds=6", "train.minibatches=2", "train.prompts_per_step=6"),
-    *("data.count=30", "data.curriculum={visits: 1}"),  # step 2 runs over into the second epoch
+    *("data.count=20", "data.curriculum={visits: 1}"),  # step 2 runs over into the second epoch
     "train.loss={siren: {coefficient: 1.0}, aggregation: sequence_mean}",
     *(
         "hicra.adaptive={signal: mass, target: 0.5, rate: 0.1}",

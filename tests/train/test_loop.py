@@ -44,7 +44,8 @@ class PlannedTrainer:
         self.time, self.memory = Timers(Gauge()), Gauge()
         self.optimizer = SimpleNamespace(register_step_pre_hook=lambda hook: None)
         self.ranks = SimpleNamespace(count=2, is_main=True, max=float, gather=list, refusing_together=nullcontext)
-        self.collector, self.credit_assigner = SimpleNamespace(), SimpleNamespace(tokenizer=None)
+        self.collector = SimpleNamespace(stream=SimpleNamespace(left_out=None))
+        self.credit_assigner = SimpleNamespace(tokenizer=None)
 
     def step(self):
         self.step_number += 1
