@@ -12,6 +12,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Problem
 from mmhicra.data.curriculum import Curriculum
 from mmhicra.data.stream import ProblemStream
+from mmhicra.train.loop.problems import make_stream
 
 PROBLEMS = [Problem(f"p{n}", f"{n}?", (), str(n)) for n in range(7)]
 IDS = [problem.id for problem in PROBLEMS]
@@ -96,6 +97,33 @@ def test_a_set_that_would_be_too_small_is_drawn_whole_again():
     stream.observe({"p4": 0.0})
     assert set(ids(stream.take(7))) == set(IDS)
     assert (stream.left_out, stream.lifted, stream.epoch) == ([], True, 2)
+
+
+def test_every_source_has_a_curriculum_of_its_own():
+    """Two of source `a` to one of `b`; of each the problems 0 and 1 are always solved, and rest every other epoch."""
+    config = build_config(
+        {
+            "data": {
+                "sources": [{"source": "a.jsonl", "weight": 2}, {"source": "b.jsonl"}],
+                "curriculum": {"visits": 1, "skip_epochs": 1},
+            },
+            "train": {"prompts_per_step": 3},
+        }
+    )
+    problems = [Problem(f"{name}/{n}", "?", (), "1", dataset=name) for name in "ab" for n in range(6)]
+    mixture, taken, left_out = make_stream(config, problems), [], []
+    for _ in range(12):
+        resumed = make_stream(config, problems)
+        resumed.restore(json.loads(json.dumps(mixture.state())))
+        step = ids(mixture.take(3))
+        assert step == ids(resumed.take(3))
+        assert [name[0] for name in step].count("a") == 2
+        left_out.append(sorted(each.id for each in mixture.left_out))
+        mixture.observe({name: 1.0 if name[-1] in "01" else 0.5 for name in step})
+        taken += step
+    drawn = [name for name in taken if name[0] == "a"][:20]
+    assert [drawn.count(f"a/{n}") for n in range(6)] == [2, 2, 4, 4, 4, 4], "epochs of 6, 4, 6 and 4"
+    assert (left_out[0], left_out[3], left_out[6]) == ([], ["a/0", "a/1"], ["b/0", "b/1"])
 
 
 def test_a_curriculum_that_cannot_work_is_refused():
