@@ -25,13 +25,14 @@ from mmhicra.commands import (
     merge,
     mine,
     report,
+    reward,
     train,
 )
 from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.core.extras import extra_of, missing_line
 from mmhicra.train.loop.stopping import INTERRUPTED
 
-COMMANDS = (train, config, configs, data, doctor, eval, report, leaderboard, merge, mine, errors, lab, bench)
+COMMANDS = (train, config, configs, data, doctor, reward, eval, report, leaderboard, merge, mine, errors, lab, bench)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 _DOTTED = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)(=.*)?", re.DOTALL)

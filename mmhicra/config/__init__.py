@@ -10,6 +10,7 @@ from mmhicra.config.method import (
     HicraConfig,
     JudgeConfig,
     RewardConfig,
+    TermConfig,
 )
 from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.config.rollout import GuardConfig, RolloutConfig, VLLMConfig
@@ -49,6 +50,7 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "SirenConfig",
+    "TermConfig",
     "TrainConfig",
     "VLLMConfig",
 ]

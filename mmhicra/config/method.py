@@ -17,7 +17,15 @@ from mmhicra.config.base import (
     Tokens,
     Weight,
 )
-from mmhicra.core.names import AdvantageScale, AlphaSignal, CreditMethod, FormatStyle, PlanningParts
+from mmhicra.core.names import (
+    AdvantageScale,
+    AlphaSignal,
+    CoordinateFrame,
+    CreditMethod,
+    FormatStyle,
+    PlanningParts,
+    TermName,
+)
 
 TERM_NAME = "^[a-z][a-z0-9_]{0,39}$"
 """How a term of the reward may be named: as part of the name of a metric."""
@@ -33,6 +41,20 @@ class CustomRewardConfig(Section):
     """What the term is called in metrics and rollout files; null takes the path."""
     weight: Annotated[float, Field(ge=-1e4, le=1e4)] = 1.0
     """What its value is multiplied with before it is added to the reward."""
+
+
+class TermConfig(Section):
+    """A built-in term for boxes and points, from 0 to 1: see docs/guides/grounding.md."""
+
+    name: TermName
+    """`iou`: of the response's boxes with the gold's. `hit`: 1 if the response's point lies in a box of the gold."""
+    weight: Weight = 1.0
+    """What its value is multiplied with before it is added to the reward."""
+    coordinates: CoordinateFrame = "pixels"
+    """What the model writes: pixels of the image as it is stored, as it is resized for the model (Qwen2.5-VL), or
+    thousandths of width and height (Qwen2-VL, Qwen3-VL)."""
+    gold_coordinates: CoordinateFrame = "pixels"
+    """What the golds are in, likewise."""
 
 
 class JudgeConfig(Section):
@@ -103,6 +125,8 @@ class RewardConfig(Section):
     """Seconds one verification may take before its worker is killed."""
     custom: list[CustomRewardConfig] = Field(default=[])
     """Reward functions of your own, each with its weight."""
+    terms: list[TermConfig] = Field(default=[])
+    """Built-in terms for boxes and points, each with its weight."""
     judges: list[JudgeConfig] = Field(default=[])
     """Language models that score responses, each with its weight."""
     custom_threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -125,6 +149,12 @@ class RewardConfig(Section):
     def asks(self) -> bool:
         """Whether a term is somebody else's, which may fail."""
         return bool(self.custom or self.judges)
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether any term has a weight."""
+        ours = self.accuracy_weight or self.format_weight or self.length_weight or self.terms
+        return bool(ours) or self.asks
 
     @property
     def reads_gold(self) -> bool:

@@ -184,7 +184,7 @@ class RunConfig(Section):
             first = error.errors(include_url=False)[0]
             return f"data.sources: reward.{'.'.join(map(str, first['loc']))}: {first['msg']} ({first['input']!r:.60})"
         for name, reward in rewards.items():
-            if not (reward.accuracy_weight or reward.format_weight or reward.length_weight or reward.asks):
+            if not reward.has_terms:
                 what = f"the reward of data.sources {name}" if name else "reward"
                 return f"{what} has no term with a weight above 0: set reward.accuracy_weight"
             if reward.length_weight > 0 and reward.length_buffer > self.rollout.max_new_tokens:

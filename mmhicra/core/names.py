@@ -17,6 +17,10 @@ PlanningParts = Literal["all", "thinking", "answer"]
 """The part of a response that is searched for planning tokens: see `hicra.planning`."""
 FormatStyle = Literal["boxed", "think_boxed", "think_answer"]
 """The form that `reward.format_weight` rewards: `rewards.reward.follows`."""
+TermName = Literal["iou", "hit"]
+"""Terms of the reward for boxes and points: `rewards.grounding`."""
+CoordinateFrame = Literal["pixels", "resized", "thousandths"]
+"""What a box is measured in: the image as it is stored, as the model sees it, or thousandths of either side."""
 EngineName = Literal["hf", "vllm"]
 """Engines that generate: `rollout.engines.ENGINES`."""
 FamilyName = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mimo_vl"]

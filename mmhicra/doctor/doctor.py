@@ -253,6 +253,8 @@ class Doctor:
             check = CheckResult("golds", "Reward on the gold answers")
             check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the path, or leave it out"))
             return check
+        if (builder := self.builder) is not None:
+            self.rewarder.measure_by(lambda problem: builder.measure(problem).images)
         return check_golds(self.reader, self.rewarder, lambda done, total: self.progress("Gold answers", done, total))
 
     def check_images(self) -> CheckResult:

@@ -29,10 +29,10 @@ def check_golds(reader: Reader, rewarder: Rewarder, progress: Progress | None = 
             rewarder.try_custom(problems[0])  # one that fails on all would be tried again and again on each
         for start in range(0, len(problems), BATCH):
             some = problems[start : start + BATCH]
-            records += rewarder.records([(p, _response(p.answer, style)) for p in some])
+            records += rewarder.records([(p, response_with(p.answer, style)) for p in some])
             if progress:
                 progress(start + len(some), len(problems))
-        nonsense = rewarder.records([(p, _response(NONSENSE, style)) for p in problems[:NONSENSE_CHECKED]])
+        nonsense = rewarder.records([(p, response_with(NONSENSE, style)) for p in problems[:NONSENSE_CHECKED]])
     except UserError as refusal:
         check.blame("custom reward", str(refusal), Remedy("reward.custom", words="mend the function, or leave it out"))
         return check
@@ -117,7 +117,7 @@ def _judge_nonsense(check: CheckResult, checked: bool, totals: list[float], nons
         )
 
 
-def _response(answer: str, style: FormatStyle) -> Completion:
+def response_with(answer: str, style: FormatStyle) -> Completion:
     r"""The shortest response with this answer that keeps to the format."""
     box, thought = rf"\boxed{{{answer}}}", "<think>\nI see it.\n</think>\n"
     texts = {"boxed": box, "think_boxed": thought + box, "think_answer": f"{thought}<answer>{answer}</answer>"}

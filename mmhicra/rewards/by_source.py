@@ -8,6 +8,7 @@ from pathlib import Path
 from mmhicra.config.method import RewardConfig
 from mmhicra.core.records import Completion, Group, Problem, RewardRecord
 from mmhicra.rewards.custom import CustomFailure
+from mmhicra.rewards.grounding import Measure
 from mmhicra.rewards.reward import Rewarder
 
 
@@ -33,7 +34,7 @@ class SourceRewarder(Rewarder):
         replies: Path | None = None,
         rank: int = 0,
     ) -> None:
-        super().__init__(settings.model_copy(update={"custom": [], "judges": []}), max_tokens)
+        super().__init__(settings.model_copy(update={"custom": [], "judges": [], "terms": []}), max_tokens)
         self.rewarders = {
             name: Rewarder(own, max_tokens, replies and replies / name, rank) for name, own in by_source.items()
         }
@@ -48,6 +49,16 @@ class SourceRewarder(Rewarder):
         """Call every custom function of the problem's source once; see `Rewarder.try_custom`."""
         own = self.rewarders.get(problem.dataset)
         return own.try_custom(problem) if own else super().try_custom(problem)
+
+    def measure_by(self, measure: Measure) -> None:
+        """Let the terms for boxes of every source know image sizes."""
+        for rewarder in self.rewarders.values():
+            rewarder.measure_by(measure)
+
+    def gold_fault(self, problem: Problem) -> str | None:
+        """Why a term for boxes of the problem's source can read nothing in its gold; None if all can."""
+        own = self.rewarders.get(problem.dataset)
+        return own.gold_fault(problem) if own else super().gold_fault(problem)
 
     @property
     def waits_for_all(self) -> bool:

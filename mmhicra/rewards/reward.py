@@ -15,6 +15,7 @@ from mmhicra.core.records import Completion, FinishReason, Group, Problem, Rewar
 from mmhicra.rewards.answers import Extraction, extract, final_text, last_box
 from mmhicra.rewards.calls import Calls, is_async
 from mmhicra.rewards.custom import BatchTerm, CallSettings, CustomFailure, CustomTerm, load_terms
+from mmhicra.rewards.grounding import Measure, TermSettings, load_grounding
 from mmhicra.rewards.judge import load_judges
 from mmhicra.rewards.terms import OwnTerms
 from mmhicra.rewards.verify import Outcome, Query
@@ -60,6 +61,11 @@ class RewardSettings(CallSettings, Protocol):
         ...
 
     @property
+    def terms(self) -> Sequence[TermSettings]:
+        """Built-in terms for boxes and points."""
+        ...
+
+    @property
     def judges(self) -> Sequence[JudgeConfig]:
         """Language models that score responses."""
         ...
@@ -98,10 +104,11 @@ class Rewarder:
         self.max_tokens = max_tokens
         self.verifier = Verifier(settings.workers, settings.time_limit)
         self._calls = Calls()
+        self.grounding = load_grounding(settings.terms)
         self._custom = load_terms(settings, self._calls)
         self._judges = load_judges(settings.judges, self._calls, replies, rank)
         self._called: list[CustomTerm] = [*self._custom, *self._judges]
-        _refuse_equal_names([term.name for term in self._called])
+        _refuse_equal_names([term.name for term in (*self.grounding, *self._called)])
         self._own = OwnTerms(self._called, settings.custom_failures)
         self._told = (0, 0)
 
@@ -138,6 +145,15 @@ class Rewarder:
         return bool(self._judges) or any(
             isinstance(term, BatchTerm) or is_async(term.function) for term in self._custom
         )
+
+    def measure_by(self, measure: Measure) -> None:
+        """Let the terms for boxes know image sizes, which they need where coordinates differ from the gold's."""
+        for term in self.grounding:
+            term.measure = measure
+
+    def gold_fault(self, problem: Problem) -> str | None:
+        """Why a term for boxes can read nothing in a problem's gold; None if all can."""
+        return next((fault for term in self.grounding if (fault := term.fault(problem))), None)
 
     def begin_step(self, step: int) -> None:
         """What is scored from now on is of `step`; every rank has finished the one before.
@@ -230,6 +246,9 @@ class Rewarder:
             "format": float(follows(completion.text, settings.format_style)),
         }
         total = settings.accuracy_weight * parts["accuracy"] + settings.format_weight * parts["format"]
+        for term in self.grounding:
+            parts[term.name] = term.value(problem, completion)
+            total += term.weight * parts[term.name]
         if settings.length_weight:
             parts["length"] = overlong(len(completion), self.max_tokens, settings.length_buffer)
             total += settings.length_weight * parts["length"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from mmhicra.config import JudgeConfig
+from mmhicra.config import JudgeConfig, TermConfig
 from mmhicra.core.names import FormatStyle
 from mmhicra.rewards.workers import Verifier
 
@@ -27,6 +27,7 @@ class Settings:
     workers: int = 0
     time_limit: float = 5.0
     custom: tuple[Custom, ...] = ()
+    terms: tuple[TermConfig, ...] = ()
     judges: tuple[JudgeConfig, ...] = ()
     custom_attempts: int = 1
     custom_wait: float = 0.0

@@ -177,6 +177,8 @@ ELSEWHERE = {
     " rollout.prefetch",
     "end_to_end/test_options.py": "train.rows",
     "rewards/test_called_at_once.py": "reward.custom_concurrency reward.custom_batch",
+    "rewards/test_grounding.py": "reward.terms.name reward.terms.weight reward.terms.coordinates"
+    " reward.terms.gold_coordinates",
     "rewards/test_judge.py": "reward.judges.name reward.judges.weight reward.judges.url reward.judges.model"
     " reward.judges.prompt reward.judges.scale reward.judges.api_key_env reward.judges.temperature"
     " reward.judges.timeout reward.judges.retries reward.judges.concurrency reward.judges.requests_per_minute"

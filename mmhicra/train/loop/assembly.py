@@ -135,6 +135,7 @@ def check_inputs(
     processor = load_processor(config.model)
     refuse_unfit_rows(config, processor)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
+    rewarder.measure_by(lambda problem: prompts.measure(problem).images)
     refused_path = folder.refused if accelerator.is_main_process else None
     problems = load_checked_problems(config, prompts, rewarder, terminal, refused_path)
     for first in {problem.dataset: problem for problem in reversed(problems.train)}.values():

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from mmhicra.core.intervals import ConfidenceInterval, accuracy_interval
+from mmhicra.core.names import TermName
 from mmhicra.core.records import Group, Problem, Prompt
 from mmhicra.evaluate.runner import EVALUATION_STEP
 from mmhicra.rewards.reward import Rewarder
@@ -27,6 +28,7 @@ class Evaluation:
     truncated: float
     length: float
     by_source: dict[str, ConfidenceInterval] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The fields of a `metrics.jsonl` line."""
@@ -45,6 +47,7 @@ class Evaluation:
             "eval/length": self.length,
             **tasks,
             **sources,
+            **{f"eval/part_{name}": mean for name, mean in self.parts.items()},
         }
 
 
@@ -58,12 +61,14 @@ class Outcome:
     truncated: float
     length: float
     source: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 def outcome_of(group: Group) -> Outcome:
     """Summarise a scored group."""
     completions = group.completions
     verdicts = [completion.reward.verdict for completion in completions if completion.reward]
+    names = [name for c in completions[:1] if c.reward for name in c.reward.parts if name in get_args(TermName)]
     return Outcome(
         task=group.prompt.problem.task,
         source=group.prompt.problem.dataset,
@@ -71,6 +76,7 @@ def outcome_of(group: Group) -> Outcome:
         no_answer=fmean(float(verdict == "no-answer") for verdict in verdicts),
         truncated=fmean(float(c.finish_reason == "length") for c in completions),
         length=fmean(float(len(c)) for c in completions),
+        parts={name: fmean(c.reward.parts[name] for c in completions if c.reward) for name in names},
     )
 
 
@@ -128,4 +134,5 @@ def summarise(outcomes: Sequence[Outcome]) -> Evaluation:
         no_answer=fmean(outcome.no_answer for outcome in outcomes),
         truncated=fmean(outcome.truncated for outcome in outcomes),
         length=fmean(outcome.length for outcome in outcomes),
+        parts={name: fmean(outcome.parts[name] for outcome in outcomes) for name in outcomes[0].parts},
     )

@@ -37,6 +37,7 @@ def load_checked_problems(
             config.seed,
             [
                 lambda problem: None if problem.dataset in raw else gold_problem(problem, rewarder.verifier),
+                rewarder.gold_fault,
                 partial(prompts.check, sizes=sizes),
             ],
             held_out=config.eval.problems,
