@@ -72,7 +72,8 @@ def test_the_page_on_captions_trains_with_a_judge_and_shows_its_cost(tmp_path, m
         )
         assert [status for _, status in statuses] == [0, 0]
         texts = [request["messages"][0]["content"] for request in server.requests]
-    assert "on the picture: A plain red square without any other object.\nThe caption has to name: red" in texts[0]
+    filled = "on the picture: A plain red square without any other object.\nThe caption has to name: red\n"
+    assert any(filled in text for text in texts)
     records, summary = metrics("runs/captions"), json.loads(Path("runs/captions/summary.json").read_text())
     for record in records:
         assert record["reward/faithful/calls"] == 16
