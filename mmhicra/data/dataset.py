@@ -147,14 +147,16 @@ def _pools(data: DataConfig, name: str, seed: int, held_out: int, raw: bool) -> 
     testing = _held_out_pool(data, seed, held_out, training, raw)
     if testing is None:
         training, testing = split_off(training, data.held_out_share)
-    return (_named(training, name), _named(testing, name)) if name else (training, testing)
+    return name_problems(training, name), name_problems(testing, name)
 
 
-def _named(pool: Pool, name: str) -> Pool:
+def name_problems(pool: Pool, name: str) -> Pool:
     """The pool of one of several sources: its problems know it, and no id of another source is like theirs.
 
-    Those of generated problems stay: by them a problem can be drawn again.
+    Ids of generated problems stay, because by them a problem can be drawn again. The one source of a run has no name.
     """
+    if not name:
+        return pool
     before = f"{name}/" if pool.table else ""
     problems = [replace(problem, id=f"{before}{problem.id}", dataset=name) for problem in pool.problems]
     refused = [replace(row, id=f"{name}/{row.id}") for row in pool.refused]

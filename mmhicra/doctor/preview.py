@@ -9,7 +9,7 @@ from statistics import median
 from mmhicra.config import GENERATED_SOURCES, DataConfig, RunConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem
-from mmhicra.data.dataset import check_problems, training_pool
+from mmhicra.data.dataset import check_problems, name_problems, training_pool
 from mmhicra.data.layouts import ANY_LAYOUT
 from mmhicra.data.presets import choose_reader
 from mmhicra.data.refused import RefusedRow
@@ -124,7 +124,7 @@ def _preview(
 ) -> Preview:
     rows = min(filter(None, (limit, data.limit)), default=None)
     data = data.model_copy(update={"limit": rows})
-    pool = training_pool(data, seed, not reads_gold)
+    pool = name_problems(training_pool(data, seed, not reads_gold), name)
     sizes: dict[str, int] = {}
 
     def measure(problem: Problem) -> None:
