@@ -1,4 +1,4 @@
-"""`mmhicra doctor`: check a configuration before it is trained with."""
+"""`mmhicra doctor`: check a configuration, or a model alone, before it is trained with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmhicra.commands.options import add_config
 from mmhicra.core.errors import UserError
+
+if TYPE_CHECKING:
+    from mmhicra.doctor.findings import Report
+    from mmhicra.doctor.lines import ConfigLines
 
 FAULTY = 1
 """Exit status when the verdict is not clean."""
@@ -18,7 +22,8 @@ FAULTY = 1
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("doctor", help="check a configuration, its data, model and memory before training")
-    add_config(parser, required=True)
+    add_config(parser)
+    parser.add_argument("--model", metavar="MODEL", help="check this model folder or hub id alone; takes no --config")
     parser.add_argument(
         "--processes",
         type=int,
@@ -33,11 +38,14 @@ def run(options: argparse.Namespace) -> int:
     """Examine, and print the report."""
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes is {options.processes}: training takes at least one")
+    if (options.model is None) == (options.config is None):
+        raise UserError("doctor checks a configuration (--config FILE) or a model (--model MODEL): name one of them")
+    if options.model is not None:
+        return run_on_model(options)
     from rich.console import Console
 
     from mmhicra.doctor.doctor import Doctor
     from mmhicra.doctor.lines import ConfigLines
-    from mmhicra.doctor.terminal import as_dict, show_report
 
     sys.path.append(os.getcwd())  # custom rewards lie where the user stands, as in `mmhicra train`
     with Console(stderr=True).status("checking") as status:
@@ -47,8 +55,31 @@ def run(options: argparse.Namespace) -> int:
 
         doctor = Doctor(options.config, options.overrides, options.processes, progress)
         report = doctor.run()
-    lines = ConfigLines(options.config, options.overrides, getattr(doctor, "config", None))
-    if options.json:
+    return tell(report, ConfigLines(options.config, options.overrides, getattr(doctor, "config", None)), options.json)
+
+
+def run_on_model(options: argparse.Namespace) -> int:
+    """Examine a model alone, and print the report."""
+    if options.overrides or options.processes is not None:
+        raise UserError("doctor --model looks at the model alone: --set and --processes go with --config")
+    from rich.console import Console
+
+    from mmhicra.config import ModelConfig
+    from mmhicra.doctor.lines import ConfigLines
+    from mmhicra.doctor.model_doctor import ModelDoctor
+
+    with Console(stderr=True).status("checking") as status:
+        report = ModelDoctor(ModelConfig(path=options.model), lambda title, done, total: status.update(title)).run()
+    return tell(report, ConfigLines("your configuration", ()), options.json)
+
+
+def tell(report: Report, lines: ConfigLines, as_json: bool) -> int:
+    """Print the report; returns the exit status."""
+    from rich.console import Console
+
+    from mmhicra.doctor.terminal import as_dict, show_report
+
+    if as_json:
         print(json.dumps(as_dict(report, lines), indent=1))
     else:
         show_report(report, lines, Console())

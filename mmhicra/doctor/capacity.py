@@ -31,6 +31,7 @@ def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device
         checkpointing=config.model.gradient_checkpointing,
         dense=config.model.attention == "dense",
         adapters=config.model.has_adapters,
+        quantized=config.model.quantize is not None,
         vision_frozen=config.model.vision_frozen,
         reference=train.loss.kl_coefficient > 0,
         processes=processes,

@@ -95,11 +95,19 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one configuration, and the verdict over them."""
+    """All checks of one configuration or model, and the verdict over them.
+
+    Attributes:
+        config: the configuration file, or the model.
+        version: of mmhicra.
+        checks: in their order.
+        start: the command to go on with, if it is not to train with `config`.
+    """
 
     config: str
     version: str
     checks: Sequence[CheckResult]
+    start: str = ""
 
     @property
     def faults(self) -> list[Fault]:

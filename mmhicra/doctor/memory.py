@@ -20,6 +20,8 @@ ACTIVATION_FACTOR = 1.25
 
 FLOAT, HALF, DOUBLE = 4, 2, 8
 """Bytes of one value in float32, bfloat16 and float64."""
+QUANTIZED = 0.516
+"""Bytes of one in nf4 with doubly quantised scales: 4.127 bits (arXiv 2305.14314, section 3)."""
 
 Phase = Literal["update", "optimizer step", "rollout", "evaluation"]
 
@@ -33,6 +35,7 @@ class Load:
         checkpointing: gradient checkpointing.
         dense: the attention that holds an (L, L) mask.
         adapters: LoRA: the weights under the adapters are frozen.
+        quantized: the decoder's linear layers are kept in 4 bits.
         vision_frozen: the vision side is frozen.
         reference: a frozen copy is kept for the KL term.
         processes: that train together.
@@ -79,6 +82,7 @@ class Load:
     step_prompts: int
     evaluation_group: int
     evaluation_sequences: int
+    quantized: bool = False
 
     @property
     def evaluating(self) -> Load:
@@ -147,7 +151,7 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
     ranks = load.processes if load.shard else 1
     copied = load.processes > 1 and not load.shard
     held = {
-        "weights": FLOAT * shape.parameters // ranks,
+        "weights": (FLOAT * shape.parameters - saved_by_quantizing(shape, load)) // ranks,
         # AdamW: two moments of every trained value, and a step counter for every tensor.
         "optimizer": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
         "reference": 0 if not load.reference or load.adapters else FLOAT * shape.parameters // ranks,
@@ -168,6 +172,21 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
     return Plan(_above_zero(held), {phase: _above_zero(parts) for phase, parts in phases.items()})
 
 
+def saved_by_quantizing(shape: ModelShape, load: Load) -> int:
+    """Bytes that float32 weights of the decoder's linear layers would take more than 4-bit ones with their scales."""
+    return int((FLOAT - QUANTIZED) * decoder_linear(shape)) if load.quantized else 0
+
+
+def decoder_linear(shape: ModelShape) -> int:
+    """Weights of the decoder's linear layers, the head not counted."""
+    return shape.linear - shape.vocabulary * shape.hidden
+
+
+def cast_linear(shape: ModelShape, load: Load) -> int:
+    """Weights that autocast copies to bfloat16; of 4-bit layers one at a time is dequantised."""
+    return shape.linear - decoder_linear(shape) + shape.block if load.quantized else shape.linear
+
+
 def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
     """Parts of one batch of rollouts; an engine of its own has its memory already."""
     # On the CPU the pixels of all prompts share the memory; before a GPU they wait outside.
@@ -176,7 +195,7 @@ def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
         return {"images": pixels, "engine": load.engine if load.engine_rests else 0}
     gathered = load.shard and load.processes > 1
     width = HALF if load.half else FLOAT
-    cast = HALF * shape.linear if load.half and not gathered else 0
+    cast = HALF * cast_linear(shape, load) if load.half and not gathered else 0
     packed = 0 if load.half or load.cuda else FLOAT * shape.linear  # see `rollout.packed`
     return {
         "images": pixels,
@@ -270,7 +289,7 @@ def copies(shape: ModelShape, load: Load, *, back: bool) -> int:
         return 2 * width * max(shape.block, shape.vocabulary * shape.hidden)
     if not load.half:
         return 0
-    return HALF * (shape.block if back and load.checkpointing else shape.linear)
+    return HALF * (shape.block if back and load.checkpointing else cast_linear(shape, load))
 
 
 def kv_cache(shape: ModelShape, load: Load) -> int:

@@ -53,7 +53,7 @@ def verdict(report: Report, lines: ConfigLines) -> Panel:
         doubts = f"none has a fault, {count} {'doubt' if count == 1 else 'doubts'} above"
         well = doubts if count else f"all {len(report.checks)} checks are well"
         text = Text(f"Healthy: {well}. Start with: ")
-        text.append(f"mmhicra train --config {report.config}{lines.flags}", style="bold")
+        text.append(report.start or f"mmhicra train --config {report.config}{lines.flags}", style="bold")
         return Panel(text, title="verdict", border_style="green", title_align="left")
     parts: list[Any] = []
     for number, fault in enumerate(report.faults, start=1):

@@ -112,10 +112,10 @@ def read_adapter(path: str, policy: nn.Module) -> AdapterFolder:
     for key, tensor in sorted(weights.items()):
         match = _KEY.fullmatch(key)
         stem = _TOOLS.sub("", match["layer"] if match else key)
-        if match and isinstance(modules.get(name := _fitted(stem, modules)), nn.Linear):
+        if match and isinstance(modules.get(name := fitted_name(stem, modules)), nn.Linear):
             layers.setdefault(name, {})[match["kind"]] = tensor.float()
             alphas[name] = rank_of(stem, described.get("lora_alpha", 8), described.get("alpha_pattern") or {})
-        elif not match and (name := _fitted(stem, parameters)) in parameters:
+        elif not match and (name := fitted_name(stem, parameters)) in parameters:
             whole[name] = tensor.float()
         else:
             unused.append(key)
@@ -247,7 +247,7 @@ def _check_described(where: str, described: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: {name} in {CONFIG} is {brief(described[name])}, not a number: fetch it again")
 
 
-def _fitted(name: str, known: Mapping[str, object]) -> str:
+def fitted_name(name: str, known: Mapping[str, object]) -> str:
     """The name in `known` that an earlier transformers called `name`; `name` itself if there is none."""
     if name in known:
         return name

@@ -84,8 +84,7 @@ def check_weights(path: str, folder: Path, described: Mapping[str, Any]) -> None
         UserError: names the file and says how to go on.
     """
     where = f"model.path {path}"
-    index = _read_object(where, folder / INDEX) if (folder / INDEX).is_file() else None
-    headers = {file.name: _header(where, file) for file in _weight_files(where, folder, index)}
+    headers = {file.name: _header(where, file) for file in weight_files(folder, where)}
     _check_names(where, headers)
     _check_size(where, described, headers)
 
@@ -200,8 +199,13 @@ def _read_object(where: str, file: Path) -> dict[str, Any]:
     return tree
 
 
-def _weight_files(where: str, folder: Path, index: dict[str, Any] | None) -> list[Path]:
-    """The safetensors files that make up the model."""
+def weight_files(folder: Path, where: str = "model.path") -> list[Path]:
+    """The safetensors files that make up a model; `where` begins the message.
+
+    Raises:
+        UserError: there are none, or not all that the index names.
+    """
+    index = _read_object(where, folder / INDEX) if (folder / INDEX).is_file() else None
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if index is not None:
