@@ -34,6 +34,17 @@ TRACKED = (
 """What `relative` divides by its value at the start of training (paper section 2.2 and figure 3)."""
 
 
+SHARES = ("accuracy", "format")
+"""Terms of the reward that are 0 or 1: their mean says all."""
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """How values are distributed: standard deviation, lowest, quartiles and highest. Their order does not matter."""
+    ordered = np.sort(np.array(list(values), dtype=np.float64))
+    low, quarter, middle, three, high = np.quantile(ordered, (0.0, 0.25, 0.5, 0.75, 1.0)).tolist()
+    return {"std": float(ordered.std()), "min": low, "q25": quarter, "median": middle, "q75": three, "max": high}
+
+
 def semantic_entropy(counts: Mapping[Any, int] | Iterable[int], base: float = 2.0) -> float:
     """Shannon entropy of a frequency distribution: how diverse the strategies of a batch are (paper, 2.2.2).
 
@@ -152,6 +163,7 @@ class RolloutTelemetry:
         self._sums: dict[str, float] = defaultdict(float)
         self._weights: dict[str, float] = defaultdict(float)
         self._longest = 0
+        self._terms: dict[str, list[float]] = defaultdict(list)
 
     def observe(self, group: Group, marked: Sequence[PlanningTags], kept: bool) -> None:
         """Take in one scored group.
@@ -188,6 +200,8 @@ class RolloutTelemetry:
             for name, total in other._sums.items():
                 merged._add(name, total, other._weights[name])
             merged._longest = max(merged._longest, other._longest)
+            for name, values in other._terms.items():
+                merged._terms[name] += values
         return merged
 
     def result(self) -> dict[str, float]:
@@ -196,6 +210,8 @@ class RolloutTelemetry:
             return {}
         numbers = {name: self._sums[name] / self._weights[name] for name in self._sums}
         numbers["response/length_max"] = float(self._longest)
+        for name, values in self._terms.items():
+            numbers |= {f"reward/part_{name}_{what}": value for what, value in spread(values).items()}
         masses = [self._sums.get(f"advantage/{name}_mass", 0.0) for name in ("planning", "execution")]
         if sum(masses) > 0:
             numbers["advantage/planning_share"] = masses[0] / sum(masses)
@@ -233,6 +249,8 @@ class RolloutTelemetry:
                 self._add("response/length_not_right", length, 1)
             for name, part in record.parts.items():
                 self._add(f"reward/part_{name}", part, 1)
+                if name not in SHARES:
+                    self._terms[name].append(part)
 
     def _observe_planning(self, marked: Sequence[PlanningTags], planning: Mask) -> None:
         multiword = torch.cat([mark.multiword for mark in marked]).numpy()

@@ -78,6 +78,8 @@ def test_the_page_on_captions_trains_with_a_judge_and_shows_its_cost(tmp_path, m
     for record in records:
         assert record["reward/faithful/calls"] == 16
         assert record["reward/mean"] == pytest.approx(record["reward/part_faithful"])
+        low, middle, high = (record[f"reward/part_faithful_{what}"] for what in ("min", "median", "max"))
+        assert 0 <= low <= middle <= high <= 1
         assert record["reward/faithful/requests"] + record["reward/faithful/cached"] >= 16
         tokens = record["reward/faithful/prompt_tokens"], record["reward/faithful/completion_tokens"]
         assert tokens == (100 * record["reward/faithful/requests"], 10 * record["reward/faithful/requests"])

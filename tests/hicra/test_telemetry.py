@@ -4,7 +4,7 @@ import math
 import pickle
 from collections import Counter
 from itertools import combinations
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev, quantiles
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from mmhicra.hicra.telemetry import (
     pass_at_k,
     relative,
     semantic_entropy,
+    spread,
     support,
 )
 
@@ -340,3 +341,14 @@ def test_groups_that_cannot_be_measured_are_errors_and_count_nothing(byte_tokeni
     with pytest.raises(ValueError, match="p1: not every completion is scored"):
         telemetry.observe(group, marked, False)
     assert telemetry.result() == {}
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20), st.randoms())
+def test_the_spread_of_a_term_is_that_of_the_textbook_in_any_order(values, order):
+    shuffled = list(values)
+    order.shuffle(shuffled)
+    found = spread(values)
+    first, _, third = quantiles(values, n=4, method="inclusive")
+    wanted = {"min": min(values), "q25": first, "median": median(values), "q75": third, "max": max(values)}
+    assert found == pytest.approx(wanted | {"std": pstdev(values)}, rel=1e-9, abs=1e-6)
+    assert found == spread(shuffled)

@@ -37,6 +37,7 @@ def chromium():
 def report(tmp_path_factory):
     metrics = [
         {"step": step, "accuracy/mean": step / 9, "reward/mean": 0.0, "entropy/planning": 1 / step, "time/step": 1.0}
+        | {f"reward/part_taste{end}": step / 9 for end in ("", "_min", "_median", "_max")}
         for step in range(1, 9)
     ]
     steps = {
@@ -109,6 +110,13 @@ def test_a_chart_of_zeros_has_an_axis_of_its_own_size(page):
     assert page.evaluate(heights, "reward/mean") == [0, 1]
     low, high = page.evaluate(heights, "accuracy/mean")
     assert low <= 1 / 9 < 8 / 9 <= high < 1.2
+
+
+def test_a_term_of_ones_own_has_a_panel_with_its_distribution(page):
+    page.click("#tab-dynamics")
+    panel = page.locator(".chart", has_text="Reward term taste")
+    panel.wait_for()
+    assert "median (2 seeds) from 0.111 to 0.889" in panel.get_attribute("aria-label")
 
 
 def test_sections_are_reached_by_keyboard_and_have_names(page):

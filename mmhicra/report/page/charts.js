@@ -29,6 +29,13 @@ const PANELS = [
   ["Most memory held, GiB", [["memory/peak_gib", "so far"], ["memory/rollout_gib", "rollout"], ["memory/forward_gib", "forward"], ["memory/backward_gib", "backward"]]],
 ];
 
+/** A panel for each term of the reward whose distribution the runs tell. */
+function termPanels(runs) {
+  const names = runs.flatMap((run) => Object.keys(run.metrics)).map((name) => (name.match(/^reward\/part_(.+)_median$/) || [])[1]);
+  return [...new Set(names.filter((name) => name))].map((name) => ["Reward term " + name, [["reward/part_" + name, "mean"],
+    ...["min", "q25", "median", "q75", "max"].map((what) => ["reward/part_" + name + "_" + what, what])]]);
+}
+
 function smooth(values, weight) {
   let mean = null;
   return values.map((value) => {

@@ -97,7 +97,7 @@ function dynamics(place) {
   const draw = () => {
     for (const { chart } of drawn.splice(0)) chart.destroy();
     grid.replaceChildren();
-    for (const panel of PANELS) {
+    for (const panel of [...PANELS, ...termPanels(report.runs)]) {
       const it = drawPanel(grid, panel, report.runs, { weight: Number(smoothing.value), log: log.checked });
       if (it) drawn.push(it);
     }
