@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -36,11 +38,28 @@ class Raised(Exception):
 
 
 _Result = tuple[Any, BaseException | None]
+_SLICE = 1.0
+"""Seconds."""
 
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine: `async def`, or an object whose `__call__` is one."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _wait_for(result: SimpleQueue[_Result], limit: float) -> _Result:
+    """The result, or Empty after `limit` seconds.
+
+    It waits `_SLICE` at a time: a signal that comes between Python's last look for one and the wait itself does not
+    interrupt that wait.
+    """
+    end = time.monotonic() + limit
+    while True:
+        left = end - time.monotonic()
+        with suppress(Empty):
+            return result.get(timeout=max(0.0, min(left, _SLICE)))
+        if left <= _SLICE:
+            raise Empty
 
 
 class Calls:
@@ -70,7 +89,7 @@ class Calls:
             end = begin(result, function, arguments)
         over = False
         try:
-            value, error = result.get(timeout=limit)
+            value, error = _wait_for(result, limit)
             over = not isinstance(error, CallsClosed)
         except Empty:
             raise Overdue(f"no result within {limit:g} s") from None
