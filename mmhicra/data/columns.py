@@ -78,9 +78,13 @@ def is_empty(cell: Any, depth: int = 0) -> bool:
 
 
 def find_cell(cells: Mapping[str, Any], column: str) -> Any:
-    """The value of a column, `metadata.task` reaching into an object; None if there is none, or a NaN."""
+    """The value of a column, `metadata.task` reaching into an object, or one written as text; None if there is none.
+
+    A NaN is none, too.
+    """
     value: Any = cells
     for part in [column] if column in cells else column.split("."):
+        value = read_list(value) if isinstance(value, str) else value
         value = value.get(part) if isinstance(value, Mapping) else None
     return None if isinstance(value, float) and math.isnan(value) else value
 

@@ -15,6 +15,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")
 """At least 40 characters of base64: the smallest image files have about 30 bytes."""
 _URL_SAFE = re.compile(r"[A-Za-z0-9_-]{40,}={0,2}")
 _BYTES_LITERAL = re.compile(r"b(['\"]).*\1", re.DOTALL)
+_COMMA, _GAP = re.compile(r"""['"]\s*,"""), re.compile(r"""(['"])\s+(['"])""")
+"""Between the texts of a list, as JSON and Python write it and as numpy does: `['a' 'b']`."""
 _LONGEST_LITERAL = 100_000
 _MAGIC = (
     b"\x89PNG\r\n\x1a\n",
@@ -120,6 +122,8 @@ def read_list(text: str) -> list[Any] | dict[str, Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         if len(text) <= _LONGEST_LITERAL:
+            if not _COMMA.search(text):  # Python would glue 'a' 'b' together
+                text = _GAP.sub(r"\1, \2", text)
             try:
                 value = ast.literal_eval(text)
             except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

@@ -81,7 +81,7 @@ def read_chat(messages: Any, images: Any) -> Chat:
     return Chat(question, carried or images, reply, system)
 
 
-_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
 
 
 def _listed(turns: Mapping[str, Any]) -> Any:
@@ -95,10 +95,16 @@ def _listed(turns: Mapping[str, Any]) -> Any:
 
 def _turn(turn: Mapping[str, Any]) -> Mapping[str, Any]:
     """A turn with `role` and `content`; LLaVA and ShareGPT write `from` and `value`."""
-    if turn.get("role") is not None or turn.get("from") is None:
-        return turn
-    said = str(turn["from"])
-    return {"role": _SPEAKERS.get(said, said), "content": turn.get("value")}
+    said = turn.get("role") if turn.get("role") is not None else turn.get("from")
+    content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    return {"role": _SPEAKERS.get(str(said), str(said)), "content": content}
+
+
+def reply_in(cell: Any) -> Any:
+    """What the assistant says in a list of its one turn, as TRL keeps a completion; else the cell as it is."""
+    if isinstance(cell, list) and len(cell) == 1 and isinstance(cell[0], Mapping) and {"role", "from"} & cell[0].keys():
+        return _turn_text(_turn(cell[0]), [])
+    return cell
 
 
 def _turn_text(turn: Mapping[str, Any], images: list[Any]) -> str:

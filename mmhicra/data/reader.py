@@ -21,7 +21,7 @@ from mmhicra.data.gold import KINDS, read_answer, write_raw
 from mmhicra.data.images import read_images
 from mmhicra.data.layouts import Layout
 from mmhicra.data.marks import read_marks
-from mmhicra.data.questions import Chat, place_images, read_chat, refuse_strange_marks, without_placeholders
+from mmhicra.data.questions import Chat, place_images, read_chat, refuse_strange_marks, reply_in, without_placeholders
 from mmhicra.data.rows import Row
 from mmhicra.data.text import fault_in, printable, shorten
 
@@ -142,7 +142,7 @@ class Reader:
         """The gold and its kind; an empty text if there is none and none is needed."""
         if self.config.answer == NOT_READ:
             return "", "text"
-        gold = self._cell(row, "answer") if self.columns.get("answer") else reply
+        gold = reply_in(self._cell(row, "answer")) if self.columns.get("answer") else reply
         kind = self._kind(row)
         if self.raw and is_empty(gold):
             return "", kind or "text"

@@ -21,7 +21,7 @@ def read_table(name: str, file: Path, delimiter: str, before: int = 0) -> list[R
     Args:
         name: what messages call it.
         file: in UTF-8, quoted as spreadsheets do.
-        delimiter: between cells.
+        delimiter: between cells; a tab or a semicolon if the first line has none, but one of these.
         before: rows of the split in the files before this one.
 
     Raises:
@@ -34,6 +34,9 @@ def read_table(name: str, file: Path, delimiter: str, before: int = 0) -> list[R
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 ({error}): save it as UTF-8") from None
     csv.field_size_limit(LONGEST_CELL)
+    heading = text.split("\n", 1)[0]
+    if delimiter not in heading:  # spreadsheets of some countries write semicolons
+        delimiter = next((other for other in "\t;," if other in heading), delimiter)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [column.strip() for column in next(lines, [])]

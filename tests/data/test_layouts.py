@@ -269,6 +269,53 @@ def test_chats_in_every_form_keep_their_system_turn(turns, column, tmp_path):
     assert (problem.system, problem.question) == ("Be brief.", "x?")
 
 
+ODD_ROWS: dict[str, tuple[dict[str, Any], tuple[str, str, str, tuple[str, ...]]]] = {
+    "verl's objects as JSON text": (
+        {"prompt": json.dumps([{"role": "user", "content": "x?"}]), "reward_model": json.dumps({"ground_truth": "3"})},
+        ("x?", "3", "", ()),
+    ),
+    "a gold in a list": (
+        {"prompt": [{"role": "user", "content": "x?"}], "reward_model": {"ground_truth": ["3"]}},
+        ("x?", "3", "", ()),
+    ),
+    "TRL's completion as a turn": (
+        {"prompt": [{"role": "user", "content": "x?"}], "completion": [{"role": "assistant", "content": "$3$"}]},
+        ("x?", "3", "", ()),
+    ),
+    "a developer's turn": (
+        {"prompt": [{"role": "developer", "content": "Think."}, {"role": "user", "content": "x?"}], "solution": "3"},
+        ("x?", "3", "Think.", ()),
+    ),
+    "choices as numpy writes them": (
+        {"question": "x?", "choices": "['red' 'blue']", "answer": "B"},
+        ("x?\n(A) red (B) blue", "B", "", ("red", "blue")),
+    ),
+    "labelled choices and a labelled gold": (
+        {"question": "x?", "choices": ["A. red", "B. blue", None], "answer": "B. blue"},
+        ("x?\n(A) red (B) blue", "B", "", ("red", "blue")),
+    ),
+    "None in every column that may have it": (
+        {"problem": "x?", "solution": "3", "image": None, "images": [None], "choices": [None, None], "id": None},
+        ("x?", "3", "", ()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ROWS)
+def test_odd_rows(name, tmp_path):
+    row, expected = ODD_ROWS[name]
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (problem,) = read(tmp_path / "train.jsonl").train
+    assert (problem.question, problem.answer, problem.system, problem.choices) == expected
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", ","])
+def test_tables_named_csv_with_other_delimiters(delimiter, tmp_path):
+    lines = [delimiter.join(cells) for cells in (("problem", "answer"), ("1 + 1?", "2"))]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    assert [(p.question, p.answer) for p in read(tmp_path / "train.csv").train] == [("1 + 1?", "2")]
+
+
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [(2, "C"), (2.0, "C"), ("2", "C"), ("2.0", "C"), ("C", "C"), ("c", "C"), ("trout", "C"), (7, None), ("7", None)],
