@@ -45,7 +45,7 @@ class Mixture:
         weights: Mapping[str, float],
         seed: int,
         shuffle: bool = True,
-        curricula: Mapping[str, Curriculum] | None = None,
+        curricula: Mapping[str, Curriculum | None] | None = None,
     ) -> None:
         own = curricula or {}
         self.streams = {

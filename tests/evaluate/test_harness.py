@@ -127,6 +127,8 @@ def test_several_samples_are_scored_alike_from_the_file_of_responses(vision, tmp
         (["--data", "emma=x.jsonl"], "write it as --data mathvision=..."),
         (["--set", "data.max_prompt_tokens=20"], "exceed data.max_prompt_tokens"),
         (["--engine", "magic"], "rollout.engine is 'magic'"),
+        (["--chat-template-kwargs", '{"enable_thinking": false}'], "does not read enable_thinking: it reads none"),
+        (["--chat-template-kwargs", "{"], "--set data.chat_template_kwargs={"),
     ],
 )
 def test_mistakes_are_refused_by_name_before_anything_is_generated(vision, tmp_path, capsys, more, said):

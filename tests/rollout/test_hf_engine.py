@@ -17,6 +17,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.rollout.engine import Sampling, request_seed, sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.rollout.hf.sampling import draw, request_uniforms, sampling_logprobs
+from mmhicra.train.collector import mask_truncated
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -214,6 +215,7 @@ def test_length_ends_a_response(scene):
         groups = engine.generate(prompts, sampling, seed=0, step=0, on_finish=told.append)
     completions = [completion for group in groups for completion in group.completions]
     assert {(len(c), len(c.logprobs), c.finish_reason) for c in completions} == {(4, 4, "length")}
+    assert mask_truncated(groups) == len(completions)
     assert all(c.text == loaded.tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions)
     assert told == [12]
 

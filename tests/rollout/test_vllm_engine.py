@@ -18,6 +18,7 @@ from mmhicra.config.loading import build_config
 from mmhicra.core.errors import ConfigError
 from mmhicra.data.dataset import load_problems
 from mmhicra.rollout.engine import PromptMismatch, StaleEngine
+from mmhicra.train.collector import mask_truncated
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
@@ -194,6 +195,8 @@ def test_stop_tokens_and_length_end_a_response(scene):
     groups = scene.generate(stop_token_ids=(*scene.sampling.stop_token_ids, stop), n=16, max_new_tokens=60)
     completions = [completion for group in groups for completion in group.completions]
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+    assert mask_truncated(groups) == sum(completion.masked for completion in completions)
+    assert all(completion.masked == (completion.finish_reason == "length") for completion in completions)
     for completion in completions:
         ends = completion.finish_reason == "stop"
         assert (completion.ids[-1] in (*scene.sampling.stop_token_ids, stop)) == ends

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.core.intervals import ConfidenceInterval
 from mmhicra.core.plugins import load_object
 from mmhicra.core.run_folder import RunFolder
+from mmhicra.data.curriculum import LeftOut
 from mmhicra.rewards.custom import CustomFailure
 from mmhicra.train.loop import loop
 from mmhicra.train.loop.callbacks import CallbackError, Callbacks
@@ -240,3 +242,23 @@ def test_a_wrong_callback_is_refused_in_one_line(tmp_path, program, message):
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="is listed twice, keep one"):
         Callbacks.load(["json:dumps", "json:dumps"])
+
+
+def test_what_a_curriculum_leaves_out_is_counted_listed_and_told_when_it_changes(follow):
+    _, _, run = follow("eval.problems=0")
+    said, out = [], [LeftOut("p1", "easy", [1.0], 4), LeftOut("p2", "hard", [0.0], 4)]
+    run.terminal.say = said.append
+    told = []
+    for left_out, lifted in (([], False), (out, False), (out, False), ([], True), ([], True), ([], False)):
+        run.parts.trainer.collector.stream = SimpleNamespace(left_out=left_out, lifted=lifted, problems=["p"] * 9)
+        record = {}
+        run.list_filtered(record)
+        listed = [json.loads(line) for line in run.folder.filtered.read_text(encoding="utf-8").splitlines()]
+        assert (record["data/filtered"], listed) == (len(left_out), [asdict(each) for each in left_out])
+        told.append(len(said))
+    assert told == [0, 1, 1, 2, 2, 3]
+    assert said[0].startswith(
+        "curriculum: 2 of 9 problems are left out from here on, 1 as too easy and 1 as too hard: "
+    )
+    assert said[1].startswith("warning: data.curriculum would leave fewer problems than a step takes")
+    assert said[2].startswith("curriculum: 0 of 9 ")

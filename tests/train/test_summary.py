@@ -36,7 +36,9 @@ def run_of(tmp_path, before, after):
     state = {"before": before, "latest": after, "best": {"step": 4}, "seconds": {"rollout": 3.5}}
     folder = RunFolder(tmp_path / "run")
     folder.checkpoint(6).mkdir(parents=True)
-    return SimpleNamespace(config=config, state=state, parts=parts, folder=folder, wall_seconds=77.0, listed=["p"] * 3)
+    return SimpleNamespace(
+        config=config, state=state, parts=parts, folder=folder, wall_seconds=77.0, listed=(["p"] * 3, False)
+    )
 
 
 class Library:

@@ -59,8 +59,8 @@ class Run:
     """The last step that is in `metrics.jsonl`."""
     snapshot: tuple[Progress, dict[str, Any]] | None = None
     """Where trainer and run were before the step under way, while its optimizer has not stepped yet."""
-    listed: list[LeftOut] | None = None
-    """What `filtered.jsonl` says, None before it is written."""
+    listed: tuple[list[LeftOut], bool] | None = None
+    """What `filtered.jsonl` says, and whether it would have left too few problems; None before it is written."""
     failed_groups: int = 0
     """Since this start: dropped because a custom reward failed."""
 
@@ -169,18 +169,19 @@ class Run:
         if left_out is None:
             return
         record["data/filtered"] = float(len(left_out))
-        if stream.lifted and self.listed:
+        before, self.listed = self.listed, (left_out, stream.lifted)
+        if self.listed == before:
+            return
+        self.on_main(lambda: self.folder.write_filtered([asdict(each) for each in left_out]))
+        if stream.lifted:
             left = "data.curriculum would leave fewer problems than a step takes"
             self.terminal.say(f"warning: {left}: all are drawn again")
-        if left_out == self.listed:
-            return
-        self.listed = left_out
-        self.on_main(lambda: self.folder.write_filtered([asdict(each) for each in left_out]))
-        easy = sum(each.why == "easy" for each in left_out)
-        self.terminal.say(
-            f"curriculum: {len(left_out)} of {len(stream.problems)} problems are left out from here on, {easy} as too "
-            f"easy and {len(left_out) - easy} as too hard: {self.folder.filtered}"
-        )
+        if left_out or not (before is None or stream.lifted):
+            easy = sum(each.why == "easy" for each in left_out)
+            self.terminal.say(
+                f"curriculum: {len(left_out)} of {len(stream.problems)} problems are left out from here on, {easy} as "
+                f"too easy and {len(left_out) - easy} as too hard: {self.folder.filtered}"
+            )
 
     def mind_rewards(self, record: dict[str, Any], failures: Sequence[CustomFailure]) -> None:
         """Say what went wrong while this step was scored; `failures` are those of a custom reward.

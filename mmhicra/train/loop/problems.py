@@ -78,14 +78,20 @@ def refuse_too_few(config: RunConfig, problems: list[Problem]) -> None:
 
 def make_stream(config: RunConfig, problems: list[Problem]) -> ProblemStream | Mixture:
     """The order of the problems; of several sources, each by its share."""
-    options, shares = config.data.curriculum, config.data.shares()
+    shares = config.data.shares()
     if not shares:
-        ids = [problem.id for problem in problems]
-        curriculum = Curriculum(options, ids, config.train.prompts_per_step) if options else None
+        curriculum = make_curriculum(config, problems, share=1.0)
         return ProblemStream(problems, config.seed, config.data.shuffle, curriculum)
-    curricula: dict[str, Curriculum] = {}
-    for name, weight in shares.items() if options else ():
-        ids = [problem.id for problem in problems if problem.dataset == name]
-        gives = math.ceil(config.train.prompts_per_step * weight / sum(shares.values()))
-        curricula[name] = Curriculum(options, ids, gives)
+    curricula = {
+        name: make_curriculum(config, [one for one in problems if one.dataset == name], weight / sum(shares.values()))
+        for name, weight in shares.items()
+    }
     return Mixture(problems, shares, config.seed, config.data.shuffle, curricula)
+
+
+def make_curriculum(config: RunConfig, problems: list[Problem], share: float) -> Curriculum | None:
+    """What leaves out problems of a source that has this share of the draw; None if nothing does."""
+    if config.data.curriculum is None:
+        return None
+    least = math.ceil(config.train.prompts_per_step * share)
+    return Curriculum(config.data.curriculum, [problem.id for problem in problems], least)

@@ -45,7 +45,7 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "train": len(run.parts.trainer.collector.stream.problems),
             "held_out": len(run.parts.held_out),
             "refused": run.parts.refused,
-            **({} if run.listed is None else {"filtered": len(run.listed)}),
+            **({} if run.listed is None else {"filtered": len(run.listed[0])}),
         },
         "updates": run.parts.trainer.updates.facts(),
         "advice": advice(run.parts.trainer.updates, run.config, run.state.get("masked_truncated", 0)),
