@@ -84,10 +84,12 @@ def _judge(
             check.doubts.append(
                 f"{len(refused)} rows are left out for their gold, the first at {first.where}: {first.reason}"
             )
-    checked = not reader.raw
-    if not checked:
-        check.notes.append("reward.accuracy_weight is 0: no term of ours reads the golds, and none was refused")
-    if failed and checked:
+    if reader.raw:
+        where = f" for {', '.join(sorted(reader.raw))}" if reader.config.data.sources else ""
+        check.notes.append(f"reward.accuracy_weight is 0{where}: no term of ours reads the golds, and none was refused")
+    checked = reader.raw != set(reader.config.rewards())
+    failed = [(p, r) for p, r in failed if p.dataset not in reader.raw]
+    if failed:
         problem, record = failed[0]
         rows = [(p.source or p.id, r.why, p.answer) for p, r in failed]
         check.grids.append(Grid("golds that do not score 1", ("row", "why", "gold"), rows))

@@ -101,6 +101,22 @@ def test_a_healthy_configuration(doctor, tmp_path):
     assert facts(report, "pace")["step"] > 0
 
 
+def test_several_sources_are_examined_each_by_its_own_reward(doctor, tmp_path):
+    rows = [{"problem": "Describe.", "answer": f"A picture of {n} squares on a large white sheet."} for n in range(8)]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    captions = {
+        "source": str(tmp_path / "captions.jsonl"),
+        "columns": {"images": "none"},
+        "reward": {"accuracy_weight": 0, "format_weight": 1},
+    }
+    sources = [{"source": "visual_math", "weight": 3, "name": "charts"}, captions]
+    status, report = doctor(f"data.sources={json.dumps(sources)}")
+    assert (status, report["faults"]) == (0, [])
+    assert facts(report, "data")["preset"] == "charts: visual_math, captions: geometry3k"
+    notes = [note for check in report["checks"] for note in check["notes"]]
+    assert any(note.startswith("reward.accuracy_weight is 0 for captions: ") for note in notes)
+
+
 def test_problems_of_geometry3k(doctor, geometry3k):
     status, report = doctor(f"data.source={geometry3k}", "data.limit=60", "data.max_pixels=28224")
     assert (status, report["faults"]) == (0, [])

@@ -28,6 +28,7 @@ def test_the_page_on_two_sources(tmp_path, monkeypatch, capsys):
     assert "squares: squares: preset mmk12" in said
     assert "colours: colours/train.jsonl: preset llava" in said
     assert "How many squares are there?\n  | Answer with a number.<|im_end|>" in said
+    assert re.search(r"held-out accuracy before training: .*\n  colours: .*\n  squares: ", said)
     assert Path("two.html").read_text("utf-8").count("<img ") == 6
     before, *steps = metrics("runs/two")
     assert {"eval/squares/accuracy", "eval/colours/accuracy_low"} <= before.keys()

@@ -261,6 +261,8 @@ class Run:
         trainer.collector.engine.sleep()
         result = summarise(trainer.ranks.gather_shares(outcomes))
         self.terminal.say(f"held-out accuracy {when}: {result.accuracy}")
+        for source, accuracy in result.by_source.items():
+            self.terminal.say(f"  {source}: {accuracy}")
         return evaluation_facts(result)
 
     def spend(self, phase: str, seconds: float) -> None:
