@@ -17,6 +17,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -49,13 +50,13 @@ class SlowHandler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
-    server: SlowServer
 
     def do_POST(self) -> None:
         """Wait, then answer as an OpenAI-compatible server does."""
         self.rfile.read(int(self.headers["content-length"]))
-        failed = self.server.fails()
-        time.sleep(self.server.latency)
+        server = cast(SlowServer, self.server)
+        failed = server.fails()
+        time.sleep(server.latency)
         message = {"role": "assistant", "content": "1"}
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}

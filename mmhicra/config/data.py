@@ -14,11 +14,12 @@ GENERATED_SOURCES = ("visual_math", "visual_ledger")
 """The values of `data.source` that need no files: problems drawn by `data.visual_math` and `data.ledger`."""
 
 
+# fmt: off
 Preset = Literal[
-    "auto",
-    *("messages", "trl", "verl", "llava", "swift", "r1v", "imagefolder", "scienceqa", "mmmu"),
-    *("virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista"),
+    "auto", "messages", "trl", "verl", "llava", "swift", "r1v", "imagefolder", "scienceqa", "mmmu",
+    "virl39k", "geometry3k", "intergps", "mmk12", "mathvision", "mathvista",
 ]
+# fmt: on
 ChoiceAnswer = Literal["auto", "letter", "text", "index", "index_from_1"]
 NOT_READ = "none"
 """What a role is set to that has no column although the source may have one."""
