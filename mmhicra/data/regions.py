@@ -21,7 +21,7 @@ RegionKind = Literal["box", "boxes", "point"]
 REGIONS: tuple[RegionKind, ...] = get_args(RegionKind)
 _BOX_KEYS = ("bbox_2d", "bbox", "box_2d", "box", "bboxes", "boxes", "bounding_box")
 _POINT_KEYS = ("point_2d", "point", "points")
-_BY_LENGTH: dict[int, RegionKind] = {4: "box", 2: "point"}
+_OF_NUMBERS: dict[int, RegionKind] = {4: "box", 2: "point"}
 _DEEPEST = 4
 """Lists and objects around the numbers of a box."""
 
@@ -50,8 +50,8 @@ def region_in(cell: Any, depth: int = 0) -> RegionKind | None:
         inside = next((value[key] for key in (*_BOX_KEYS, *_POINT_KEYS) if value.get(key) is not None), None)
         return region_in(inside, depth + 1) if isinstance(inside, list | tuple) else None
     if all(map(_is_coordinate, value)):
-        return _BY_LENGTH.get(len(value))
-    kinds = {region_in(one, depth + 1) for one in value}
+        return _OF_NUMBERS.get(len(value))
+    kinds: set[RegionKind | None] = {region_in(one, depth + 1) for one in value}
     if len(value) == 1:
         return kinds.pop()
     return "boxes" if kinds <= {"box", "boxes"} else None
