@@ -75,6 +75,13 @@ def add_parts(kinds: Any) -> None:
     rewards.add_argument("--batch", type=int, default=512, metavar="N", help="answers of a batch (default 512)")
     rewards.add_argument("--hostile", type=int, default=64, metavar="N", help="hostile ones of them (default 64)")
     rewards.set_defaults(run=run_rewards)
+    qlora = kinds.add_parser(
+        "qlora", help="a 4-bit base under adapters: memory, seconds, and the merged model's logits"
+    )
+    qlora.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="3b", help="a shape (default 3b)")
+    qlora.add_argument("--tokens", type=int, default=4096, metavar="L", help="of a row (default 4096)")
+    qlora.add_argument("--pairs", type=int, default=5, metavar="N", help="updates (default 5)")
+    qlora.set_defaults(run=run_qlora)
 
 
 def _add_shape(parser: Any, model: str, pairs: int) -> None:
@@ -179,6 +186,14 @@ def run_rewards(options: argparse.Namespace) -> int:
 
     result = rewards.run_rewards(options.pairs, batch=options.batch, hostile=options.hostile)
     return _show(options, result, rewards.print_rewards)
+
+
+def run_qlora(options: argparse.Namespace) -> int:
+    """`mmhicra bench qlora`."""
+    from benchmarks import qlora
+
+    result = qlora.run_qlora(options.model, options.tokens, options.pairs)
+    return _show(options, result, qlora.print_qlora)
 
 
 def _show(options: argparse.Namespace, result: dict[str, Any], show: Any) -> int:

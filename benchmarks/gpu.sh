@@ -17,6 +17,10 @@ measure() { # NAME ARGUMENTS...: a benchmark, its JSON in the folder; one that d
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
 python3 -c "import torch, transformers; print('torch', torch.__version__, 'transformers', transformers.__version__)"
 python3 -m pytest -q -p no:cacheprovider tests/train/test_attention.py || failed=1
+if python3 -c "import bitsandbytes" 2> /dev/null; then # the extra `qlora`
+  python3 -m pytest -q -p no:cacheprovider tests/vlm/test_quantise.py || failed=1
+  timeout 240 python3 -m benchmarks qlora --json > "$out/qlora.json" 2> "$out/qlora.log" || { echo "qlora: $(tail -1 "$out/qlora.log")"; failed=1; }
+fi
 run() { python3 -m mmhicra train --config tiny --set run_folder="$out/$1" --set train.steps=6 --set eval.problems=24 \
   --set log.checkpoint_every=2 --set log.keep_checkpoints=9 "${@:2}" > "$out/$1.log" 2>&1; }
 run whole || failed=1

@@ -1,4 +1,4 @@
-"""A base model in 4 bits: what engines and checkpoints get of it. On CUDA it is trained: benchmarks/qlora.py."""
+"""A base model in 4 bits: what engines and checkpoints get of it. On a GPU: `python -m benchmarks qlora`."""
 
 import pytest
 import torch
