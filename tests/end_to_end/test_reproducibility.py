@@ -50,6 +50,8 @@ def test_alpha_above_zero_is_not_grpo(finished_run, tmp_path):
             "train.epochs=2",
             "train.optimizer.schedule=cosine",
             "train.loss.kl_coefficient=0.05",
+            *("data.count=8", "data.curriculum={visits: 1}"),  # the second epoch begins at step 3
+            *("train.mask_truncated=true", "rollout.max_new_tokens=32", 'rollout.stop_strings=["so 7"]'),
         ),
     ],
     ids=["on-policy", "several updates"],
@@ -61,6 +63,9 @@ def test_killed_and_resumed_equals_never_stopped(tmp_path, options):
     assert not (broken / "checkpoints" / "step_000003").exists()
     run(broken, *options, resume=True)
     assert_same_run(whole, broken, step=3)
+    listed = [(folder / "filtered.jsonl") for folder in (whole, broken)]
+    assert [path.exists() for path in listed] == [bool(options)] * 2
+    assert not options or listed[0].read_text() == listed[1].read_text() != ""
     assert sorted(p.name for p in (broken / "rollouts").iterdir()) == sorted(
         p.name for p in (whole / "rollouts").iterdir()
     )
