@@ -12,9 +12,15 @@ from mmhicra.train.loop.opening import refuse_other_run
 MAY_CHANGE = {
     *("run_folder", "threads", "train.steps", "train.grace_seconds", "train.rank_timeout", "eval.every"),
     *("eval.benchmarks", "eval.max_new_tokens", "eval.keep_best", "eval.best_by", "reward.workers"),
-    *("reward.time_limit", "reward.custom_threads", "reward.custom_attempts", "reward.custom_wait"),
+    *(
+        "reward.custom_concurrency",
+        "reward.time_limit",
+        "reward.custom_threads",
+        "reward.custom_attempts",
+        "reward.custom_wait",
+    ),
     *("reward.custom_time_limit", "reward.custom_failures", "log.checkpoint_every", "log.keep_checkpoints"),
-    *("log.rollouts_every", "log.trackers", "log.callbacks", "log.project"),
+    *("log.rollouts_every", "log.trackers", "log.callbacks", "log.project", "log.checkpoint_model"),
 }
 """What changes neither the weights nor what accuracies before and after training are of."""
 OPTIONAL = "model.lora={}\nhicra.schedule={end: 0.1, steps: 5}\ntrain.loss={siren: {}, correction: {}}"
@@ -50,6 +56,24 @@ def test_only_these_fields_may_change():
     for name in names - MAY_CHANGE:
         with pytest.raises(ConfigError, match=f"run with another configuration: {name} was 'another', is "):
             refuse_other_run(changed(tree, name), config, Path("run"))
+
+
+def test_a_judge_may_be_reached_in_another_way_but_not_be_another():
+    judge = {"name": "taste", "url": "http://127.0.0.1:8000/v1", "model": "m", "prompt": "judge.txt"}
+    before = load_config(None, [f"reward.judges={json.dumps([judge])}"]).model_dump()
+    ways = {
+        "url": "http://other:1/v1",
+        "timeout": 3.0,
+        "concurrency": 2,
+        "retries": 1,
+        "price_in": 1.0,
+        "price_out": 2.0,
+    }
+    refuse_other_run(before, load_config(None, [f"reward.judges={json.dumps([judge | ways])}"]), Path("run"))
+    for name, value in {"weight": 2.0, "model": "n", "prompt": "p.txt", "scale": [0, 5], "images": True}.items():
+        other = load_config(None, [f"reward.judges={json.dumps([judge | {name: value}])}"])
+        with pytest.raises(ConfigError, match="another configuration: reward.judges was"):
+            refuse_other_run(before, other, Path("run"))
 
 
 def test_every_field_that_differs_is_named():

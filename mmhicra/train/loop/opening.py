@@ -260,7 +260,9 @@ def refuse_other_run(old: dict[str, Any], config: RunConfig, path: Path) -> None
 
 def comparable(tree: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what says only how judges are reached: a server may have another port by now."""
-    judges = [{name: judge[name] for name in JUDGE if name in judge} for judge in tree["reward"]["judges"]]
+    judges = tree["reward"]["judges"]
+    if isinstance(judges, list):
+        judges = [{name: judge[name] for name in JUDGE} for judge in judges]
     return {**tree, "reward": {**tree["reward"], "judges": judges}}
 
 
