@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from mmhicra.config import GENERATED_SOURCES, DataConfig, RunConfig
+from mmhicra.config import GENERATED_SOURCES, DataConfig, RewardConfig, RunConfig
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Problem
 from mmhicra.data.dataset import check_problems, name_problems, training_pool
@@ -16,6 +16,7 @@ from mmhicra.data.refused import RefusedRow
 from mmhicra.data.sources import find_source
 from mmhicra.data.text import printable
 from mmhicra.rewards.golds import gold_problem
+from mmhicra.rewards.grounding import load_grounding
 from mmhicra.rewards.workers import Verifier
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -108,7 +109,7 @@ def preview_data(config: RunConfig, builder: PromptBuilder | None, limit: int | 
     """
     with Verifier(config.reward.workers, config.reward.time_limit) as verifier:
         return [
-            _preview(name, part, config.seed, config.rewards()[name].reads_gold, builder, verifier, limit)
+            _preview(name, part, config.seed, config.rewards()[name], builder, verifier, limit)
             for name, part in config.data.parts().items()
         ]
 
@@ -117,14 +118,14 @@ def _preview(
     name: str,
     data: DataConfig,
     seed: int,
-    reads_gold: bool,
+    reward: RewardConfig,
     builder: PromptBuilder | None,
     verifier: Verifier,
     limit: int | None,
 ) -> Preview:
     rows = min(filter(None, (limit, data.limit)), default=None)
     data = data.model_copy(update={"limit": rows})
-    pool = name_problems(training_pool(data, seed, not reads_gold), name)
+    pool = name_problems(training_pool(data, seed, not reward.reads_gold), name)
     sizes: dict[str, int] = {}
 
     def measure(problem: Problem) -> None:
@@ -132,10 +133,14 @@ def _preview(
         builder.check(problem)
         sizes[problem.id] = builder.measure(problem).tokens
 
-    checks = [lambda problem: gold_problem(problem, verifier)] if reads_gold else []
-    good, bad = check_problems(pool.problems, [*checks, *([measure] if builder else [])])
+    def judge(problem: Problem) -> str | None:
+        for term in load_grounding(reward.terms):
+            term.gold_boxes(problem)
+        return gold_problem(problem, verifier) if reward.reads_gold else None
+
+    good, bad = check_problems(pool.problems, [judge, *([measure] if builder else [])])
     refused = sorted([*pool.refused, *bad], key=lambda row: (row.source, row.row))
-    roles, unused = _columns(data, not reads_gold)
+    roles, unused = _columns(data, not reward.reads_gold)
     return Preview(
         name=name,
         source=data.source,

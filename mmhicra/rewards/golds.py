@@ -29,7 +29,10 @@ def gold_problems(problems: Sequence[Problem], verifier: Verifier | None = None)
 def gold_problem(problem: Problem, verifier: Verifier | None = None) -> str | None:
     """`gold_problems` for one problem."""
     if problem.kind in ("box", "boxes", "point"):
-        return f"the gold is a {problem.kind}, which accuracy cannot judge: set reward.accuracy_weight to 0"
+        return (
+            f"the gold is a {problem.kind}, which accuracy cannot judge: set reward.accuracy_weight to 0, and weigh "
+            "reward.terms or a function of your own"
+        )
     return gold_problems([problem], verifier)[0]
 
 

@@ -76,12 +76,15 @@ data:
   sources:
     - {{source: {FILES}/vlm_r1.jsonl, name: boxes, reward: {{accuracy_weight: 0, format_weight: 1}}}}
     - {{source: {FILES}/vlm_r1.jsonl, name: judged}}
+    - {{source: {FILES}/llava.jsonl, name: overlap, reward: {{accuracy_weight: 0, terms: [{{name: iou}}]}}}}
 model: {{path: tiny_vlm}}
 """
     )
     status, said = shown("--config", tmp_path / "run.yaml")
     assert status == 0
     boxes, judged = said.split("judged: ")
+    judged, overlap = judged.split("overlap: ")
+    assert "reward.terms: iou: the gold 'the colour' is no box or list of boxes" in overlap
     assert boxes.startswith("boxes: ")
     assert "1 can be used, 0 are refused" in boxes
     assert "0 can be used, 1 are refused" in judged
