@@ -1,6 +1,6 @@
 """What a model family makes of a prompt's images and of its positions: the package carries it, the family reads it.
 
-Shapes: P prompt length, N images, I merged image tokens, H hidden size, K rows of positions (3 with M-RoPE, else 1).
+Shapes: P prompt length, N images, I merged image tokens, H hidden size, K rows of positions, as many as the family has.
 """
 
 from __future__ import annotations

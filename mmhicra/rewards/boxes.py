@@ -4,7 +4,7 @@ A box is `(left, top, right, bottom)`, a point `(x, y)`, in whatever unit the te
 write is read alike:
 
 * JSON or Python, alone, in a fence or in prose: `[{"bbox_2d": [10, 20, 30, 40], "label": "cat"}]`, `[10, 20, 30, 40]`.
-* Qwen2-VL's own tokens: `<|box_start|>(10,20),(30,40)<|box_end|>`.
+* Tokens that some models have for boxes: `<|box_start|>(10,20),(30,40)<|box_end|>`.
 
 Thinking is dropped, and an `<answer>` block or a `\boxed{}` goes before the text around it, as in `rewards.answers`.
 Boxes with nothing but punctuation, quoted text and numbers between them are one answer; the last answer counts.
