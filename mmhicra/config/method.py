@@ -51,8 +51,8 @@ class TermConfig(Section):
     weight: Weight = 1.0
     """What its value is multiplied with before it is added to the reward."""
     coordinates: CoordinateFrame = "pixels"
-    """What the model writes: `pixels` of the image as it is stored, pixels of the image as it is `resized` for the model,
-    or `thousandths` of width and height; docs/guides/grounding.md says which model writes what."""
+    """What the model writes: `pixels` of the image as it is stored, of the image as it is `resized` for the model, or
+    `thousandths` of width and height; docs/guides/grounding.md says which model writes what."""
     gold_coordinates: CoordinateFrame = "pixels"
     """What the golds are in, likewise."""
 
