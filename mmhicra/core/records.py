@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +118,20 @@ def _turned(image: Image.Image) -> tuple[int, int]:
     """The size of an image after the turn that its metadata ask for."""
     width, height = image.size
     return (height, width) if image.getexif().get(ORIENTATION, 1) in SIDEWAYS else (width, height)
+
+
+class ImageSize(NamedTuple):
+    """An image as it comes, as the model sees it, and the image tokens it takes."""
+
+    width: int
+    height: int
+    new_width: int
+    new_height: int
+    tokens: int
+
+    def __str__(self) -> str:
+        resized = f" resized to {self.new_width}x{self.new_height}" if self[:2] != self[2:4] else ""
+        return f"image of {self.width}x{self.height} pixels{resized}"
 
 
 @dataclass(frozen=True)

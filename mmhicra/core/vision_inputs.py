@@ -8,24 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-
-class ImageSize(NamedTuple):
-    """An image as it comes, as the model sees it, and the image tokens it takes."""
-
-    width: int
-    height: int
-    new_width: int
-    new_height: int
-    tokens: int
-
-    def __str__(self) -> str:
-        resized = f" resized to {self.new_width}x{self.new_height}" if self[:2] != self[2:4] else ""
-        return f"image of {self.width}x{self.height} pixels{resized}"
+from mmhicra.core.records import ImageSize
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from mmhicra.core.errors import ConfigError, DataError
 from mmhicra.core.names import CoordinateFrame, TermName
-from mmhicra.core.records import Completion, Problem
-from mmhicra.core.vision_inputs import ImageSize
+from mmhicra.core.records import Completion, ImageSize, Problem
 from mmhicra.rewards.boxes import Box, area, hits, iou_of_sets, read_boxes, read_point
 
 Measure = Callable[[Problem], Sequence[ImageSize]]

@@ -44,9 +44,12 @@ def test_killed_workers_leave_the_run_as_it_would_have_been(tmp_path, monkeypatc
     take, victims = workers._Worker.take, []
 
     def killed_at_work(worker, query):
-        take(worker, query)
-        if worker.stage == "gold" and query.extracted is not None and len(victims) < 2 and query not in victims:
+        doomed = worker.stage == "idle" and query.extracted is not None and len(victims) < 2 and query not in victims
+        if doomed:  # it is stopped first, so that it cannot have answered before it dies
             victims.append(query)
+            os.kill(worker.process.pid, signal.SIGSTOP)
+        take(worker, query)
+        if doomed:
             os.kill(worker.process.pid, signal.SIGKILL)
 
     run(tmp_path / "calm", "train.steps=2", "eval.problems=0")

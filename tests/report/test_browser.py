@@ -88,7 +88,7 @@ def groups_shown(page):
 
 def test_charts_draw_with_bands_and_redraw_smoothed(page):
     page.click("#tab-dynamics")
-    assert page.locator(".chart canvas").count() == 4
+    assert page.locator(".chart canvas").count() == 5
     painted = "c => new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer).some(x => x)"
     canvas = page.locator(".chart canvas").first
     assert canvas.evaluate(painted)
