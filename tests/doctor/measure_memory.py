@@ -23,7 +23,7 @@ from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 from mmhicra.vlm.shape import empty_model, shape_of
 
-CHUNK, GROUP, RESPONSE = 256, 8, 200
+CHUNK, GROUP, RESPONSE = 256, 4, 150
 PICTURE = 560
 
 

@@ -110,6 +110,17 @@ def warm() -> None:
     os.environ.update(ENVIRONMENT)
 
 
+def warm_vllm() -> None:
+    """The same for runs with vLLM, whose import takes as long as all the others together."""
+    from mmhicra.rollout.vllm import loading
+
+    os.environ |= {**loading.ENVIRONMENT, **loading.LOGGED, **os.environ, **loading.IN_PROCESS}
+    import vllm
+    import vllm.model_executor.models.qwen2_5_vl
+    import vllm.v1.worker.cpu_model_runner
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+
+
 @cache
 def _spawner() -> subprocess.Popen[str]:
     """Started when it is first needed; it ends when its standard input does."""
@@ -151,6 +162,8 @@ def serve() -> None:
             done, raw = os.waitpid(request["poll"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(raw) if done else None
         else:
+            if "rollout.engine=vllm" in request["command"]:
+                warm_vllm()
             answer = os.fork()
             if answer == 0:
                 _run(request)

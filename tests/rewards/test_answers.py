@@ -110,15 +110,13 @@ HOSTILE = [
 def test_cost_is_linear_in_hostile_text(pattern, kind):
     def cost(length: int) -> float:
         text = pattern * (length // len(pattern))
-        best = float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            extract(text, kind, loose=True)
-            best = min(best, time.process_time() - start)
-        return best
+        start = time.process_time()
+        extract(text, kind, loose=True)
+        return time.process_time() - start
 
     # Four times the text costs four times the time; a quadratic rule would cost sixteen times.
-    assert cost(200_000) < 10 * cost(50_000) + 0.05
+    limit = 10 * min(cost(50_000) for _ in range(3)) + 0.05
+    assert any(cost(200_000) < limit for _ in range(3))
 
 
 @given(st.text(alphabet="<think>/answer\\boxed{}5 \n"), st.sampled_from(["math", "choice", "number", "text"]))
