@@ -217,13 +217,19 @@ def commands(work: Path) -> list[Case]:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     benchmark = ["--benchmarks", "math500", "--data", f"math500={data}", "--max-new-tokens", "8"]
     mine = ["mine", "solutions.jsonl", "--all", "--text-field", "text", "--out", "grams.json", "--min-df", "2"]
+    adapter = ["--set", "model.lora={rank: 4, alpha: 8}", "--set", "log.checkpoint_model=adapter"]
     return [
         (["--version"], 0, "mmhicra "),
         (["configs"], 0, "tiny"),
         (["configs", "tiny"], 0, "model:"),
         (["config", "--explain", "train.loss"], 0, "kl_coefficient"),
         (["doctor", "--config", "tiny"], 0, "memory"),
+        (["doctor", "--model", "tiny_vlm"], 0, "memory"),
+        (["data", str(data), "--page", "data.html"], 0, "data.html"),
+        (["reward", "test", "tiny"], 0, "reward"),
         (["train", "--config", "tiny", *sets, "--set", "run_folder=runs/one"], 0, "runs/one"),
+        (["train", "--config", "tiny", *sets, *adapter, "--set", "run_folder=runs/two"], 0, "runs/two"),
+        (["merge", "runs/two", "--out", "merged"], 0, "merged"),
         (["report", "runs/one"], 0, "report.html"),
         (["errors", "runs/one"], 0, "errors.csv"),
         (["eval", "--run-folder", "runs/one", "--step", "2", *benchmark, "--out", "evaluated"], 0, "MATH-500"),

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmhicra.commands.options import add_config
+from mmhicra.commands.options import WHICH, add_config
+from mmhicra.core.errors import UserError
+from mmhicra.core.resources import find_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,7 +26,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("reward", help="try the reward on golds, spoilt golds and stored rollouts")
     actions = parser.add_subparsers(required=True, metavar="action")
     test = actions.add_parser("test", help="print what every term would pay; no model is loaded")
-    add_config(test, required=True)
+    test.add_argument("file", nargs="?", type=find_config, metavar="CONFIG", help=WHICH)
+    add_config(test, help="the same")
     test.add_argument("--problems", type=_count, default=64, metavar="N", help="golds that are tried (default 64)")
     test.add_argument("--rollouts", type=Path, metavar="RUN", help="score the stored rollouts of this run folder too")
     test.set_defaults(run=run)
@@ -38,8 +41,10 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.config.loading import load_config
     from mmhicra.train.loop.terminal import Terminal
 
+    if (options.file is None) == (options.config is None):
+        raise UserError("name one configuration: mmhicra reward test CONFIG")
     sys.path.append(os.getcwd())  # custom rewards lie where the user stands
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.file or options.config, options.overrides)
     from mmhicra.doctor.reward_trial import try_reward
 
     trial, terminal = try_reward(config, options.problems, options.rollouts), Terminal()

@@ -38,7 +38,7 @@ def config(tmp_path, monkeypatch):
 
 def test_a_sound_reward_pays_golds_more_than_spoilt_ones(config, capsys):
     (config / "reward.py").write_text("def f(problems, completions, records): return [r.total for r in records]")
-    assert main(["reward", "test", "--config", "config.yaml"]) == 0
+    assert main(["reward", "test", "config.yaml"]) == 0
     printed = capsys.readouterr().out
     rows = {line.split("  ")[0].strip(): line.split()[-5:] for line in printed.splitlines() if line.count(".") >= 4}
     assert rows["gold"] == ["2", "1.000", "1.000", "1.000", "2.000"]
@@ -51,7 +51,7 @@ def test_a_sound_reward_pays_golds_more_than_spoilt_ones(config, capsys):
 
 def test_a_reward_that_pays_spoilt_golds_more_is_told_and_fails(config, capsys):
     (config / "reward.py").write_text("def f(problem, completion, record): return 9.0 * (not completion.text)")
-    assert main(["reward", "test", "--config", "config.yaml", "--problems", "1"]) == 1
+    assert main(["reward", "test", "config.yaml", "--problems", "1"]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "earns 1 with its gold and 9 with its text emptied: ''" in printed
     (config / "reward.py").write_text("def f(problem, completion, record): return 1 / 0")
@@ -59,3 +59,5 @@ def test_a_reward_that_pays_spoilt_golds_more_is_told_and_fails(config, capsys):
     (config / "other.py").write_text("def f(problem, completion, record): return 1 / 0")
     assert main(["reward", "test", "--config", "other.yaml", "--set", "reward.custom_wait=0"]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+    assert main(["reward", "test"]) == 2
+    assert "name one configuration" in capsys.readouterr().err
