@@ -224,7 +224,7 @@ def commands(work: Path) -> list[Case]:
         (["configs", "tiny"], 0, "model:"),
         (["config", "--explain", "train.loss"], 0, "kl_coefficient"),
         (["doctor", "--config", "tiny"], 0, "memory"),
-        (["doctor", "--model", "tiny_vlm"], 0, "memory"),
+        (["doctor", "--model", "tiny_vlm"], 0, "Healthy"),
         (["data", str(data), "--page", "data.html"], 0, "data.html"),
         (["reward", "test", "tiny"], 0, "reward"),
         (["train", "--config", "tiny", *sets, "--set", "run_folder=runs/one"], 0, "runs/one"),
