@@ -14,6 +14,8 @@ from mmhicra.cli import main
 from mmhicra.config.loading import read_yaml
 from mmhicra.core.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "tiny.ipynb"
 
 

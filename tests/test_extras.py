@@ -72,6 +72,7 @@ def test_mining(module, hide, solutions, tmp_path, capsys):
     assert error == f"mmhicra: mine needs {module}, which is not installed: pip install 'mmhicra[mine]'\n"
 
 
+@pytest.mark.slow
 def test_a_judge(hide, finished_run, tmp_path, capsys):
     hide("openai")
     said = "mmhicra: a judge behind an endpoint needs openai, which is not installed: pip install 'mmhicra[judge]'\n"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 
@@ -32,6 +33,7 @@ def test_every_public_name_is_there_and_others_are_not():
     assert not hasattr(mmhicra, "trainer_of_everything")
 
 
+@pytest.mark.slow
 def test_no_trainer_engine_or_model_is_imported():
     names = ", ".join(sorted(set(mmhicra.__all__) - {"train", "evaluate", "load_config"}))
     code = (

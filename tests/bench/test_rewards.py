@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from benchmarks import rewards
 from mmhicra.rewards.verify import decide, verify
 
@@ -22,6 +24,7 @@ def test_its_queries_are_distinct_and_judged_as_they_are_meant():
     assert sum(decide(query) is not None for query in hostile) >= 12  # refused before any algebra
 
 
+@pytest.mark.slow
 def test_it_measures_and_prints(capsys):
     result = rewards.run_rewards(pairs=1, algebra=5, batch=12, hostile=2)
     assert set(result["verdicts_per_second"]) == {"numbers", "choices", "algebra"}

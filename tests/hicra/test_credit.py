@@ -78,6 +78,7 @@ def test_no_advantage_changes_its_sign_and_none_falls(given_, alpha):
 
 @properties
 @given(masked_advantages())
+@pytest.mark.slow
 def test_alpha_zero_is_a_copy_to_the_bit(given_):
     advantages, planning = given_
     advantages = torch.cat([advantages, torch.tensor([-0.0, 0.0, 1e-45])])
@@ -124,6 +125,7 @@ def test_every_method_of_alpha_is_grpo_to_the_bit_at_zero(given_, method):
 
 @properties
 @given(responses(), alphas)
+@pytest.mark.slow
 def test_each_method_is_its_formula(given_, alpha):
     advantages, signals = given_
     options = CreditOptions(alpha=alpha, top_share=0.25, entropy_weight=0.5, entropy_divisor=4.0)
@@ -292,6 +294,7 @@ def test_assign_credit_sets_every_completions_advantages():
     alphas,
     st.sampled_from(["none", "std"]),
 )
+@pytest.mark.slow
 def test_assigning_twice_is_assigning_once(drawn, alpha, scale):
     rewards, masks = zip(*drawn, strict=True)
     once = group(rewards, map(len, masks), masks)

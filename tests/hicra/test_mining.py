@@ -69,6 +69,7 @@ def test_planted_strategies_are_mined_and_content_is_not(mined):
 
 
 @real
+@pytest.mark.slow
 def test_only_correct_solutions_and_no_questions_are_mined(mined):
     texts = {gram.text for gram in mined.library.grams}
     assert not planted_grams(mined.ngrams.texts, DECOYS) - planted_grams(mined.ngrams.texts, all_wordings())
@@ -316,6 +317,7 @@ def run_command(*arguments: object) -> int:
 
 
 @real
+@pytest.mark.slow
 def test_the_command_mines_and_inspects(tmp_path, source, embedder, mined, byte_tokenizer, capsys):
     out = tmp_path / "mined.json"
     assert run_command(source, "--out", out, "--min-df", 5, "--cache", embedder.path.parent) == 0

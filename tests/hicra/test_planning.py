@@ -39,6 +39,7 @@ def found(text, tokenizer, library=LIBRARY, **options):
 
 
 @pytest.mark.parametrize("seed", range(10))
+@pytest.mark.slow
 def test_mask_equals_the_slow_reference_on_composed_responses(seed, tokenizer, compose, slow_mask):
     rng, matcher, planning = random.Random(seed), PlanningMatcher(LIBRARY, tokenizer), 0
     for _ in range(100):
@@ -57,6 +58,7 @@ def test_mask_equals_the_slow_reference_on_composed_responses(seed, tokenizer, c
     ),
     drawn=st.lists(st.integers(0, 257), max_size=6),
 )
+@pytest.mark.slow
 def test_mask_equals_the_slow_reference_on_anything(pieces, drawn, tokenizer, slow_mask):
     text = "".join(pieces)
     ids = tokenizer.encode(text, add_special_tokens=False)

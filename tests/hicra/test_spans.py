@@ -17,6 +17,7 @@ UTF8_EDGES = b"\x41\x7f\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe2\xed\xef\xf0\
 
 @settings(max_examples=2000, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(UTF8_EDGES), max_size=12).map(bytes) | st.binary(max_size=12))
+@pytest.mark.slow
 def test_every_byte_belongs_to_the_character_it_helped_to_write(data):
     text, character = decode_bytes(data)
     assert text == data.decode(errors="replace")
@@ -26,6 +27,7 @@ def test_every_byte_belongs_to_the_character_it_helped_to_write(data):
         assert own.decode(errors="replace") == letter
 
 
+@pytest.mark.slow
 def test_spans_of_encoded_and_of_random_tokens_equal_the_slow_ones(tokenizer, compose, slow_spans):
     rng = random.Random(0)
     for _ in range(200):

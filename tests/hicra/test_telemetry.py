@@ -163,6 +163,7 @@ def naive_diversity(grams, continuations) -> dict[str, float]:
 
 @properties
 @given(steps, st.sampled_from(["grpo", "hicra"]))
+@pytest.mark.slow
 def test_every_number_is_the_naive_one(byte_tokenizer, slow_mask, rows, method):
     step = make_step(rows, byte_tokenizer, method=method)
     telemetry = observe(step)

@@ -41,6 +41,7 @@ def test_a_difference_is_the_paired_t_test(seeds, data):
     assert (it.estimate.low, it.estimate.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_detectable_difference_is_found_with_power_080():
     generator = np.random.default_rng(0)
     n, sd = 6, 0.03

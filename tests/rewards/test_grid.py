@@ -54,6 +54,7 @@ def failures(rows, verifier):
     ]
 
 
+@pytest.mark.slow
 def test_every_row(rows, verifier):
     wrong = failures(rows, verifier)
     assert not wrong, "\n".join([f"{len(wrong)} of {len(rows)} rows:", *wrong])
@@ -69,6 +70,7 @@ def as_item(row, number):
     return Item(str(number), row.get("question", ""), gold, kind, choices)
 
 
+@pytest.mark.slow
 def test_every_row_in_evaluation(rows, verifier):
     """Robust evaluation says what the reward says, but where a row expects that it guesses (`expected_eval`)."""
     pairs = [(as_item(row, n), Response(str(n), row["response"])) for n, row in enumerate(rows)]

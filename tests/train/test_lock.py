@@ -87,6 +87,7 @@ def test_a_number_that_another_process_has_by_now_is_stale(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["locks within a host", "no locks"])
 @pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.slow
 def test_another_host_is_watched(tmp_path, monkeypatch, kernel, alive):
     if not kernel:
         no_locks(monkeypatch)

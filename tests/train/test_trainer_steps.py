@@ -72,6 +72,7 @@ def ids(groups):
     return [group.prompt.problem.id for group in groups]
 
 
+@pytest.mark.slow
 def test_every_epoch_has_an_order_of_its_own_that_seed_and_step_decide(make):
     options = ("train.prompts_per_step=6", "train.minibatches=3", "train.epochs=3")
     orders = {}

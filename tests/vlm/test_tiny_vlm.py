@@ -98,6 +98,7 @@ def test_building_is_a_function_of_the_seed_and_saving_keeps_the_model(tmp_path)
     assert one.lm_head.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_careful_plans_beat_guesses(model, processor):
     problems = generate("held_out", 42, seed=3)
 
