@@ -100,7 +100,8 @@ class SourceConfig(Section):
     instruction: str | None = None
     """As `data.instruction`."""
     reward: dict[str, Any] = Field(default={})
-    """Fields of `reward` that are other for this source, e.g. `{accuracy_weight: 0, format_weight: 1}`."""
+    """Fields of `reward` that are other for this source, e.g. `{accuracy_weight: 0, format_weight: 1}`; not `workers`,
+    `time_limit` and `custom_failures`, which all sources share."""
 
     @property
     def called(self) -> str:

@@ -178,6 +178,9 @@ class RunConfig(Section):
         return {one.called: RewardConfig.model_validate({**whole, **one.reward}) for one in self.data.sources}
 
     def _check_reward(self) -> str | None:
+        for source in self.data.sources:
+            if shared := sorted({"workers", "time_limit", "custom_failures"} & source.reward.keys()):
+                return f"data.sources: {source.called}: reward.{shared[0]} is for the whole run: set it under reward"
         try:
             rewards = self.rewards()
         except ValidationError as error:

@@ -38,6 +38,8 @@ class SourceRewarder(Rewarder):
         self.rewarders = {
             name: Rewarder(own, max_tokens, replies and replies / name, rank) for name, own in by_source.items()
         }
+        for rewarder in self.rewarders.values():  # the same worker processes, however many sources there are
+            rewarder.verifier = self.verifier
 
     def close(self) -> None:
         """End the verification processes, and every wait for a custom function."""
@@ -92,7 +94,8 @@ class SourceRewarder(Rewarder):
     def take_losses(self) -> tuple[int, list[CustomFailure]]:
         """Since the last call, over all sources; see `Rewarder.take_losses`."""
         taken = [super().take_losses(), *(rewarder.take_losses() for rewarder in self.rewarders.values())]
-        return sum(lost for lost, _ in taken), [failure for _, failures in taken for failure in failures]
+        lost, _ = taken[0]  # of the workers that all share
+        return lost, [failure for _, failures in taken for failure in failures]
 
     def records(self, pairs: Sequence[tuple[Problem, Completion]]) -> list[RewardRecord]:
         """The record of each completion, by the settings of its problem's source."""

@@ -364,12 +364,12 @@ class Trainer:
             step.worst_problem = worst[0].problem if mean_error(worst) > self.guard.limits.warn else None
         lost, failures = self.collector.rewarder.take_losses()
         step.reward_failures = self.ranks.gather(failures)
-        masked = self.ranks.sum(float(step.masked))
+        masks = self.config.train.mask_truncated
         return {
             **seen,
             "reward/workers_lost": self.ranks.sum(float(lost)),
             **(self.own_reward_numbers(step) if any(each.asks for each in self.config.rewards().values()) else {}),
-            **({"rollout/masked_truncated": masked} if self.config.train.mask_truncated else {}),
+            **({"rollout/masked_truncated": self.ranks.sum(float(step.masked))} if masks else {}),
             **source_metrics(step, self.config.data.shares(), self.ranks),
             "group/kept": self.ranks.sum(float(len(step.kept))),
             "group/dropped": self.ranks.sum(float(len(step.dropped))),

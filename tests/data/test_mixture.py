@@ -167,6 +167,9 @@ def test_each_source_has_its_own_reward():
         assert [group.rewards() for group in groups] == [[3.5, 0.5], [5.0, 5.0], [1.5, 0.5]]
         pairs = [(problem, group.completions[0]) for problem, group in zip(asked, groups, strict=True)]
         assert [record.total for record in rewarder.records(pairs)] == [3.5, 5.0, 1.5]
+        assert all(own.verifier is rewarder.verifier for own in rewarder.rewarders.values())
+        rewarder.verifier.lost += 2  # by the workers that all sources share
+        assert [rewarder.take_losses()[0] for _ in range(2)] == [2, 0]
 
 
 def test_all_that_a_rewarder_does_is_done_for_every_source():
@@ -190,6 +193,7 @@ class _Prompt:
         ({"sources": [ONE], "eval_source": "b.jsonl"}, "set it, or eval_split, at each of data.sources"),
         ({"sources": [ONE | {"weight": 0}]}, r"data\.sources\.0\.weight is 0"),
         ({"sources": [ONE | {"reward": {"accuracy": 1}}]}, r"data\.sources: reward\.accuracy: "),
+        ({"sources": [ONE | {"reward": {"workers": 1}}]}, "one: reward.workers is for the whole run"),
         ({"sources": [ONE | {"reward": {"accuracy_weight": 0}}]}, "the reward of data.sources one has no term"),
         ({"sources": [{"source": "a.jsonl"}], "tasks": ["count"]}, "tasks only applies to the sources"),
     ],
