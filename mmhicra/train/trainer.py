@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from mmhicra.rewards.counts import count_metrics
 from mmhicra.train.collector import Collector, finite_rewards, mask_truncated, place_groups
 from mmhicra.train.credit import CreditAssigner, planning_tags
 from mmhicra.train.distributed.balance import Work, balance
+from mmhicra.train.distributed.group_sharing import GroupSharing
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import accumulating, clip_gradients
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
@@ -28,9 +30,10 @@ from mmhicra.train.source_metrics import source_metrics
 from mmhicra.train.step import RowLoss, Step
 from mmhicra.train.update.losses import Totals, anchored_entropy_slope, k3, peak_entropy
 from mmhicra.train.update.objective import row_objective, scored_tokens, tally_row
-from mmhicra.train.update.packing import MicroBatch, SubGroup, by_completion, fill_rows, pack, split_groups
+from mmhicra.train.update.packing import MicroBatch, SubGroup, by_completion, pack
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
+from mmhicra.train.update.rows import rows_of
 from mmhicra.train.update.speed import update_speed
 from mmhicra.train.update.updates import FiniteCheck, Spoiled, UpdateCount, nothing_trained
 
@@ -59,6 +62,8 @@ class Trainer:
     """The last step that was begun."""
     anchor: float | None = None
     """SIREN's: the mean peak entropy of the first step's responses, before any update."""
+    sharing: GroupSharing = field(default_factory=GroupSharing)
+    """With ranks that compute rows together."""
     first: dict[str, float] = field(default_factory=dict)
     """The first values of what telemetry reports as a ratio."""
     say: Callable[[str], None] = lambda text: None
@@ -266,9 +271,10 @@ class Trainer:
 
     def observe(self, step: Step, row: Sequence[SubGroup], loss: RowLoss) -> None:
         """Hand what a row's forward pass found to the guard, to the step's numbers and to the completions."""
-        if step.on_policy and self.guard.on:
-            self.guard.compare(row, loss.old_logprobs)
-        step.tally.add(loss.metrics)
+        if self.sharing.leads:
+            if step.on_policy and self.guard.on:
+                self.guard.compare(row, loss.old_logprobs)
+            step.tally.add(loss.metrics)
         if loss.first_pass:
             self.remember(row, loss)
 
@@ -303,24 +309,19 @@ class Trainer:
         self, step: Step, values_of: Callable[[MicroBatch], Tensor], groups: Sequence[Group]
     ) -> list[tuple[Completion, Tensor]]:
         """Every completion of `groups` with its rows of what `values_of` a micro-batch is, without gradients."""
+        own = {id(completion) for group in groups for completion in group.completions}
         scored: list[tuple[Completion, Tensor]] = []
         for row, is_filler in self.rows(step, groups):
             values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if not is_filler:
-                scored += by_completion(row, values)
+                scored += [pair for pair in by_completion(row, values) if id(pair[0]) in own]
         return scored
 
     def rows(self, step: Step, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:
-        """The groups in rows that fit the token budget, as many on every rank: ranks run the model together.
-
-        A rank with too few parts for that adds filler rows, marked True.
-        """
-        budget, plain = self.config.train.tokens_per_micro_batch, self.config.train.rows == "plain"
-        parts = split_groups(groups, budget, plain)
-        count = int(self.ranks.max(float(len(fill_rows(parts, budget, plain=plain)))))
-        rows = fill_rows(parts, budget, at_least=count, plain=plain)
-        filler = split_groups([step.filler_group], budget, plain)[:1]
-        return [(row, False) for row in rows] + [(filler, True)] * (count - len(rows))
+        """The rows of a pass over `groups`, and whether each is a filler row; every rank must call it."""
+        shared = self.sharing.share(step.number, groups)
+        filler = partial(self.sharing.of_leader, step.number, step.filler_group)
+        return rows_of(shared, filler, self.config.train, self.ranks)
 
     def split(self, groups: Sequence[Group], step: int, epoch: int) -> list[list[Group]]:
         """The groups in `minibatches` parts, in another order each epoch; a function of seed, step and epoch.

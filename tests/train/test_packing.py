@@ -9,17 +9,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from made_groups import make_groups
 
-from mmhicra.config import DataConfig, ModelConfig
-from mmhicra.core.records import Completion, Group, Problem, ProblemImage
+from mmhicra.config import ModelConfig
+from mmhicra.core.records import Group
 from mmhicra.train.update.losses import Totals, token_weights
 from mmhicra.train.update.packing import fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import load_policy
-from mmhicra.vlm.processing import PromptBuilder
 
 TEMPERATURE, ENTROPY_WEIGHT = 0.8, 0.1
 RELATIVE = 1e-5
@@ -51,24 +50,6 @@ def load(tiny_model_folder):
         return model
 
     return loaded
-
-
-def make_groups(model, shapes):
-    """Groups of those shapes with random responses and advantages."""
-    builder = PromptBuilder(model.processor, model.family, model.config, DataConfig())
-    rng = random.Random(0)
-    groups = []
-    for number, (count, lengths) in enumerate(shapes):
-        noise = [Image.effect_noise((60 + 40 * i, 90), 60 + i).convert("RGB") for i in range(count)]
-        images = tuple(ProblemImage(picture, f"{i}.png") for i, picture in enumerate(noise))
-        problem = Problem(id=f"p{number}", question="<image>" * count + f"What is {number}?", images=images, answer="1")
-        group = Group(builder.build(problem), [])
-        for length in lengths:
-            ids = [rng.randrange(5, 200) for _ in range(length)]
-            advantages = torch.tensor([rng.uniform(-1, 1) for _ in range(length)])
-            group.completions.append(Completion(ids, [0.0] * length, "length", "", advantages=advantages))
-        groups.append(group)
-    return groups
 
 
 def make_policy(model, attention="segments", **more):

@@ -1,7 +1,8 @@
 """Shared-prefix attention, through transformers' attention interface: one function a name, all of them equal.
 
 A decoder whose configuration names one of them runs a flat row if its forward pass is given `layout`; without one (in
-the embedded engine's prefill, in a plain call) it attends as `sdpa` does. Shapes: H query heads, K key-value heads, L
+the embedded engine's prefill, in a plain call) it attends as `sdpa` does. With `sequence` it is given a part of the
+row, and attends together with the ranks that have the others. Shapes: H query heads, K key-value heads, L
 tokens of the row, D head size.
 """
 
@@ -20,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mmhicra.core.errors import ConfigError
+from mmhicra.train.distributed.sequence import attend
 from mmhicra.train.update.layout import Layout
 from mmhicra.train.update.segments import SegmentAttention, joined_attention
 
@@ -128,11 +130,13 @@ def _register(name: str, attention: Attention) -> None:
     def forward(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
-        layout = options.pop("layout", None)
+        layout, sequence = options.pop("layout", None), options.pop("sequence", None)
         if layout is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # pyright: ignore
         # Under autocast rotated queries and keys are float32, values are not.
         q, k, v = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
+        if sequence is not None:
+            return attend(attention, q, k, v, layout, options["scaling"], sequence).unsqueeze(0), None
         return attention(q, k, v, layout, options["scaling"]).unsqueeze(0), None
 
     AttentionInterface.register(registered(name), forward)

@@ -10,9 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmhicra.core.vision_inputs import Pixels
+from mmhicra.train.distributed.sequence import SequenceGroup, whole
 from mmhicra.train.update.attention import registered
 from mmhicra.train.update.logprob import TokenStats, token_stats
 from mmhicra.train.update.packing import MicroBatch
+from mmhicra.train.update.rows import part_of
 from mmhicra.vlm.family import Family
 
 
@@ -32,6 +35,8 @@ class Policy(nn.Module):
             one that skipped the tower would leave the others waiting for its part.
         plain: rows are one prompt and one response each (`train.rows: plain`), which transformers' own causal attention
             serves; `attention` is not used then.
+        sequence: the ranks that compute a row together, or None; all of them are given the same rows, and get the same
+            results. Plain rows go through `attention` then.
     """
 
     banned: Tensor
@@ -49,6 +54,7 @@ class Policy(nn.Module):
         nucleus: float | None = None,
         always_runs_vision: bool = False,
         plain: bool = False,
+        sequence: SequenceGroup | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -60,8 +66,10 @@ class Policy(nn.Module):
         self.nucleus = nucleus
         self.always_runs_vision = always_runs_vision
         self.plain = plain
+        self.sequence = sequence
+        self.shares = not plain or sequence is not None
         # For good: gradient checkpointing asks for it again in the backward pass.
-        family.language_model(model).config._attn_implementation = "sdpa" if plain else registered(attention)
+        family.language_model(model).config._attn_implementation = registered(attention) if self.shares else "sdpa"
         self.register_buffer("banned", torch.tensor(banned_ids, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: MicroBatch) -> TokenStats:
@@ -72,21 +80,31 @@ class Policy(nn.Module):
         """
         if self.plain and len(list(batch.layout.spans)) != 2:
             raise ValueError("a plain row is one prompt and one response: pack with plain=True")
-        sharing: dict[str, Any] = {} if self.plain else {"layout": batch.layout}
+        options: dict[str, Any] = {"layout": batch.layout, "sequence": self.sequence} if self.shares else {}
         with torch.autocast(batch.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            embedded = self.family.embed(
-                self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
-            )
-            hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions.unsqueeze(1), None, **sharing)
-            if self.always_runs_vision and batch.images is None:
-                hidden = hidden + 0.0 * self.family.dummy_vision_forward(self.model)
-            states = hidden[0].index_select(0, batch.predictors)
-            return token_stats(
-                states,
-                self.family.lm_head(self.model).weight,
-                batch.targets,
-                temperature=self.temperature,
-                banned=self.banned,
-                chunk=self.chunk,
-                nucleus=self.nucleus,
-            )
+            if self.sequence is None:
+                return self._score(batch, options)
+            images = batch.images
+            if isinstance(images, Pixels):  # by every rank of the group alike: each needs some of the features
+                images = self.family.encode_images(self.model, images)
+            part, at = part_of(batch, images, self.sequence)
+            own = torch.stack(self._score(part, options), dim=-1)
+            return TokenStats(*whole(own, at, len(batch.targets), self.sequence).unbind(-1))
+
+    def _score(self, batch: MicroBatch, options: dict[str, Any]) -> TokenStats:
+        """Log-probs and entropies of `batch.targets`; `options` go to the attention of every layer."""
+        embedded = self.family.embed(
+            self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
+        )
+        hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions.unsqueeze(1), None, **options)
+        if self.always_runs_vision and batch.images is None:
+            hidden = hidden + 0.0 * self.family.dummy_vision_forward(self.model)
+        return token_stats(
+            hidden[0].index_select(0, batch.predictors),
+            self.family.lm_head(self.model).weight,
+            batch.targets,
+            temperature=self.temperature,
+            banned=self.banned,
+            chunk=self.chunk,
+            nucleus=self.nucleus,
+        )

@@ -1,0 +1,49 @@
+"""Rows that ranks compute together (`parallel.sequence`) equal those of one process, and a rank holds its part."""
+
+import pytest
+from on_ranks import on_ranks
+
+from mmhicra.core.errors import ConfigError
+from mmhicra.train.distributed.sequence import refuse_unfit_sequence
+from mmhicra.vlm.family import FAMILIES
+
+KINDS = ("whole", "lora checkpointing", "plain", "dense")
+CASES = {
+    2: [(family, 2, kind) for family in sorted(FAMILIES) for kind in KINDS],
+    4: [("qwen3_vl", 2, "whole"), ("qwen3_vl", 2, "whole shard checkpointing"), ("qwen2_5_vl", 4, "whole")],
+}
+"""By ranks: family, ranks that compute a row together, and kind of policy in the words of rank_sequence.py. Tiny models
+have two key-value heads: for four ranks they are repeated."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_row_of_several_ranks_equals_that_of_one(tiny_model_folder, tmp_path, ranks):
+    folders = {family: str(tiny_model_folder(family)) for family, _, _ in CASES[ranks]}
+    assert_equal(on_ranks(ranks, "train.rank_sequence:compare", tmp_path, folders=folders, cases=CASES[ranks]))
+
+
+def assert_equal(results):
+    for result in results:
+        for name, found in result.items():
+            assert found["stats"] < 1e-5, (name, found)
+            assert found["gradient"] < 1e-5, (name, found)
+            assert found["held"] == 1.0, (name, "an MLP has more of the row than its part", found)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "said"),
+    [
+        (3, 4, r"parallel.sequence \(3\) has to divide the number of processes, which is 4: set it to 1, 2 or 4,"),
+        (2, 1, r"parallel.sequence \(2\) has to divide the number of processes, which is 1: set it to 1, or start"),
+        (8, 8, r"as many query heads, but the model has 28 of them \(4 key-value heads, .*set it to 1, 2 or 4$"),
+    ],
+)
+def test_what_does_not_divide_is_refused_with_what_does(size, processes, said):
+    with pytest.raises(ConfigError, match=said):
+        refuse_unfit_sequence(size, processes, 28, 4)
+
+
+@pytest.mark.parametrize(("size", "processes"), [(1, 1), (2, 4), (4, 4), (7, 14), (28, 28)])
+def test_key_value_heads_need_not_divide(size, processes):
+    refuse_unfit_sequence(size, processes, 28, 4)
