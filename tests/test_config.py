@@ -167,6 +167,11 @@ def test_overrides_come_after_the_file_and_in_order():
             "data={tasks: [count], source: rows.jsonl}",
             "tasks only applies to the sources visual_math and visual_ledger",
         ),
+        ("model.weights=bf16", "holds what precision: bf16 computes with, but precision is fp32: set both to bf16"),
+        (
+            "model={weights: bf16, precision: bf16, lora: {}, quantize: nf4}",
+            "weights: bf16 and quantize: nf4 both say how frozen weights are held: drop weights",
+        ),
         ("eval.benchmarks=[{name: emma}, {name: emma}]", "benchmarks lists emma twice: keep one"),
         ("eval.temperature=0.001", "temperature is 0.001: it should be 0, which is greedy, or at least 0.01"),
         ("run_folder=''", "run_folder: the path is empty"),

@@ -62,6 +62,9 @@ class ModelConfig(Section):
     docs/extend/family.md."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: forward and backward in bfloat16 over float32 master weights."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: what `precision: bf16` would round at every use is held in bfloat16, rounded once an update; the float32
+    masters of what is trained are in the optimizer. See docs/explanation/performance.md."""
     attention: Literal["auto", "segments", "dense", "flex", "flash"] = "auto"
     """Of the trainer's rows; see docs/explanation/performance.md. `auto` is `flash` on CUDA in bf16, `flex` on
     CUDA otherwise, else `segments`."""
@@ -91,7 +94,7 @@ class ModelConfig(Section):
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
             )
-        for problem in (self._check_adapter(), self._check_quantize()):
+        for problem in (self._check_adapter(), self._check_quantize(), self._check_weights()):
             if problem:
                 raise ValueError(problem)
         return self
@@ -119,6 +122,15 @@ class ModelConfig(Section):
                 "quantize and adapter_mode: merge: the sum of weights and adapter would be rounded to 4 bits: write it "
                 "with `mmhicra merge`, and name that folder in path"
             )
+        return None
+
+    def _check_weights(self) -> str | None:
+        if self.weights == "fp32":
+            return None
+        if self.precision == "fp32":
+            return "weights: bf16 holds what precision: bf16 computes with, but precision is fp32: set both to bf16"
+        if self.quantize is not None:
+            return f"weights: bf16 and quantize: {self.quantize} both say how frozen weights are held: drop weights"
         return None
 
     @property

@@ -13,6 +13,7 @@ EXTRAS = {
     "lmms": ("lmms_eval", "evaluate", "loguru", "sacrebleu", "pytablewriter", "Levenshtein", "tenacity"),
     "bench": ("trl",),
     "qlora": ("bitsandbytes",),
+    "torchao": ("torchao",),
 }
 """Extra of `pip install 'mmhicra[EXTRA]'` -> the modules that are imported from it."""
 

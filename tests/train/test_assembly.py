@@ -7,8 +7,9 @@ from scripted_trainer import scripted_config, scripted_trainer
 
 from mmhicra.config.loading import load_config
 from mmhicra.core.errors import ConfigError
-from mmhicra.train.loop.assembly import evaluation_sampling, make_guard, refuse_unfit_rows, warmup_and_decay
+from mmhicra.train.loop.assembly import evaluation_sampling, make_guard, refuse_unfit_rows
 from mmhicra.train.loop.terminal import Terminal
+from mmhicra.train.update.optimizer import warmup_and_decay
 from mmhicra.vlm.loading import load_policy
 
 

@@ -66,6 +66,11 @@ SCENES = {
     "adapters": {
         "seed": (11, lambda run: run.collector.stream.seed),
         "model.precision": ("bf16", lambda run: run.trainer.unwrapped.precision),
+        "model.weights": (
+            "bf16",
+            lambda run: {str(p.dtype) for name, p in run.model.named_parameters() if "base_layer.weight" in name},
+            {"torch.bfloat16"},
+        ),
         "model.attention": ("dense", lambda run: run.trainer.unwrapped.attention),
         "model.vision_cache": ("FOLDER", lambda run: str(run.collector.vision.folder)),
         "model.gradient_checkpointing": (True, lambda run: unwrap(run.model).is_gradient_checkpointing),
@@ -120,6 +125,7 @@ SCENES = {
         "hicra.parts": ("answer", lambda run: run.trainer.credit_assigner.matcher.parts),
         "train.logprob_chunk": (9, lambda run: run.trainer.unwrapped.chunk),
         "train.loss.siren.top_p": (0.65, lambda run: run.trainer.unwrapped.nucleus),
+        "train.optimizer.offload": (True, lambda run: run.trainer.optimizer.offload),
         "train.optimizer.learning_rate": (3e-5, lambda run: run.trainer.schedule.base_lrs[0]),
         "train.optimizer.betas": ([0.8, 0.95], lambda run: list(run.trainer.optimizer.param_groups[0]["betas"])),
         "train.optimizer.weight_decay": (0.3, lambda run: run.trainer.optimizer.param_groups[0]["weight_decay"]),
@@ -142,6 +148,7 @@ SCENES = {
         "hicra.adaptive.minimum": (0.15, lambda run: run.trainer.credit_assigner.controller.minimum),
         "hicra.adaptive.maximum": (0.55, lambda run: run.trainer.credit_assigner.controller.maximum),
         "hicra.adaptive.rate": (0.03, lambda run: run.trainer.credit_assigner.controller.rate),
+        "train.optimizer.kind": ("adamw_8bit", lambda run: run.trainer.optimizer.eight_bits, True),
         "train.loss.kl_coefficient": (0.2, lambda run: run.trainer.reference is not None, True),
     },
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mmhicra.config import OptimizerConfig, RunConfig
+from mmhicra.config import RunConfig
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.manifest import refuse_damaged_model
 from mmhicra.core.memory import MemoryGauge
@@ -45,10 +44,12 @@ from mmhicra.train.loop.problems import load_checked_problems, make_stream
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
+from mmhicra.train.update.optimizer import describe_optimizer, make_optimizer, refuse_optimizer, warmup_and_decay
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
 from mmhicra.train.update.updates import UpdateCount
 from mmhicra.vlm.features import FrozenVision
+from mmhicra.vlm.half_weights import Masters, round_weights
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
 from mmhicra.vlm.processing import PromptBuilder
 
@@ -125,6 +126,7 @@ def check_inputs(
 ) -> Inputs:
     """Processes, grams, rewards, processor, data and benchmarks; arguments and errors as of `assemble`."""
     refuse_idle_processes(config, accelerator)
+    refuse_optimizer(config, accelerator.num_processes)
     check_engine(config)
     try_method(config.credit.method, credit_options(config.credit, config.hicra.alpha))
     callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
@@ -175,6 +177,7 @@ def make_trainer(
     """The trainer around a loaded model; says which engine and attention it has."""
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
     vision, work = make_vision(config, model), Work.of(model.model, model.family)  # while the model is whole
+    masters = hold_weights(config, model, accelerator)
     policy, reference = make_policy(config, model, sampling, accelerator)
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
@@ -195,7 +198,9 @@ def make_trainer(
         seed=config.seed,
         prompts_per_step=config.train.prompts_per_step,
     )
-    optimizer = make_optimizer(policy, config.train.optimizer)
+    optimizer = make_optimizer(policy, config.train.optimizer, masters)
+    if line := describe_optimizer(optimizer):
+        terminal.say(line)
     matcher = make_matcher(config, inputs.gram_library, model, sampling)
     return Trainer(
         config=config,
@@ -241,6 +246,17 @@ def make_vision(config: RunConfig, model: LoadedModel) -> FrozenVision | None:
     if not config.model.vision_frozen:
         return None
     return FrozenVision(model.model, model.family, config.model.precision, config.model.vision_cache)
+
+
+def hold_weights(config: RunConfig, model: LoadedModel, accelerator: Accelerator) -> Masters:
+    """Hold weights as `model.weights` says; returns the float32 masters of those that are trained in bfloat16.
+
+    Adapters are few, and the shards of a split model are cast as they are gathered: both stay float32, their own
+    masters.
+    """
+    if config.model.weights == "fp32":
+        return {}
+    return round_weights(model.model, trained=not (config.model.has_adapters or sharded(config, accelerator)))
 
 
 def make_policy(
@@ -291,38 +307,6 @@ def evaluation_sampling(config: RunConfig, model: LoadedModel) -> Sampling:
     """How held-out problems are answered: from the whole vocabulary, at the evaluation's temperature."""
     sampling = sampling_of(config.rollout, model, n=config.eval.n, temperature=config.eval.temperature)
     return replace(sampling, top_p=1.0, top_k=0)
-
-
-def make_optimizer(policy: nn.Module, options: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; norms and biases are not decayed."""
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": options.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=options.learning_rate,
-        betas=(options.betas[0], options.betas[1]),
-    )
-
-
-def warmup_and_decay(config: RunConfig) -> Any:
-    """The factor on the learning rate at each optimizer step: linear warm-up, then the configured schedule."""
-    options = config.train.optimizer
-    total = config.train.steps * config.train.updates_per_step
-    warmup = options.warmup_steps
-
-    def factor(update: int) -> float:
-        if update < warmup:
-            return (update + 1) / warmup
-        progress = min(1.0, (update - warmup) / max(1, total - warmup))
-        if options.schedule == "linear":
-            return 1.0 - progress
-        if options.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * progress))
-        return 1.0
-
-    return factor
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
