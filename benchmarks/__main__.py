@@ -95,6 +95,9 @@ def _add_shape(parser: Any, model: str, pairs: int) -> None:
     parser.add_argument("--group", type=int, default=0, metavar="G", help="responses of the group (default 8)")
     parser.add_argument("--pairs", type=int, default=pairs, metavar="N", help=f"of each side (default {pairs})")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="an option of our side's configuration"
+    )
 
 
 def run_mask(options: argparse.Namespace) -> int:
@@ -139,6 +142,7 @@ def run_train(options: argparse.Namespace) -> int:
         memory=not options.no_memory,
         update_only=options.update_only,
         rows=options.rows,
+        options=tuple(options.set),
     )
     with shown("bench train") as progress:
         result = train.run_train(settings, progress)
@@ -152,7 +156,7 @@ def run_rollout(options: argparse.Namespace) -> int:
 
     with shown("bench rollout") as progress:
         result = rollout.run_rollout(
-            options.model, options.regime, options.group, options.pairs, options.precision, progress
+            options.model, options.regime, options.group, options.pairs, options.precision, progress, options.set
         )
     return _show(options, result, rollout.print_rollout)
 

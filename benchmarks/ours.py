@@ -72,12 +72,20 @@ class Ours:
         precision: fp32 or bf16.
         checkpointing: gradient checkpointing.
         folder: for the run folder.
+        options: of the configuration, `FIELD=VALUE` each.
     """
 
     name = "mmhicra"
 
     def __init__(
-        self, model: Path, problems: Path, regime: Regime, precision: str, checkpointing: bool, folder: Path
+        self,
+        model: Path,
+        problems: Path,
+        regime: Regime,
+        precision: str,
+        checkpointing: bool,
+        folder: Path,
+        options: Sequence[str] = (),
     ) -> None:
         self.regime, longest = regime, max(regime.responses)
         self.config: RunConfig = load_config(
@@ -92,6 +100,7 @@ class Ours:
                 f"rollout.n={len(regime.responses)}",
                 f"rollout.max_new_tokens={longest}",
                 f"train.tokens_per_micro_batch={max(32768, regime.prompt + sum(regime.responses))}",
+                *options,
             ],
         )
         self.stack = ExitStack()

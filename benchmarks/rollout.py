@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ from mmhicra.vlm.patch_grid import PatchGridInputs
 
 
 def run_rollout(
-    model: str, regime: str, group: int, pairs: int, precision: str, progress: Progress = silent
+    model: str,
+    regime: str,
+    group: int,
+    pairs: int,
+    precision: str,
+    progress: Progress = silent,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Measure both, strictly in turn, with one model; JSON-able.
+    """Measure both, strictly in turn, with one model; JSON-able. `options` are of our side's configuration.
 
     Returns:
         `seconds`: by side, from prompt to last token; for us that includes processing the problem, for transformers
@@ -42,14 +49,14 @@ def run_rollout(
         progress("writing the model")
         path = write_model(model, Path(folder, "model"), DTYPES[precision])
         problems = write_problems(lengths, AutoProcessor.from_pretrained(path), Path(folder, "data"), PROBLEMS)
-        ours = Ours(path, problems, lengths, precision, False, Path(folder, "run"))
+        ours = Ours(path, problems, lengths, precision, False, Path(folder, "run"), options)
         try:
             seconds, memory = measure(ours, lengths, pairs, progress)
         finally:
             ours.close()
     return {
         "bench": "rollout",
-        "settings": {"model": model, "regime": regime, "pairs": pairs, "precision": precision},
+        "settings": {"model": model, "regime": regime, "pairs": pairs, "precision": precision, "options": [*options]},
         "regime": lengths.facts(),
         "seconds": seconds,
         "ratio": times_faster(seconds["mmhicra"], seconds["transformers"]),

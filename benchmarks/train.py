@@ -56,6 +56,7 @@ class Settings:
         update_only: forward and backward alone, on random responses: both sides share one model, nothing is generated,
             and the optimizer, whose state may be larger than the machine, is never called.
         rows: TRL's responses of a micro-batch; 0 is the whole group.
+        options: of our side's configuration, `FIELD=VALUE` each.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Settings:
     memory: bool = True
     update_only: bool = False
     rows: int = 0
+    options: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> Regime:
@@ -179,7 +181,7 @@ def pair(settings: Settings, ours: Ours, theirs: Trl | None) -> dict[str, dict[s
 def sides(settings: Settings, files: tuple[Path, Path], folder: Path) -> Iterator[tuple[Ours, Trl | None]]:
     """Both trainers, or ours alone."""
     options = (*files, settings.lengths, settings.precision, settings.checkpointing)
-    ours = Ours(*options, folder / "ours")
+    ours = Ours(*options, folder / "ours", settings.options)
     try:
         shared = ours.trainer.unwrapped.model if settings.update_only else None
         trl = settings.against == "trl"

@@ -51,11 +51,20 @@ class VLLMConfig(Section):
     """While the trainer works, weights wait in main memory and the cache of keys and values is given back."""
 
 
+class HFConfig(Section):
+    """How the embedded engine samples."""
+
+    weights: Literal["trained", "bf16"] = "trained"
+    """`bf16`: the language model's linear layers multiply by copies that are rounded to bfloat16, half as many bytes to
+    read for every token; the trainer's stay as they are, so it needs `train.loss.correction`, and the guard's limits
+    are those of bf16."""
+
+
 class GuardConfig(Section):
     """The alignment guard: log-probs of the engine against the trainer's own, by the mean of exp(|gap|).
 
-    Limits that are None follow `model.precision`: fp32 warns above 1.0002 and stops above 1.001, bf16 above 1.02 and
-    1.05.
+    Limits that are None follow `model.precision` and `rollout.hf.weights`: fp32 warns above 1.0002 and stops above
+    1.001, bf16 above 1.02 and 1.05.
     """
 
     every: NonNegative = 1
@@ -96,6 +105,8 @@ class RolloutConfig(Section):
     `train.loss.correction` has to make up for."""
     guard: GuardConfig = GuardConfig()
     """What stops a run whose engine computes something else than the trainer."""
+    hf: HFConfig = HFConfig()
+    """Only for `engine: hf`."""
     vllm: VLLMConfig = VLLMConfig()
     """Only for `engine: vllm`."""
 
@@ -113,6 +124,8 @@ class RolloutConfig(Section):
     def _check(self) -> RolloutConfig:
         if self.engine != "vllm" and self.vllm != VLLMConfig():
             raise ValueError(f"vllm only applies to engine vllm, got engine {self.engine}: drop one")
+        if self.engine != "hf" and self.hf != HFConfig():
+            raise ValueError(f"hf only applies to engine hf, got engine {self.engine}: drop one")
         if self.prefetch and self.engine == "hf":
             raise ValueError("prefetch samples while the trainer works, but engine hf is the trainer's model: drop one")
         if self.prefetch and self.vllm.sleep:

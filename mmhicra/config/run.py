@@ -211,6 +211,11 @@ class RunConfig(Section):
             )
         if rollout.prefetch and not correction:
             return "rollout.prefetch is off-policy by one step: set train.loss.correction, e.g. to {}"
+        if rollout.hf.weights == "bf16":
+            if self.model.precision == "bf16":
+                return "rollout.hf.weights: bf16 has no effect with model.precision bf16, which samples so: drop it"
+            if not correction:
+                return "rollout.hf.weights: bf16 samples from other weights: set train.loss.correction, e.g. to {}"
         if rollout.prefetch and self.train.dynamic_sampling.max_rounds > 1:
             return "rollout.prefetch samples a step ahead, train.dynamic_sampling.max_rounds samples more now: drop one"
         return None

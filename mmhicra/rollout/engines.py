@@ -50,6 +50,7 @@ def make_hf(config: RunConfig, model: LoadedModel) -> Engine:
         pad_token_id=model.pad_token_id,
         max_sequences=config.rollout.max_sequences,
         precision=config.model.precision,
+        half_weights=config.rollout.hf.weights == "bf16",
     )
 
 

@@ -20,7 +20,8 @@ from mmhicra.train.update.packing import SubGroup, by_completion, fill_rows, pac
 from mmhicra.train.update.policy import Policy
 
 LIMITS = {"fp32": (1.0002, 1.001, 1.005), "bf16": (1.02, 1.05, 1.5)}
-"""Warning, stop, and stop for one prompt, by `model.precision`; 1.05 is what NeMo RL asks of bf16."""
+"""Warning, stop, and stop for one prompt, by the coarser precision of trainer and engine; 1.05 is what NeMo RL asks of
+bf16."""
 
 
 LARGEST_GAP = 700.0
@@ -73,7 +74,7 @@ class AlignmentGuard:
 
     Args:
         options: the section `rollout.guard` of the configuration.
-        precision: `model.precision`.
+        precision: the coarser one of trainer and engine.
         cuts: whether the engine samples from a part of the vocabulary only (`rollout.top_p`, `rollout.top_k`).
         say: shows a line.
     """

@@ -75,6 +75,7 @@ class Family(ABC):
         position_rows: K.
         shares_prompts: whether the responses of a group can share their prompt in a row (`train.rows: shared`); if not,
             the family is trained with `train.rows: plain`.
+        joint_linears: names of linear layers of one module of the decoder that read the same input.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Family(ABC):
     no_think: str | None = None
     position_rows: int = 1
     shares_prompts: bool = True
+    joint_linears: tuple[tuple[str, ...], ...] = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
     # Vision: what differs from architecture to architecture.
 

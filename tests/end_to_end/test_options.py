@@ -43,6 +43,15 @@ def computes_in_bf16(folder, record, plain):
     assert record["engine/probability_error"] < 1.02
 
 
+def samples_from_rounded_weights(folder, record, plain):
+    """The engine is as far off as with bf16, and the loss makes up for it; the weights stay float32."""
+    assert json.loads((folder / "checkpoints/step_000001/config.json").read_text())["dtype"] == "float32"
+    assert 1e-4 < record["engine/logprob_gap_max"] < 0.5
+    assert 1.0005 < record["engine/probability_error"] < 1.02
+    assert record["loss/correction"] == pytest.approx(1.0, abs=0.02)
+    assert record["loss/correction"] != 1.0
+
+
 def computes_the_same(folder, record, plain):
     for name in ("loss/per_token", "entropy/all", "entropy/planning", "logprob/execution", "optimizer/grad_norm"):
         assert record[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6)
@@ -79,6 +88,7 @@ def marks_other_grams(folder, record, plain):
         (cuts_sampling, ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20")),
         (samples_cooler, ("rollout.temperature=0.7",)),
         (computes_in_bf16, ("model.precision=bf16", "model.gradient_checkpointing=true")),
+        (samples_from_rounded_weights, ("rollout.hf.weights=bf16", "train.loss.correction={}")),
         (computes_the_same, ("model.attention=dense", "train.tokens_per_micro_batch=700")),
         (computes_the_same, ("train.rows=plain",)),
         (trains_the_vision_side, ("model.freeze={vision_tower: false, merger: false}",)),

@@ -182,7 +182,7 @@ ELSEWHERE = {
     " train.loss.kl_reference",
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"
     " rollout.prefetch",
-    "end_to_end/test_options.py": "train.rows",
+    "end_to_end/test_options.py": "train.rows rollout.hf.weights",
     "rewards/test_called_at_once.py": "reward.custom_concurrency reward.custom_batch",
     "rewards/test_grounding.py": "reward.terms.name reward.terms.weight reward.terms.coordinates"
     " reward.terms.gold_coordinates",

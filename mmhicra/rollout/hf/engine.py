@@ -49,6 +49,7 @@ class HFEngine:
         pad_token_id: fills shorter prompts; never attended to.
         max_sequences: completions decoded at a time.
         precision: `bf16` computes under autocast, as the trainer does.
+        half_weights: multiply by copies of the language model's weights that are rounded to bfloat16.
     """
 
     name = "hf"
@@ -61,6 +62,7 @@ class HFEngine:
         pad_token_id: int,
         max_sequences: int,
         precision: Literal["fp32", "bf16"] = "fp32",
+        half_weights: bool = False,
     ) -> None:
         self.model = model
         self.family = family
@@ -68,6 +70,7 @@ class HFEngine:
         self.pad_token_id = pad_token_id
         self.max_sequences = max_sequences
         self.precision = precision
+        self.half_weights = half_weights
         self.stop_strings: StopStrings | None = None
 
     @property
@@ -138,10 +141,13 @@ class HFEngine:
         # Not inference mode: tensors made in it could end up in the training graph.
         modes = [(module, module.training) for module in self.model.modules()]
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        packed = (self.family.language_model(self.model), self.family.lm_head(self.model))
+        copied = (self.family.language_model(self.model), self.family.lm_head(self.model))
+        packed = packed_linears(
+            copied if self.precision == "fp32" else (), self.family.joint_linears, half=self.half_weights
+        )
         self.model.eval()
         try:
-            with torch.no_grad(), autocast, packed_linears(packed if self.precision == "fp32" else ()):
+            with torch.no_grad(), autocast, packed:
                 yield
         finally:
             for module, mode in modes:

@@ -297,7 +297,8 @@ def make_engine(
 
 def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
     """The alignment guard; says so if the run goes without."""
-    guard = AlignmentGuard(config.rollout.guard, config.model.precision, config.rollout.cuts, terminal.say)
+    precision = "bf16" if config.rollout.hf.weights == "bf16" else config.model.precision
+    guard = AlignmentGuard(config.rollout.guard, precision, config.rollout.cuts, terminal.say)
     if config.rollout.cuts and config.rollout.guard.every:
         terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")
     return guard
