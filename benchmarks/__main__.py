@@ -43,7 +43,14 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")
     step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
     _add_shape(step, model="tiny", pairs=5)
-    step.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
+    step.add_argument(
+        "--checkpointing",
+        choices=("none", "selective", "full"),
+        nargs="?",
+        const="full",
+        default="none",
+        help="model.checkpointing; TRL computes everything again unless none (default none; without a value full)",
+    )
     step.add_argument("--update-only", action="store_true", help="no rollout, no optimizer; both sides share one model")
     step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
     step.add_argument("--no-memory", action="store_true", help="leave peak memory out")

@@ -70,7 +70,7 @@ class Ours:
         problems: the file that `shapes.write_problems` wrote.
         regime: lengths.
         precision: fp32 or bf16.
-        checkpointing: gradient checkpointing.
+        checkpointing: `model.checkpointing`.
         folder: for the run folder.
         options: of the configuration, `FIELD=VALUE` each.
     """
@@ -83,7 +83,7 @@ class Ours:
         problems: Path,
         regime: Regime,
         precision: str,
-        checkpointing: bool,
+        checkpointing: str,
         folder: Path,
         options: Sequence[str] = (),
     ) -> None:
@@ -95,7 +95,7 @@ class Ours:
                 f"run_folder={folder}",
                 f"model.path={model}",
                 f"model.precision={precision}",
-                f"model.gradient_checkpointing={str(checkpointing).lower()}",
+                f"model.checkpointing={checkpointing}",
                 f"data.source={problems}",
                 f"rollout.n={len(regime.responses)}",
                 f"rollout.max_new_tokens={longest}",

@@ -31,7 +31,7 @@ def run_qlora(preset: str, tokens: int, pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = write_model(preset, Path(folder) / "model", torch.bfloat16)
         options = ModelConfig(
-            path=str(path), precision="bf16", lora=LoraConfig(rank=32), quantize="nf4", gradient_checkpointing=True
+            path=str(path), precision="bf16", lora=LoraConfig(rank=32), quantize="nf4", checkpointing="full"
         )
         loaded = load_policy(options)
         held = torch.cuda.memory_allocated()

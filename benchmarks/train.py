@@ -51,7 +51,7 @@ class Settings:
         pairs: how many steps of each side are measured, after one that is not.
         against: `trl` or `none`.
         precision: `fp32` or `bf16`.
-        checkpointing: gradient checkpointing, on both sides.
+        checkpointing: `model.checkpointing`; TRL recomputes everything or nothing.
         memory: whether peak memory is measured; on CPU in a process of its own for each side.
         update_only: forward and backward alone, on random responses: both sides share one model, nothing is generated,
             and the optimizer, whose state may be larger than the machine, is never called.
@@ -65,7 +65,7 @@ class Settings:
     pairs: int = 5
     against: str = "trl"
     precision: str = "fp32"
-    checkpointing: bool = False
+    checkpointing: str = "none"
     memory: bool = True
     update_only: bool = False
     rows: int = 0

@@ -1,4 +1,4 @@
-"""Groups with pictures of noise, random responses and random advantages, for a loaded model."""
+"""Groups with pictures of noise, random responses and random advantages, for a loaded model; and policies."""
 
 import random
 
@@ -7,7 +7,10 @@ from PIL import Image
 
 from mmhicra.config import DataConfig
 from mmhicra.core.records import Completion, Group, Problem, ProblemImage
+from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.processing import PromptBuilder
+
+TEMPERATURE = 0.8
 
 
 def make_groups(model, shapes):
@@ -26,3 +29,8 @@ def make_groups(model, shapes):
             group.completions.append(Completion(ids, [0.0] * length, "length", "", advantages=advantages))
         groups.append(group)
     return groups
+
+
+def make_policy(model, attention="segments", **more):
+    options = {"banned_ids": model.banned_token_ids, "chunk": 7, "attention": attention, **more}
+    return Policy(model.model, model.family, temperature=TEMPERATURE, **options)

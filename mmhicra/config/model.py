@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import logging
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmhicra.config.base import NamedOrPlugin, PathText, Section
+from mmhicra.config.base import NamedOrPlugin, PathText, Positive, Section
 from mmhicra.core.names import FamilyName
+
+log = logging.getLogger(__name__)
 
 
 class FreezeConfig(Section):
@@ -70,8 +73,13 @@ class ModelConfig(Section):
     CUDA otherwise, else `segments`."""
     vision_cache: PathText | None = None
     """A folder that keeps what the frozen vision tower made of each image, across epochs and runs."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    checkpointing: Literal["none", "selective", "full", "auto"] = "none"
+    """What decoder layers, and blocks of a trained vision tower, compute again in the backward pass instead of keeping
+    it: `selective` norms, activations and rotary embeddings (little time), `full` everything (about a third more time,
+    least memory). `auto` takes the quickest that fits the device's free memory by the doctor's plan. Gradients are the
+    same. Older files say `gradient_checkpointing: true` for `full`."""
+    checkpointing_layers: Positive | None = None
+    """How many decoder layers, from the first, are checkpointed; the others keep their activations. null: all."""
     shard: bool = False
     """With several processes, split parameters, gradients and optimizer state over them (FSDP2) instead of copying."""
     freeze: FreezeConfig = FreezeConfig()
@@ -87,6 +95,23 @@ class ModelConfig(Section):
     """Keep the language model's frozen linear layers in 4 bits under the adapters (QLoRA, arXiv 2305.14314): needs a
     CUDA GPU and bitsandbytes."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, section: Any) -> Any:
+        """`gradient_checkpointing`, as it was called while there was one kind of it."""
+        older = section.get("gradient_checkpointing") if isinstance(section, dict) else None
+        if not isinstance(older, bool):
+            return section
+        rest = {name: value for name, value in section.items() if name != "gradient_checkpointing"}
+        kind = "full" if older else "none"
+        if rest.setdefault("checkpointing", kind) != kind:
+            raise ValueError(
+                f"gradient_checkpointing: {str(older).lower()} is an older name of checkpointing: {kind}, but "
+                f"checkpointing is {rest['checkpointing']}: drop the older one"
+            )
+        log.warning("model.gradient_checkpointing: %s is read as model.checkpointing: %s", str(older).lower(), kind)
+        return rest
+
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.vision_cache is not None and not self.vision_frozen:
@@ -94,8 +119,8 @@ class ModelConfig(Section):
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
             )
-        for problem in (self._check_adapter(), self._check_quantize(), self._check_weights()):
-            if problem:
+        for check in (self._check_adapter, self._check_quantize, self._check_weights, self._check_checkpointing):
+            if problem := check():
                 raise ValueError(problem)
         return self
 
@@ -131,6 +156,15 @@ class ModelConfig(Section):
             return "weights: bf16 holds what precision: bf16 computes with, but precision is fp32: set both to bf16"
         if self.quantize is not None:
             return f"weights: bf16 and quantize: {self.quantize} both say how frozen weights are held: drop weights"
+        return None
+
+    def _check_checkpointing(self) -> str | None:
+        if self.checkpointing_layers is not None and self.checkpointing in ("none", "auto"):
+            reason = "checkpoints none" if self.checkpointing == "none" else "chooses them itself"
+            return (
+                f"checkpointing_layers says how many layers are checkpointed, but checkpointing: {self.checkpointing} "
+                f"{reason}: set checkpointing to selective or full, or drop it"
+            )
         return None
 
     @property

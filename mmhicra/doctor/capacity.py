@@ -6,79 +6,28 @@ from dataclasses import replace
 
 from mmhicra.config import RunConfig
 from mmhicra.core.memory import GIB
-from mmhicra.doctor.devices import Device
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
-from mmhicra.doctor.memory import Load, Phase, Plan, largest_budget, most_sequences, plan_memory
-from mmhicra.doctor.problems import Reader
+from mmhicra.train.update.load import Device, Load, capacity_on
+from mmhicra.train.update.memory_plan import (
+    Phase,
+    Plan,
+    checkpointing_text,
+    choose_checkpointing,
+    largest_budget,
+    most_sequences,
+    plan_memory,
+)
+from mmhicra.vlm.activation_checkpointing import KINDS
 from mmhicra.vlm.shape import ModelShape
-
-SPARE_TOKENS = 256
-"""Tokens of one more block, which vLLM's CPU build is given for every sequence (`rollout.vllm.loading`)."""
-USABLE = 0.92
-"""The share of the free memory that is planned with: allocators leave holes, and libraries take their own share."""
-
-
-def load_of(config: RunConfig, shape: ModelShape, reader: Reader, device: Device, processes: int) -> Load:
-    """What a configuration asks of one device, given its model and its data."""
-    train, rollout = config.train, config.rollout
-    mine = -(-train.prompts_per_step // processes)
-    patches = shape.merged * reader.most_image_tokens
-    # A plain row holds one prompt and one response, whatever the budget.
-    one = reader.longest + rollout.max_new_tokens + (0 if config.model.vision_frozen else patches)
-    tested = -(-min(config.eval.problems, len(reader.loaded.held_out) if reader.loaded else 0) // processes)
-    return Load(
-        half=config.model.precision == "bf16",
-        checkpointing=config.model.gradient_checkpointing,
-        dense=config.model.attention == "dense",
-        adapters=config.model.has_adapters,
-        quantized=config.model.quantize is not None,
-        vision_frozen=config.model.vision_frozen,
-        reference=train.loss.kl_coefficient > 0,
-        processes=processes,
-        shard=config.model.shard,
-        cuda=device.kind == "cuda",
-        embedded=rollout.engine != "vllm",
-        engine=engine_bytes(config, shape, device) if rollout.engine == "vllm" else 0,
-        engine_rests=rollout.vllm.sleep,
-        budget=train.tokens_per_micro_batch if train.rows == "shared" else min(one, train.tokens_per_micro_batch),
-        prompt=reader.longest,
-        patches=patches,
-        response=rollout.max_new_tokens,
-        group=rollout.n,
-        groups=-(-mine // train.minibatches),
-        chunk=train.logprob_chunk,
-        nucleus=train.loss.siren is not None,
-        sequences=min(rollout.max_sequences // rollout.n, mine) * rollout.n,
-        step_prompts=mine,
-        evaluation_group=config.eval.n if tested else 0,
-        evaluation_sequences=min(rollout.max_sequences // config.eval.n, tested) * config.eval.n,
-    )
-
-
-def engine_bytes(config: RunConfig, shape: ModelShape, device: Device) -> int:
-    """What vLLM takes: its share of a GPU, else its own weights and its cache of keys and values."""
-    options, width = config.rollout.vllm, 2 if config.model.precision == "bf16" else 4
-    if device.kind == "cuda":
-        return int(options.memory_fraction * device.total)
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    wanted = 2 * shape.layers * shape.key * width * config.rollout.max_sequences * (longest + SPARE_TOKENS)
-    cache = min(wanted, int(options.memory_fraction * device.free))
-    if options.kv_cache_gib is not None:
-        cache = int(options.kv_cache_gib * GIB)
-    return width * shape.parameters // options.tensor_parallel + cache
-
-
-def capacity_on(devices: list[Device], processes: int) -> int:
-    """Bytes that a training process may take: of the fullest GPU, or its part of the machine's memory."""
-    if devices[0].kind == "cuda":
-        return int(USABLE * min(device.free for device in devices))
-    return int(USABLE * devices[0].free / processes)
 
 
 def check_memory(config: RunConfig, shape: ModelShape, load: Load, devices: list[Device]) -> CheckResult:
     """Plan a step, and compare it with what is free."""
     check = CheckResult("memory", "Memory plan")
     capacity = capacity_on(devices, load.processes)
+    if config.model.checkpointing == "auto":
+        load = choose_checkpointing(shape, load, capacity)
+        check.notes.append(f"model.checkpointing: auto is {checkpointing_text(load)}")
     plan = plan_memory(shape, load)
     budget = largest_budget(shape, load, capacity)
     check.facts = {
@@ -126,15 +75,15 @@ def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, ca
         budget = largest_budget(shape, load, capacity)
         if budget is not None and budget >= least:
             remedies.append(Remedy("train.tokens_per_micro_batch", budget))
-        saving = replace(load, checkpointing=True)
-        if not load.checkpointing and _fits(shape, saving, phase, capacity):
-            remedies.append(Remedy("model.gradient_checkpointing", True))
-        elif not load.checkpointing and not remedies:
-            budget = largest_budget(shape, saving, capacity)
+        saving = _keeping_less(load)
+        all_layers = "" if load.checkpointed is None else "and model.checkpointing_layers: null"
+        if fitting := next((each for each in saving if _fits(shape, each, phase, capacity)), None):
+            remedies.append(Remedy("model.checkpointing", fitting.checkpointing, words=all_layers))
+        elif saving and not remedies:
+            budget = largest_budget(shape, saving[-1], capacity)
             if budget is not None and budget >= least:
-                remedies.append(
-                    Remedy("model.gradient_checkpointing", True, words=f"and train.tokens_per_micro_batch: {budget}")
-                )
+                words = f"{all_layers} and train.tokens_per_micro_batch: {budget}".strip()
+                remedies.append(Remedy("model.checkpointing", saving[-1].checkpointing, words=words))
     elif phase in ("rollout", "evaluation"):
         sequences = most_sequences(shape, load, capacity, phase)
         if sequences is not None:
@@ -150,6 +99,16 @@ def _ways_out(config: RunConfig, shape: ModelShape, load: Load, phase: Phase, ca
     )
     remedies.append(Remedy("model.path", words="a smaller model"))
     return remedies
+
+
+def _keeping_less(load: Load) -> list[Load]:
+    """With more checkpointing than `load` has, in all layers, the quickest first."""
+    kinds = KINDS[KINDS.index(load.checkpointing) :]
+    return [
+        replace(load, checkpointing=kind, checkpointed=None)
+        for kind in kinds
+        if kind != "none" and (kind != load.checkpointing or load.checkpointed is not None)
+    ]
 
 
 def _fits(shape: ModelShape, load: Load, phase: Phase, capacity: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import torch
 
@@ -12,26 +11,10 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.core.memory import GIB, gpu_memory, machine_memory
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
 from mmhicra.train.update.attention import choose
+from mmhicra.train.update.load import Device
 
 BF16_SINCE = (8, 0)
 """CUDA compute capability; older cards only emulate bfloat16."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """One device, or the machine's memory.
-
-    Attributes:
-        kind: `cuda` or `cpu`.
-        name: as its driver calls it.
-        total: bytes.
-        free: bytes that a process may still take.
-    """
-
-    kind: str
-    name: str
-    total: int
-    free: int
 
 
 def find_devices() -> list[Device]:

@@ -22,12 +22,11 @@ from mmhicra.train.distributed.launch import number_of
 
 if TYPE_CHECKING:
     from mmhicra.core.records import Prompt
-    from mmhicra.doctor.devices import Device
-    from mmhicra.doctor.memory import Load
     from mmhicra.doctor.problems import Reader
     from mmhicra.rewards.reward import Rewarder
     from mmhicra.rewards.workers import Verifier
     from mmhicra.rollout.engine import Engine, Sampling
+    from mmhicra.train.update.load import Device, Load
     from mmhicra.train.update.policy import Policy
     from mmhicra.vlm.loading import LoadedModel, LoadedProcessor
     from mmhicra.vlm.processing import PromptBuilder
@@ -280,7 +279,8 @@ class Doctor:
 
     def check_memory(self) -> CheckResult:
         """Plan a step."""
-        from mmhicra.doctor.capacity import check_memory, load_of
+        from mmhicra.doctor.capacity import check_memory
+        from mmhicra.train.update.load import load_of
         from mmhicra.vlm.shape import shape_of
 
         assert self.processes is not None

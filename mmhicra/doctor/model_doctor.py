@@ -19,13 +19,14 @@ import mmhicra
 from mmhicra.config import FreezeConfig, LoraConfig, ModelConfig, RunConfig
 from mmhicra.config.loading import build_config
 from mmhicra.core.errors import UserError
-from mmhicra.doctor.capacity import capacity_on, load_of, size_text
+from mmhicra.doctor.capacity import size_text
 from mmhicra.doctor.devices import find_devices
 from mmhicra.doctor.doctor import Progress
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy, Report
-from mmhicra.doctor.memory import plan_memory
 from mmhicra.doctor.problems import Reader
 from mmhicra.doctor.template import check_template
+from mmhicra.train.update.load import capacity_on, load_of
+from mmhicra.train.update.memory_plan import plan_memory
 from mmhicra.vlm.adapter_folder import fitted_name
 from mmhicra.vlm.loading import LoadedProcessor, load_processor
 from mmhicra.vlm.model_folder import check_weights, unexpected, weight_files
@@ -45,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
         "freeze": FreezeConfig(vision_tower=False, merger=False),
     },
 }
-"""What is trained, with gradient checkpointing, and the fields of `model` that say so."""
+"""What is trained, with full activation checkpointing, and the fields of `model` that say so."""
 PROMPT, RESPONSE = 1024, 1024
 """Tokens of the sequences that the memory plan is made for."""
 
@@ -162,7 +163,7 @@ class ModelDoctor:
         shape = shape_of(self.empty, self.loaded.family, self.model)
         check.summary = (
             f"{shape.parameters:,} parameters; {size_text(capacity)} can be used here ({devices[0].name}); for prompts "
-            f"and responses of {PROMPT} tokens, 8 of them, with gradient checkpointing"
+            f"and responses of {PROMPT} tokens, 8 of them, with full activation checkpointing"
         )
         if all(plan["peak"] > capacity for plan in check.facts.values()):
             check.doubts.append("none of these fits here: a larger or another device, or a smaller model")
@@ -177,7 +178,7 @@ class _NoData(Reader):
 
 def _plan_config(model: ModelConfig, changes: Mapping[str, Any]) -> RunConfig:
     """A run of one prompt at a time, eight responses to it."""
-    own = model.model_copy(update={"gradient_checkpointing": True, **changes})
+    own = model.model_copy(update={"checkpointing": "full", **changes})
     tree = {
         "model": own.model_dump(),
         "data": {"max_prompt_tokens": PROMPT},

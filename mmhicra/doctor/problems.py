@@ -94,6 +94,11 @@ class Reader:
         used = [size.image_tokens for id, size in self.sizes.items() if id not in self.long]
         return max(used, default=self.config.data.max_prompt_tokens)
 
+    @property
+    def held_out(self) -> int:
+        """Problems that can be evaluated."""
+        return len(self.loaded.held_out) if self.loaded else 0
+
     def rows_of(self, ids: Sequence[str]) -> list[RefusedRow]:
         """The refused rows of these problems."""
         known = set(ids)

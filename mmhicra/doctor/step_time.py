@@ -14,8 +14,8 @@ from mmhicra.config import RunConfig
 from mmhicra.core.memory import peak, restart_peak
 from mmhicra.core.records import Completion, Group, Prompt
 from mmhicra.doctor.findings import CheckResult, Grid, Remedy
-from mmhicra.doctor.memory import Load
 from mmhicra.rollout.engine import Engine, Sampling
+from mmhicra.train.update.load import Load
 from mmhicra.train.update.packing import SubGroup, fill_rows, pack, split_groups
 from mmhicra.train.update.policy import Policy
 

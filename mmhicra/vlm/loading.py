@@ -20,6 +20,7 @@ from mmhicra.config import ModelConfig
 from mmhicra.core.errors import UserError, brief, one_line
 from mmhicra.core.plugins import is_address
 from mmhicra.core.resources import asset_path
+from mmhicra.vlm.activation_checkpointing import checkpoint_blocks
 from mmhicra.vlm.adapter_folder import HUB_ID, continue_adapter, merge_adapter, read_adapter
 from mmhicra.vlm.adapters import ADAPTER, add_adapters
 from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
@@ -112,7 +113,7 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
 
     Weights are float32 whatever `model.precision` says; bf16 is the trainer's autocast over them. Dropout is off in
     every layer, so the forward pass in train mode equals the one in eval mode (`model.lora.dropout` above 0 is the one
-    exception); the model is returned in train mode, without which gradient checkpointing does nothing.
+    exception); the model is returned in train mode, without which nothing is checkpointed.
 
     Args:
         model: what to load and how.
@@ -128,9 +129,10 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     _check_rotary(policy, parts.path)
     _switch_off_dropout(policy)
     family = parts.family
-    if model.gradient_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = _adapt(policy, family, model, seed)
+    if model.checkpointing != "auto":  # which is chosen before anything is loaded to be trained
+        tower = not model.freeze.vision_tower
+        checkpoint_blocks(policy, family, model.checkpointing, model.checkpointing_layers, tower=tower)
     return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
 
 

@@ -66,6 +66,7 @@ class PromptBuilder:
     def __init__(self, processor: Any, family: Family, model_config: PreTrainedConfig, data: DataConfig) -> None:
         self.processor = processor
         self.family = family
+        self.model_config = model_config
         self.data = data
         self.limits = {"min_pixels": data.min_pixels, "max_pixels": data.max_pixels}
         self.factor = family.image_factor(model_config)

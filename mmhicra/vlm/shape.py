@@ -36,7 +36,9 @@ class ModelShape:
         adapter: ranks of all adapters of a layer added up, 0 without LoRA.
         deepstack: vision layers that also enter the decoder.
         tower_layers: of the vision tower.
+        tower_width: of its residual stream.
         tower_saved: values that one of its layers keeps for the backward pass, a patch.
+        tower_products: values that one keeps with selective checkpointing: its input, and what products make.
         merger_saved: values that merging keeps, a patch.
         patch_values: values of a patch.
         merged: patches an image token is made of.
@@ -57,7 +59,9 @@ class ModelShape:
     adapter: int
     deepstack: int
     tower_layers: int
+    tower_width: int
     tower_saved: int
+    tower_products: int
     merger_saved: int
     patch_values: int
     merged: int
@@ -112,6 +116,8 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
         adapter=ranks,
         deepstack=len(mergers) - 1,
         tower_layers=vision.depth,
+        tower_width=width,
+        tower_products=width + sum(m.out_features for m in linear) // vision.depth,
         tower_saved=6 * width + sum(m.in_features + m.out_features for m in linear) // vision.depth,
         merger_saved=sum(
             m.in_features + m.out_features for merger in mergers for m in merger.modules() if isinstance(m, nn.Linear)

@@ -16,7 +16,8 @@ from benchmarks.shapes import write_model
 from mmhicra.config import DataConfig, ModelConfig
 from mmhicra.core.memory import peak_above, resident
 from mmhicra.core.records import Completion, Group, Problem, ProblemImage
-from mmhicra.doctor.memory import Load, plan_memory
+from mmhicra.train.update.load import Load
+from mmhicra.train.update.memory_plan import plan_memory
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
@@ -84,7 +85,8 @@ def load_of(config: ModelConfig, group: Group, alone: bool) -> Load:
     """The group is a micro-batch, and the optimizer step if it is `alone`."""
     return Load(
         half=config.precision == "bf16",
-        checkpointing=config.gradient_checkpointing,
+        checkpointing=config.checkpointing,
+        checkpointed=config.checkpointing_layers,
         dense=False,
         adapters=config.lora is not None,
         vision_frozen=config.vision_frozen,

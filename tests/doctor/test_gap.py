@@ -10,10 +10,10 @@ from short_runs import short_config
 from mmhicra.core.records import RewardRecord
 from mmhicra.data.generated.visual_math import generate
 from mmhicra.doctor.gap import check_gap
-from mmhicra.doctor.memory import Load
 from mmhicra.doctor.step_time import StepTime, longest_step
 from mmhicra.rollout.engine import sampling_of
 from mmhicra.rollout.hf.engine import HFEngine
+from mmhicra.train.update.load import Load
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder

@@ -16,8 +16,16 @@ from transformers import DynamicCache
 from benchmarks.memory import ALLOCATOR
 from benchmarks.shapes import REGIMES, model_config
 from mmhicra.config import ModelConfig
-from mmhicra.doctor.memory import ACTIVATION_FACTOR, Load, largest_budget, most_sequences, plan_memory, slots
 from mmhicra.rollout.hf.cache import ResponseCache
+from mmhicra.train.update.load import Load
+from mmhicra.train.update.memory_plan import (
+    ACTIVATION_FACTOR,
+    choose_checkpointing,
+    largest_budget,
+    most_sequences,
+    plan_memory,
+    slots,
+)
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.shape import ModelShape, empty_model, shape_of
@@ -29,12 +37,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MIB = 2**20
 CASES = {
     "float32": {"shape": "tiny"},
-    "gradient checkpointing": {"shape": "tiny", "gradient_checkpointing": True},
+    "gradient checkpointing": {"shape": "tiny", "checkpointing": "full"},
+    "selective checkpointing": {"shape": "tiny", "checkpointing": "selective"},
     "bfloat16": {"shape": "tiny", "precision": "bf16"},
     "LoRA": {"shape": "tiny", "lora": {"rank": 16, "alpha": 16}},
     "vision trained": {"shape": "tiny", "image": True, "freeze": {"vision_tower": False, "merger": False}},
-    "40 M, bfloat16 and checkpointing": {"shape": "40m", "precision": "bf16", "gradient_checkpointing": True},
-    "40 M, alone": {"shape": "40m", "gradient_checkpointing": True, "alone": True},
+    "40 M, bfloat16 and checkpointing": {"shape": "40m", "precision": "bf16", "checkpointing": "full"},
+    "40 M, alone": {"shape": "40m", "checkpointing": "full", "alone": True},
 }
 
 SHAPE = ModelShape(
@@ -53,14 +62,16 @@ SHAPE = ModelShape(
     adapter=0,
     deepstack=0,
     tower_layers=32,
+    tower_width=1280,
     tower_saved=20_000,
+    tower_products=12_000,
     merger_saved=5_000,
     patch_values=1176,
     merged=4,
 )
 LOAD = Load(
     half=True,
-    checkpointing=True,
+    checkpointing="full",
     dense=False,
     adapters=False,
     vision_frozen=True,
@@ -161,7 +172,8 @@ loads = st.builds(
     replace,
     st.just(LOAD),
     half=st.booleans(),
-    checkpointing=st.booleans(),
+    checkpointing=st.sampled_from(["none", "selective", "full"]),
+    checkpointed=st.one_of(st.none(), st.integers(1, 30)),
     vision_frozen=st.booleans(),
     dense=st.booleans(),
     groups=st.integers(1, 200),
@@ -182,6 +194,24 @@ def test_the_largest_budget_fits_and_more_does_not(load, room):
     assert total(budget) <= room
     whole_step = load.groups * (load.prompt + looked_at + load.group * load.response)
     assert budget == whole_step or total(budget + 2 * max(256, load.patches)) > room
+
+
+@given(loads, st.integers(10**9, 10**12))
+def test_the_chosen_checkpointing_fits_and_less_of_it_does_not(load, room):
+    def total(kind, count):
+        changed = replace(load, checkpointing=kind, checkpointed=count)
+        return plan_memory(SHAPE, changed).total("update")
+
+    chosen = choose_checkpointing(SHAPE, load, room)
+    kind, count = chosen.checkpointing, chosen.checkpointed
+    if total("none", None) <= room:
+        assert (kind, count) == ("none", None)
+    elif total(kind, count) <= room:
+        assert kind != "none"
+        assert (count or SHAPE.layers) == 1 or total(kind, (count or SHAPE.layers) - 1) > room
+        assert kind == "selective" or total("selective", None) > room
+    else:
+        assert (kind, count) == ("full", None)
 
 
 @given(st.integers(10**9, 10**12), st.sampled_from(["rollout", "evaluation"]))

@@ -7,9 +7,8 @@ from benchmarks.shapes import PRESETS, _tokenizer, model_config
 from mmhicra.config import RunConfig
 from mmhicra.config.loading import load_config
 from mmhicra.core.memory import GIB
-from mmhicra.doctor.capacity import capacity_on, load_of
-from mmhicra.doctor.devices import Device
-from mmhicra.doctor.memory import Plan, plan_memory
+from mmhicra.train.update.load import Device, capacity_on, load_of
+from mmhicra.train.update.memory_plan import Plan, plan_memory
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.shape import empty_model, shape_of
 
@@ -23,7 +22,7 @@ def plan_of(config: RunConfig) -> Plan:
     family = FAMILIES["qwen2_5_vl"]
     model = shape_of(empty_model(shape, family), family, config.model)
     # A picture of the most tokens, and a question of 388.
-    reader = SimpleNamespace(longest=900, most_image_tokens=512, loaded=None)
+    reader = SimpleNamespace(longest=900, most_image_tokens=512, held_out=0)
     return plan_memory(model, load_of(config, model, reader, GPU, 1))
 
 

@@ -87,7 +87,7 @@ def marks_other_grams(folder, record, plain):
     [
         (cuts_sampling, ("train.dynamic_sampling.max_rounds=3", "rollout.top_p=0.9", "rollout.top_k=20")),
         (samples_cooler, ("rollout.temperature=0.7",)),
-        (computes_in_bf16, ("model.precision=bf16", "model.gradient_checkpointing=true")),
+        (computes_in_bf16, ("model.precision=bf16", "model.checkpointing=full")),
         (samples_from_rounded_weights, ("rollout.hf.weights=bf16", "train.loss.correction={}")),
         (computes_the_same, ("model.attention=dense", "train.tokens_per_micro_batch=700")),
         (computes_the_same, ("train.rows=plain",)),

@@ -10,6 +10,7 @@ from mmhicra.core.errors import ConfigError
 from mmhicra.train.loop.opening import refuse_other_run
 
 MAY_CHANGE = {
+    *("model.checkpointing", "model.checkpointing_layers"),
     *("run_folder", "threads", "train.steps", "train.grace_seconds", "train.rank_timeout", "eval.every"),
     *("eval.benchmarks", "eval.max_new_tokens", "eval.keep_best", "eval.best_by", "reward.workers"),
     *(

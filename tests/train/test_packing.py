@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from made_groups import make_groups
+from made_groups import TEMPERATURE, make_groups, make_policy
 
 from mmhicra.config import ModelConfig
 from mmhicra.core.records import Group
@@ -20,7 +20,7 @@ from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.loading import load_policy
 
-TEMPERATURE, ENTROPY_WEIGHT = 0.8, 0.1
+ENTROPY_WEIGHT = 0.1
 RELATIVE = 1e-5
 IMAGES = (0, 1, 3)
 
@@ -39,7 +39,7 @@ def load(tiny_model_folder):
         freeze = {"vision_tower": lora, "merger": lora}
         options = {
             "freeze": freeze,
-            "gradient_checkpointing": checkpointing,
+            "checkpointing": checkpointing,
             "lora": {"rank": 4, "alpha": 4} if lora else None,
         }
         model = load_policy(ModelConfig(path=str(tiny_model_folder(family)), family=family, **options))
@@ -50,11 +50,6 @@ def load(tiny_model_folder):
         return model
 
     return loaded
-
-
-def make_policy(model, attention="segments", **more):
-    options = {"banned_ids": model.banned_token_ids, "chunk": 7, "attention": attention, **more}
-    return Policy(model.model, model.family, temperature=TEMPERATURE, **options)
 
 
 def plain(model, prompt, completion):
@@ -117,7 +112,7 @@ def assert_equal_to_one_by_one(model, groups, budget, attention="segments", visi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -138,12 +133,12 @@ def widest(group):
 
 
 def test_the_dense_reference_equals_one_by_one(load):
-    model = load("qwen3_vl", False, False)
+    model = load("qwen3_vl", False, "none")
     assert_equal_to_one_by_one(model, make_groups(model, [(1, [3, 5]), (0, [2, 1])]), 10**6, attention="dense")
 
 
 def test_rows_stay_within_the_budget_and_lose_nothing(load):
-    model = load("qwen2_5_vl", True, False)
+    model = load("qwen2_5_vl", True, "none")
     groups = make_groups(model, [(count, [3, 9, 1, 7, 7]) for count in IMAGES * 2])
     budget = max(map(widest, groups)) + 10
     parts = split_groups(groups, budget)
@@ -155,7 +150,7 @@ def test_rows_stay_within_the_budget_and_lose_nothing(load):
 
 
 def test_more_rows_can_be_asked_for(load):
-    groups = make_groups(load("qwen2_5_vl", True, False), [(0, [3, 3])] * 3)
+    groups = make_groups(load("qwen2_5_vl", True, "none"), [(0, [3, 3])] * 3)
     parts = split_groups(groups, 10**6)
     assert [len(row) for row in fill_rows(parts, 10**6)] == [3]
     assert [len(row) for row in fill_rows(parts, 10**6, at_least=2)] == [2, 1]
@@ -166,13 +161,13 @@ def test_more_rows_can_be_asked_for(load):
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_plain_rows_equal_one_response_at_a_time(family, load):
     """As shared rows do, above: several images in a prompt, none, and one; the vision tower is trained too."""
-    model = load(family, False, False)
+    model = load(family, False, "none")
     groups = make_groups(model, [(3, [5, 1, 9]), (0, [4, 2]), (1, [3])])
     assert_equal_to_one_by_one(model, groups, 10**6, plain_rows=True)
 
 
 def test_a_policy_of_plain_rows_refuses_shared_ones(load):
-    model = load("qwen2_5_vl", True, False)
+    model = load("qwen2_5_vl", True, "none")
     groups = make_groups(model, [(0, [4, 2]), (1, [3])])
     assert [len(row) for row in fill_rows(split_groups(groups, 10**6, True), 10**6, plain=True)] == [1, 1, 1]
     policy = make_policy(model, plain=True)
@@ -182,7 +177,7 @@ def test_a_policy_of_plain_rows_refuses_shared_ones(load):
 
 
 def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):
-    model = load("qwen2_5_vl", True, False)
+    model = load("qwen2_5_vl", True, "none")
     (group,) = make_groups(model, [(1, [4])])
     seen = FrozenVision(model.model, model.family, "fp32").add_features([group.prompt])
     (unseen_part,) = split_groups([group], 10**6)
@@ -192,13 +187,13 @@ def test_an_image_costs_its_patches_until_it_has_been_looked_at(load):
 
 
 def test_a_response_that_cannot_fit_is_named(load):
-    groups = make_groups(load("qwen2_5_vl", True, False), [(1, [4])])
+    groups = make_groups(load("qwen2_5_vl", True, "none"), [(1, [4])])
     with pytest.raises(ValueError, match="problem p0: .* exceed train.tokens_per_micro_batch"):
         split_groups(groups, 10)
 
 
 def test_a_batch_without_images_looks_at_a_blank_one_if_told(load):
-    model = load("qwen3_vl", False, False)
+    model = load("qwen3_vl", False, "none")
     batch = pack(split_groups(make_groups(model, [(0, [3, 2])]), 10_000))
     options = {"temperature": TEMPERATURE, "banned_ids": [], "chunk": 64}
     plain_stats, looking = (
@@ -212,7 +207,7 @@ def test_a_batch_without_images_looks_at_a_blank_one_if_told(load):
 
 
 def test_a_group_at_the_budget_stays_whole_and_a_response_one_over_it_is_refused(load):
-    model = load("qwen2_5_vl", True, False)
+    model = load("qwen2_5_vl", True, "none")
     (group,) = make_groups(model, [(0, [4, 6])])
     whole = len(group.prompt) + 10
     assert [len(part.completions) for part in split_groups([group], whole)] == [2]
@@ -225,7 +220,7 @@ def test_a_group_at_the_budget_stays_whole_and_a_response_one_over_it_is_refused
 
 def test_the_largest_part_is_placed_first_so_that_few_rows_do(load):
     """Two small parts and one as large as both: small ones first would leave no row for the large one."""
-    model = load("qwen2_5_vl", True, False)
+    model = load("qwen2_5_vl", True, "none")
     prompt = len(make_groups(model, [(0, [1])])[0].prompt)
     parts = split_groups(make_groups(model, [(0, [1]), (0, [1]), (0, [prompt + 2])]), 10**6)
     assert [part.size for part in parts] == [prompt + 1, prompt + 1, 2 * prompt + 2]

@@ -42,7 +42,7 @@ CASES = {
         *("model.freeze={vision_tower: false, merger: false}", "train.tokens_per_micro_batch=1200"),
         "model.lora={rank: 3, alpha: 9, targets: all-linear, dora: true, rslora: true, rank_pattern: {q_proj: 5}, "
         "alpha_pattern: {up_proj: 4}}",
-        *("model.gradient_checkpointing=true", "train.minibatches=2", "train.loss.kl_coefficient=0.5", *FAR),
+        *("model.checkpointing=full", "train.minibatches=2", "train.loss.kl_coefficient=0.5", *FAR),
     ),
     "merger_beside_adapters": (
         *("model.lora={rank: 3, full_merger: true}", "model.freeze.merger=false", "train.tokens_per_micro_batch=1200"),
@@ -61,7 +61,7 @@ CASES = {
         *("train.rows=plain", "model.freeze={vision_tower: false, merger: false}", "train.minibatches=2"),
         "train.tokens_per_micro_batch=1200",
     ),
-    "checkpointing": ("model.gradient_checkpointing=true", "train.optimizer.max_grad_norm=0.05", "train.minibatches=3"),
+    "checkpointing": ("model.checkpointing=full", "train.optimizer.max_grad_norm=0.05", "train.minibatches=3"),
     "positive": ("credit.method=hicra_positive", "train.optimizer.schedule=linear", "train.minibatches=2"),
     "placebo": ("credit.method=placebo", "hicra.alpha=0.9"),
     "high_entropy": ("credit.method=high_entropy", "credit.top_share=0.6", "hicra.alpha=0.4"),

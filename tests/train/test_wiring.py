@@ -73,7 +73,13 @@ SCENES = {
         ),
         "model.attention": ("dense", lambda run: run.trainer.unwrapped.attention),
         "model.vision_cache": ("FOLDER", lambda run: str(run.collector.vision.folder)),
-        "model.gradient_checkpointing": (True, lambda run: unwrap(run.model).is_gradient_checkpointing),
+        "model.checkpointing": ("full", lambda run: ["none", "full"][unwrap(run.model).is_gradient_checkpointing]),
+        "model.checkpointing_layers": (
+            2,
+            lambda run: sum(
+                getattr(m, "gradient_checkpointing", False) for m in run.model.modules() if "Layer" in type(m).__name__
+            ),
+        ),
         "model.lora.rank": (3, lambda run: adapter(run).r),
         "model.lora.alpha": (12, lambda run: adapter(run).lora_alpha),
         "model.lora.dropout": (0.125, lambda run: adapter(run).lora_dropout),

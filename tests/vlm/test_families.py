@@ -145,10 +145,10 @@ def test_checkpointed_gradients_equal_plain_ones(family, scene, tiny_model_folde
     """Through vision tower, mergers and decoder; the model in train mode, as the trainer has it."""
     loaded, prompt = scene(family)
     gradients = []
-    for checkpointing in (False, True):
+    for checkpointing in ("none", "full"):
         everything = FreezeConfig(vision_tower=False, merger=False)
         path = str(tiny_model_folder(family))
-        model = load_policy(ModelConfig(path=path, freeze=everything, gradient_checkpointing=checkpointing)).model
+        model = load_policy(ModelConfig(path=path, freeze=everything, checkpointing=checkpointing)).model
         assert model.training
         hidden, _ = loaded.family.hidden_states(
             model, embed(loaded, model, prompt), prompt.vision.positions[:, None], None

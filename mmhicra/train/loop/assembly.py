@@ -44,6 +44,7 @@ from mmhicra.train.loop.problems import load_checked_problems, make_stream
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
+from mmhicra.train.update.fitting import checkpointing_that_fits
 from mmhicra.train.update.optimizer import describe_optimizer, make_optimizer, refuse_optimizer, warmup_and_decay
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
@@ -99,7 +100,9 @@ def assemble(
     """
     with Ranks(accelerator).refusing_together():  # what one node lacks, e.g. the model's folder, ends the others too
         inputs = check_inputs(config, folder, accelerator, terminal, stack)
-        model = load_policy(config.model, config.seed)
+    options = checkpointing_that_fits(config, inputs.prompts, accelerator, terminal.say)
+    with Ranks(accelerator).refusing_together():
+        model = load_policy(options, config.seed)
     parameters = count_parameters(model.model)
     library = inputs.gram_library
     terminal.say(

@@ -31,6 +31,8 @@ Resume = bool | Literal["auto"]
 MAY_CHANGE_ON_RESUME = (
     "run_folder",
     "threads",
+    "model.checkpointing",
+    "model.checkpointing_layers",
     "train.steps",
     "train.grace_seconds",
     "train.rank_timeout",

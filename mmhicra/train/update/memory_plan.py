@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmhicra.rollout.hf.cache import BLOCK
+from mmhicra.train.update.load import Load
+from mmhicra.vlm.activation_checkpointing import KINDS
 from mmhicra.vlm.features import PATCHES_AT_A_TIME
 from mmhicra.vlm.shape import ModelShape
 
@@ -24,104 +26,6 @@ QUANTIZED = 0.516
 """Bytes of one in nf4 with doubly quantised scales: 4.127 bits (arXiv 2305.14314, section 3)."""
 
 Phase = Literal["update", "optimizer step", "rollout", "evaluation"]
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a configuration asks of one device.
-
-    Attributes:
-        half: computes in bfloat16 over float32 weights.
-        checkpointing: gradient checkpointing.
-        dense: the attention that holds an (L, L) mask.
-        adapters: LoRA: the weights under the adapters are frozen.
-        quantized: the decoder's linear layers are kept in 4 bits.
-        vision_frozen: the vision side is frozen.
-        reference: a frozen copy is kept for the KL term.
-        processes: that train together.
-        shard: weights, gradients and optimizer state are split over them.
-        cuda: the optimizer updates all tensors at once, which takes memory.
-        embedded: rollouts use the trained model itself; else `engine` says what the engine takes.
-        engine: bytes of an engine beside the model.
-        engine_rests: it gives them back while the model is trained.
-        budget: `train.tokens_per_micro_batch`.
-        prompt: tokens of the longest prompt.
-        patches: of the images of that prompt.
-        response: tokens of the longest response.
-        group: completions per prompt.
-        groups: prompts of an optimizer step, on this device.
-        chunk: response positions whose logits are held at a time.
-        nucleus: SIREN takes the entropy of a nucleus as well.
-        sequences: completions that are decoded at a time.
-        step_prompts: prompts that are processed together before a rollout, on this device.
-        evaluation_group: completions per held-out problem; 0 without evaluation.
-        evaluation_sequences: completions that are decoded at a time in an evaluation.
-    """
-
-    half: bool
-    checkpointing: bool
-    dense: bool
-    adapters: bool
-    vision_frozen: bool
-    reference: bool
-    processes: int
-    shard: bool
-    cuda: bool
-    embedded: bool
-    engine: int
-    engine_rests: bool
-    budget: int
-    prompt: int
-    patches: int
-    response: int
-    group: int
-    groups: int
-    chunk: int
-    nucleus: bool
-    sequences: int
-    step_prompts: int
-    evaluation_group: int
-    evaluation_sequences: int
-    quantized: bool = False
-
-    @property
-    def evaluating(self) -> Load:
-        """The same while held-out problems are answered."""
-        return replace(
-            self,
-            group=self.evaluation_group,
-            sequences=self.evaluation_sequences,
-            step_prompts=self.evaluation_sequences // self.evaluation_group,
-        )
-
-    @property
-    def whole(self) -> int:
-        """What an optimizer step takes of budgets: tokens, and patches while the vision side is trained."""
-        looked_at = 0 if self.vision_frozen else self.patches
-        return self.groups * (self.prompt + looked_at + self.group * self.response)
-
-    @property
-    def alone(self) -> bool:
-        """Whether one micro-batch is a whole optimizer step."""
-        return self.whole <= self.budget
-
-    @property
-    def micro_batch(self) -> int:
-        """L: what the largest micro-batch holds of the budget."""
-        return min(self.budget, self.whole)
-
-    @property
-    def micro_patches(self) -> int:
-        """Patches in the largest micro-batch while the vision side is trained; they share the budget with tokens."""
-        if self.vision_frozen or not self.patches:
-            return 0
-        whole = self.prompt + self.patches + self.response
-        return min(self.groups, max(1, self.micro_batch // whole)) * self.patches
-
-    @property
-    def micro_tokens(self) -> int:
-        """Tokens in the largest micro-batch, those patches taken off."""
-        return self.micro_batch - self.micro_patches
 
 
 @dataclass(frozen=True)
@@ -209,8 +113,9 @@ def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
 def activations(shape: ModelShape, load: Load) -> int:
     """What the largest micro-batch keeps between its forward and its backward pass."""
     stream = load.micro_tokens * FLOAT * shape.hidden
-    layer = stream if load.checkpointing else load.micro_tokens * saved_by_a_layer(shape, load)
-    return shape.layers * layer + (2 + shape.deepstack) * stream + tower_activations(shape, load)
+    count = checkpointed_layers(shape, load)
+    layers = count * kept_by_a_layer(shape, load) + (shape.layers - count) * saved_by_a_layer(shape, load)
+    return load.micro_tokens * layers + (2 + shape.deepstack) * stream + tower_activations(shape, load)
 
 
 def update(shape: ModelShape, load: Load, gradients: int) -> dict[str, int]:
@@ -233,8 +138,9 @@ def update(shape: ModelShape, load: Load, gradients: int) -> dict[str, int]:
 def layer_going_back(shape: ModelShape, load: Load) -> int:
     """What the backward pass of one decoder layer takes beside what was kept."""
     layer = load.micro_tokens * passing_in_a_layer(shape, load)
-    if load.checkpointing:
-        layer += load.micro_tokens * saved_by_a_layer(shape, load)
+    if checkpointed_layers(shape, load):
+        again = FLOAT * shape.hidden if load.checkpointing == "full" else kept_by_a_layer(shape, load)
+        layer += load.micro_tokens * (saved_by_a_layer(shape, load) - again)
     return layer + (FLOAT + 1) * load.micro_tokens**2 * load.dense
 
 
@@ -254,6 +160,23 @@ def saved_by_a_layer(shape: ModelShape, load: Load) -> int:
     return stream + readers + attention + mlp + width * shape.adapter
 
 
+def checkpointed_layers(shape: ModelShape, load: Load) -> int:
+    """Decoder layers that compute again what they do not keep."""
+    if load.checkpointing == "none":
+        return 0
+    return shape.layers if load.checkpointed is None else min(shape.layers, load.checkpointed)
+
+
+def kept_by_a_layer(shape: ModelShape, load: Load) -> int:
+    """Bytes a token that a checkpointed decoder layer keeps: its input in float32, and with `selective` the outputs of
+    its products but the last, and of attention: within spans, and from responses to prompts."""
+    if load.checkpointing == "full":
+        return FLOAT * shape.hidden
+    width = HALF if load.half else FLOAT
+    products = shape.query + 2 * shape.key + shape.hidden + 2 * shape.inner
+    return FLOAT * shape.hidden + width * (products + 2 * shape.query + shape.adapter)
+
+
 def passing_in_a_layer(shape: ModelShape, load: Load) -> int:
     """Bytes a token on top of what a layer keeps: the gradients of its MLP, or the copies that attention makes after
     the MLP is done with."""
@@ -263,9 +186,15 @@ def passing_in_a_layer(shape: ModelShape, load: Load) -> int:
 
 
 def tower_activations(shape: ModelShape, load: Load) -> int:
-    """Bytes that the vision tower keeps for its backward pass; a frozen one keeps nothing."""
+    """Bytes that the vision tower keeps for its backward pass; a frozen one keeps nothing.
+
+    Where its blocks are checkpointed that is each one's input, with `selective` the outputs of its products, and
+    everything of the one that is on its way back.
+    """
     width = HALF if load.half else FLOAT
-    saved = shape.tower_layers * shape.tower_saved + shape.merger_saved + shape.patch_values
+    kept = {"none": shape.tower_saved, "selective": shape.tower_products, "full": shape.tower_width}[load.checkpointing]
+    again = 0 if load.checkpointing == "none" else shape.tower_saved
+    saved = shape.tower_layers * kept + again + shape.merger_saved + shape.patch_values
     return load.micro_patches * width * saved
 
 
@@ -289,7 +218,11 @@ def copies(shape: ModelShape, load: Load, *, back: bool) -> int:
         return 2 * width * max(shape.block, shape.vocabulary * shape.hidden)
     if not load.half:
         return 0
-    return HALF * (shape.block if back and load.checkpointing else cast_linear(shape, load))
+    if not back:
+        return HALF * cast_linear(shape, load)
+    count = checkpointed_layers(shape, load)
+    kept = cast_linear(shape, load) - (shape.vocabulary * shape.hidden if count == shape.layers else 0)
+    return HALF * max(shape.block if count else 0, kept * (shape.layers - count) // shape.layers)
 
 
 def kv_cache(shape: ModelShape, load: Load) -> int:
@@ -337,6 +270,26 @@ def largest_budget(shape: ModelShape, load: Load, capacity: int) -> int | None:
         return plan_memory(shape, replace(load, budget=budget)).total("update") <= capacity
 
     return _largest(fits, least, most, 256)
+
+
+def choose_checkpointing(shape: ModelShape, load: Load, capacity: int) -> Load:
+    """`load` with the checkpointing that computes least again of what fits an update into `capacity` bytes.
+
+    None at all; `selective`, then `full`, in as few layers as will do; where nothing fits, `full` in all of them.
+    """
+    if plan_memory(shape, kept := replace(load, checkpointing="none", checkpointed=None)).total("update") <= capacity:
+        return kept
+    for kind in KINDS[1:]:
+        for count in range(1, shape.layers + 1):
+            fewer = replace(load, checkpointing=kind, checkpointed=None if count == shape.layers else count)
+            if plan_memory(shape, fewer).total("update") <= capacity:
+                return fewer
+    return replace(load, checkpointing=KINDS[-1], checkpointed=None)
+
+
+def checkpointing_text(load: Load) -> str:
+    """For a line to a person."""
+    return load.checkpointing + (f" in the first {load.checkpointed} layers" if load.checkpointed is not None else "")
 
 
 def most_sequences(shape: ModelShape, load: Load, capacity: int, phase: Phase) -> int | None:
