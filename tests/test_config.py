@@ -113,6 +113,8 @@ def test_overrides_come_after_the_file_and_in_order():
         ),
         ("model={shard: true, lora: {}}", "model.shard splits a model that is trained whole, model.lora trains little"),
         ("model={shard: true, adapter: sft}", "model.shard splits a model that is trained whole, model.adapter trains"),
+        ("parallel.replicate=2", "model.shard is false: set model.shard to true, or drop parallel.replicate"),
+        ("parallel.reshard=never", "model.shard is false: set model.shard to true, or drop parallel.reshard"),
         ("model={lora: {}, adapter: sft}", "drop lora, or set adapter_mode to merge"),
         ("model={adapter_mode: merge}", "there is none: set adapter, or drop it"),
         ("model={lora: {full_merger: true}}", "which freeze.merger freezes: set freeze.merger to false"),

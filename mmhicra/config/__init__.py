@@ -13,6 +13,7 @@ from mmhicra.config.method import (
     TermConfig,
 )
 from mmhicra.config.model import FreezeConfig, LoraConfig, ModelConfig
+from mmhicra.config.parallel import ParallelConfig
 from mmhicra.config.rollout import GuardConfig, RolloutConfig, VLLMConfig
 from mmhicra.config.run import LogConfig, RunConfig
 from mmhicra.config.train import (
@@ -46,6 +47,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ParallelConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",

@@ -71,7 +71,7 @@ def evaluation_config(
     """
     tree = {name: dict(part) for name, part in ALONE.items()} if tree is None else tree
     # The last is of training alone: a limit that evaluation has no use for.
-    training = {"model.shard": False, "model.vision_cache": None, "train.tokens_per_micro_batch": MOST}
+    training = {"model.shard": False, "parallel": {}, "model.vision_cache": None, "train.tokens_per_micro_batch": MOST}
     for name, value in {**training, **changes}.items():
         set_field(tree, name, value)
     for override in overrides:

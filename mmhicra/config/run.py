@@ -18,6 +18,7 @@ from mmhicra.config.method import (
     RewardConfig,
 )
 from mmhicra.config.model import ModelConfig
+from mmhicra.config.parallel import ParallelConfig
 from mmhicra.config.rollout import RolloutConfig
 from mmhicra.config.train import (
     TrainConfig,
@@ -81,6 +82,8 @@ class RunConfig(Section):
     """CPU threads of torch; 0 leaves its default."""
     model: ModelConfig = ModelConfig()
     """The policy."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How processes share it."""
     data: DataConfig = DataConfig()
     """What it is trained on."""
     rollout: RolloutConfig = RolloutConfig()
@@ -102,6 +105,7 @@ class RunConfig(Section):
     def _check(self) -> RunConfig:
         for problem in (
             self._check_trainable(),
+            self.parallel.problem(self.model.shard),
             self._check_credit(),
             self._check_lengths(),
             self._check_rows(),

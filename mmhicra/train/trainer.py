@@ -23,7 +23,7 @@ from mmhicra.train.credit import CreditAssigner, planning_tags
 from mmhicra.train.distributed.balance import Work, balance
 from mmhicra.train.distributed.group_sharing import GroupSharing
 from mmhicra.train.distributed.ranks import Ranks
-from mmhicra.train.distributed.sharding import accumulating, clip_gradients
+from mmhicra.train.distributed.sharding import accumulating, clip_gradients, give_back
 from mmhicra.train.guard import AlignmentGuard, mean_error, worst_prompt
 from mmhicra.train.loop.metrics import Tally, Timers
 from mmhicra.train.source_metrics import source_metrics
@@ -315,6 +315,7 @@ class Trainer:
             values = values_of(pack(row).to(self.accelerator.device)).cpu()
             if not is_filler:
                 scored += [pair for pair in by_completion(row, values) if id(pair[0]) in own]
+        give_back(self.policy)
         return scored
 
     def rows(self, step: Step, groups: Sequence[Group]) -> list[tuple[list[SubGroup], bool]]:

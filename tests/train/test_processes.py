@@ -1,6 +1,7 @@
 """What `accelerate` finds in the environment changes neither the mathematics nor the layout of a run in silence."""
 
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from short_runs import short_config
 
 from mmhicra.core.errors import ConfigError
 from mmhicra.train.distributed.launch import processes_of, speaks
+from mmhicra.train.distributed.mesh import refuse_layout
 from mmhicra.train.distributed.processes import describe, make_accelerator, overridden
 from mmhicra.train.loop.terminal import Terminal
 
@@ -83,6 +85,10 @@ HEADERS = {
         "processes: 4 on cuda (H100 and H200, on 2 hosts), copied; engine vllm (its weights over 2 processes each), "
         "precision fp32; ",
     ),
+    "copies of a split model": (
+        4, {"LOCAL_WORLD_SIZE": "2"}, ["H100", "H100"], ["model.shard=true", "parallel.replicate=2"],
+        "processes: 4 on cuda (2 x H100, on 2 hosts), 2 copies of the model, each split over 2; engine hf, precision ",
+    ),
     "no launcher": (1, {}, ["H100"], [], "processes: 1 on cuda (H100), one whole model; engine hf, precision fp32; "),
 }  # fmt: skip
 """Scene -> processes, environment, GPUs of this host, overrides, and how the first line of a run begins."""
@@ -99,6 +105,21 @@ def test_a_run_says_its_processes_devices_layout_engine_and_precision(scene, mon
     line, *more = describe(short_config(tmp_path, *overrides), accelerator)
     assert line.startswith(begins)
     assert [text for text in more if "GPUs are here" in text] == ([] if count >= len(names) else [more[0]])
+
+
+@pytest.mark.parametrize(
+    ("processes", "said"),
+    [
+        (1, r"\(2\) does not divide the number of processes \(1\)"),
+        (3, "does not divide"),
+        (2, "nothing to split"),
+        (4, ""),
+    ],
+)
+def test_copies_must_divide_the_processes_and_leave_something_to_split(processes, said, tmp_path):
+    config = short_config(tmp_path, "model.shard=true", "parallel.replicate=2")
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        refuse_layout(config, processes)
 
 
 ENVIRONMENTS = {

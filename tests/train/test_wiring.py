@@ -204,6 +204,7 @@ ELSEWHERE = {
     "train/test_sinks.py": "log.trackers log.project",
     "end_to_end/test_run_folder.py": "run_folder train.grace_seconds",
     "end_to_end/test_ranks.py": "model.shard",
+    "train/test_sharding.py": "parallel.replicate parallel.reshard",
     "end_to_end/test_benchmarks.py": "eval.benchmarks.name eval.benchmarks.source eval.benchmarks.prompt",
     "evaluate/test_questions.py": "eval.benchmarks.split eval.benchmarks.images eval.benchmarks.subset"
     " eval.benchmarks.limit",

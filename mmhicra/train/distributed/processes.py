@@ -104,7 +104,13 @@ def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
     engine, parallel = config.rollout.engine, config.rollout.vllm.tensor_parallel
     if engine == "vllm" and parallel > 1:
         engine += f" (its weights over {parallel} processes each)"
-    layout = "one whole model" if count == 1 else "the model is split over them" if config.model.shard else "copied"
+    copies = config.parallel.replicate
+    split = (
+        f"{copies} copies of the model, each split over {count // copies}"
+        if copies > 1
+        else "the model is split over them"
+    )
+    layout = "one whole model" if count == 1 else split if config.model.shard else "copied"
     prompts, n, limit = config.train.prompts_per_step, config.rollout.n, config.rollout.max_new_tokens
     lines = [
         f"processes: {count} on {device.type} ({where}), {layout}; engine {engine}, precision "

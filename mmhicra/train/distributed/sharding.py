@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -32,18 +33,33 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 """States as one process would have them; on ranks other than the first they are empty if the model is sharded."""
 
 
-def shard(policy: Policy, precision: str) -> None:
-    """Split `policy` over the ranks in place, block by block; a block's parameters are whole only while it runs."""
+def shard(policy: Policy, precision: str, mesh: DeviceMesh, reshard: str = "auto") -> None:
+    """Split `policy` over the ranks in place, block by block; a block's parameters are whole only while it runs.
+
+    Args:
+        policy: on its device.
+        precision: `model.precision`.
+        mesh: from `make_mesh`.
+        reshard: `parallel.reshard`; a policy that is never trained should have `always`.
+    """
     names = set(policy.model._no_split_modules or ())  # pyright: ignore[reportArgumentType, reportCallIssue]
     bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     mixed = bf16 if precision == "bf16" else MixedPrecisionPolicy()
     for block in [module for module in policy.modules() if type(module).__name__ in names]:
-        fully_shard(block, mp_policy=mixed)
-    fully_shard(policy, mp_policy=mixed)
+        _shard(block, mesh, mixed, reshard != "never")
+    # What lies outside of the blocks is needed at the end of the forward pass and at once again.
+    _shard(policy, mesh, mixed, reshard == "always")
     # Whoever runs first would become the root: before the first update that is a block, in the engine.
     policy._get_fsdp_state()._lazy_init()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
 
+def _shard(module: nn.Module, mesh: DeviceMesh, mixed: MixedPrecisionPolicy, reshard: bool) -> None:
+    fully_shard(module, mesh=mesh, mp_policy=mixed, reshard_after_forward=reshard)
+    _RESHARDS[module] = reshard
+
+
+_RESHARDS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Whether a sharded module gives its parameters back after its forward pass."""
 _WHOLE: WeakSet[nn.Module] = WeakSet()
 """Modules that `gathered` holds whole now."""
 
@@ -64,9 +80,29 @@ def gathered(policy: nn.Module) -> Iterator[None]:
     finally:
         for module in shards:
             _WHOLE.discard(module)
-            # The root stays whole between forward and backward, where it is needed at once.
-            module.set_reshard_after_forward(module is not policy, recurse=False)
+            module.set_reshard_after_forward(_RESHARDS[module], recurse=False)
             module.reshard()
+            _forget_forwards(module)
+
+
+def give_back(policy: nn.Module) -> None:
+    """Free what forward passes without a backward pass left whole: an optimizer step would not reach it."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule) and module not in _WHOLE:
+            module.reshard()
+            _forget_forwards(module)
+
+
+def _forget_forwards(module: FSDPModule) -> None:
+    """Take back that FSDP noted the order of forward passes, by which the next backward pass gathers ahead.
+
+    Ranks run other passes in between, as one without images does not run the vision tower: they would not gather the
+    same, and wait for each other for ever.
+    """
+    state: Any = module._get_fsdp_state()
+    state._comm_ctx.post_forward_order.clear()
+    if state._fsdp_param_group is not None:
+        state._fsdp_param_group._post_forward_indices.clear()
 
 
 @dataclass(frozen=True)
@@ -105,9 +141,13 @@ class GatheringEngine:
 
 @contextmanager
 def accumulating(accelerator: Accelerator, policy: nn.Module, *, last: bool) -> Iterator[None]:
-    """Average gradients over the ranks in the `last` micro-batch only."""
+    """Average gradients over the ranks in the `last` micro-batch only.
+
+    Of a sharded model each micro-batch leaves the shards alone, else every rank would keep whole gradients in between;
+    its copies exchange theirs in the last.
+    """
     if isinstance(policy, FSDPModule):
-        policy.set_requires_gradient_sync(last)
+        policy.set_requires_all_reduce(last)
         yield
     elif last:
         yield

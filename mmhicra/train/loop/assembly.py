@@ -33,6 +33,7 @@ from mmhicra.rollout.engines import check_engine
 from mmhicra.train.collector import Collector
 from mmhicra.train.credit import CreditAssigner, credit_options
 from mmhicra.train.distributed.balance import Work
+from mmhicra.train.distributed.mesh import make_mesh, refuse_layout
 from mmhicra.train.distributed.processes import sharded
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import GatheringEngine, shard
@@ -130,6 +131,7 @@ def check_inputs(
     """Processes, grams, rewards, processor, data and benchmarks; arguments and errors as of `assemble`."""
     refuse_idle_processes(config, accelerator)
     refuse_optimizer(config, accelerator.num_processes)
+    refuse_layout(config, accelerator.num_processes)
     check_engine(config)
     try_method(config.credit.method, credit_options(config.credit, config.hicra.alpha))
     callbacks = Callbacks.load(config.log.callbacks if accelerator.is_main_process else ())
@@ -281,8 +283,10 @@ def make_policy(
     keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
     reference = Reference(policy, keeps) if config.train.loss.kl_coefficient > 0 else None
     if sharded(config, accelerator):
-        for part in (policy, *([reference.policy] if reference else [])):
-            shard(part, config.model.precision)
+        mesh = make_mesh(config, accelerator)
+        shard(policy, config.model.precision, mesh, config.parallel.reshard)
+        if reference:
+            shard(reference.policy, config.model.precision, mesh, "always")
     return policy, reference
 
 

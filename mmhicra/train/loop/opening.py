@@ -33,6 +33,7 @@ MAY_CHANGE_ON_RESUME = (
     "threads",
     "model.checkpointing",
     "model.checkpointing_layers",
+    "parallel",
     "train.steps",
     "train.grace_seconds",
     "train.rank_timeout",
