@@ -41,7 +41,9 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     telemetry.add_argument("--steps", type=int, default=20, metavar="N")
     telemetry.set_defaults(run=run_telemetry)
     step = kinds.add_parser("train", help="a training step beside TRL's: seconds by phase, FLOPs, memory")
-    step.add_argument("--against", choices=("trl", "none"), default="trl", help="default trl (needs mmhicra[bench])")
+    step.add_argument(
+        "--against", choices=("trl", "trl-async", "none"), default="trl", help="default trl (needs mmhicra[bench])"
+    )
     _add_shape(step, model="tiny", pairs=5)
     step.add_argument(
         "--checkpointing",

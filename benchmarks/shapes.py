@@ -168,7 +168,7 @@ def model_config(preset: str, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     )
 
 
-def write_problems(regime: Regime, processor: Any, folder: Path, count: int) -> Path:
+def write_problems(regime: Regime, processor: Any, folder: Path, count: int, text_alone: bool = False) -> Path:
     """A folder of `count` problems whose prompts have exactly the regime's length; returns the file that lists them.
 
     Args:
@@ -176,21 +176,24 @@ def write_problems(regime: Regime, processor: Any, folder: Path, count: int) -> 
         processor: the model's.
         folder: made if missing.
         count: each with a picture of its own.
+        text_alone: text in the place of the picture, as many tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    fixed = _text_tokens(processor, "<image>")
-    question = "<image>" + " the" * (regime.text - fixed)
+    start, wanted = ("the", regime.prompt) if text_alone else ("<image>", regime.text)
+    question = start + " the" * (wanted - _text_tokens(processor, start))
     tokens = _text_tokens(processor, question)
-    if tokens != regime.text:
-        raise UserError(f"bench train: {tokens} text tokens where regime {regime.name} has {regime.text}")
+    if tokens != wanted:
+        raise UserError(f"bench train: {tokens} text tokens where regime {regime.name} has {wanted}")
     rng = np.random.default_rng(0)
     rows, columns = regime.image
     file = folder / "problems.jsonl"
     with file.open("w", encoding="utf-8") as lines:
         for number in range(count):
-            size = (rows * PIXELS_PER_TOKEN, columns * PIXELS_PER_TOKEN, 3)
-            Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / f"{number}.png")
-            row = {"id": str(number), "question": question, "images": [f"{number}.png"], "answer": "1"}
+            images = [] if text_alone else [f"{number}.png"]
+            for name in images:
+                size = (rows * PIXELS_PER_TOKEN, columns * PIXELS_PER_TOKEN, 3)
+                Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+            row = {"id": str(number), "question": question, "images": images, "answer": "1"}
             lines.write(json.dumps(row) + "\n")
     return file
 

@@ -27,12 +27,15 @@ from benchmarks.progress import Progress, passes, silent
 from benchmarks.shapes import REGIMES, Regime, write_model, write_problems
 from benchmarks.spread import refuse_none, shown_range, times_faster
 from benchmarks.trl import Trl, refuse_missing
+from benchmarks.trl_async import TrlAsync
 from mmhicra.core.errors import UserError
 from mmhicra.core.memory import peak_above
 from mmhicra.train.update.speed import update_speed
 
 PHASES = ("rollout", "forward", "backward", "update", "optimizer", "step")
 """`update` is forward and backward; `step` is everything, rewards and credit included."""
+
+Opponent = Trl | TrlAsync
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,7 +52,7 @@ class Settings:
         regime: a name in `shapes.REGIMES`.
         group: responses of the group; 0 is the regime's own 8.
         pairs: how many steps of each side are measured, after one that is not.
-        against: `trl` or `none`.
+        against: `trl`, `trl-async` (text alone, the update only) or `none`.
         precision: `fp32` or `bf16`.
         checkpointing: `model.checkpointing`; TRL recomputes everything or nothing.
         memory: whether peak memory is measured; on CPU in a process of its own for each side.
@@ -100,8 +103,10 @@ def run_train(settings: Settings, progress: Progress = silent) -> dict[str, Any]
         raise UserError(
             f"bench train: --rows {settings.rows} does not divide the {count} responses: micro-batches are even"
         )
-    if settings.against == "trl":
+    if settings.against != "none":
         refuse_missing()
+    if settings.against == "trl-async" and not settings.update_only:
+        raise UserError("bench train --against trl-async compares updates: add --update-only")
     with tempfile.TemporaryDirectory() as folder:
         progress("writing the model")
         files = write_files(settings, Path(folder))
@@ -116,7 +121,8 @@ def write_files(settings: Settings, folder: Path) -> tuple[Path, Path]:
     """The model, in the precision of the run (both sides load float32), and the problems."""
     model = write_model(settings.model, folder / "model", DTYPES[settings.precision])
     processor = AutoProcessor.from_pretrained(model)
-    return model, write_problems(settings.lengths, processor, folder / "data", PROBLEMS)
+    text_alone = settings.against == "trl-async"
+    return model, write_problems(settings.lengths, processor, folder / "data", PROBLEMS, text_alone)
 
 
 def measure(
@@ -144,7 +150,9 @@ def measure(
         "attention": ours.trainer.unwrapped.attention,
         "seconds": seconds,
         "ratio": {
-            phase: times_faster(own, seconds["trl"][phase]) for phase, own in seconds["mmhicra"].items() if theirs
+            phase: times_faster(own, seconds[settings.against][phase])
+            for phase, own in seconds["mmhicra"].items()
+            if theirs
         },
         "flops": flops,
         "memory": memory | peaks,
@@ -155,37 +163,42 @@ def measure(
     }
 
 
-def count(settings: Settings, ours: Ours, theirs: Trl | None) -> tuple[dict[str, int], float, dict[str, int]]:
+def count(settings: Settings, ours: Ours, theirs: Opponent | None) -> tuple[dict[str, int], float, dict[str, int]]:
     """By side FLOP of an update as it runs, FLOP of a forward pass over our row, and on CUDA by side peak memory."""
     group = ours.made_up() if settings.update_only else ours.step()[1]
     updates: dict[str, Callable[[], Any]] = {"mmhicra": lambda: ours.update(group)}
     if theirs is not None:
-        updates["trl"] = theirs.updating(group, generates=not settings.update_only)
+        updates[settings.against] = theirs.updating(group, generates=not settings.update_only)
     flops = {side: count_flops(update) for side, update in updates.items()}
     measured = settings.memory and torch.cuda.is_available()
     peaks = {side: peak_above(update) for side, update in updates.items()} if measured else {}
     return flops, ours.trainer.work.forward(group), peaks
 
 
-def pair(settings: Settings, ours: Ours, theirs: Trl | None) -> dict[str, dict[str, float]]:
+def pair(settings: Settings, ours: Ours, theirs: Opponent | None) -> dict[str, dict[str, float]]:
     """One step of each side, or one update: seconds by side and phase."""
     if settings.update_only:
         group = ours.made_up()
         found = {"mmhicra": ours.update(group)}
-        return found if theirs is None else found | {"trl": theirs.updating(group, generates=False)()}
+        return found if theirs is None else found | {settings.against: theirs.updating(group, generates=False)()}
     own, group = ours.step()
-    return {"mmhicra": own} if theirs is None else {"mmhicra": own, "trl": theirs.step(group)}
+    return {"mmhicra": own} if theirs is None else {"mmhicra": own, settings.against: theirs.step(group)}
 
 
 @contextmanager
-def sides(settings: Settings, files: tuple[Path, Path], folder: Path) -> Iterator[tuple[Ours, Trl | None]]:
+def sides(settings: Settings, files: tuple[Path, Path], folder: Path) -> Iterator[tuple[Ours, Opponent | None]]:
     """Both trainers, or ours alone."""
     options = (*files, settings.lengths, settings.precision, settings.checkpointing)
-    ours = Ours(*options, folder / "ours", settings.options)
+    text_alone = ("data.columns.images=none",) if settings.against == "trl-async" else ()
+    ours = Ours(*options, folder / "ours", (*text_alone, *settings.options))
     try:
-        shared = ours.trainer.unwrapped.model if settings.update_only else None
-        trl = settings.against == "trl"
-        yield ours, Trl(*options, folder / "trl", shared, settings.rows) if trl else None
+        model = ours.trainer.unwrapped.model
+        if settings.against == "trl-async":
+            yield ours, TrlAsync(model, settings.precision, settings.lengths)
+        elif settings.against == "trl":
+            yield ours, Trl(*options, folder / "trl", model if settings.update_only else None, settings.rows)
+        else:
+            yield ours, None
     finally:
         ours.close()
 
@@ -197,7 +210,7 @@ def with_update(phases: dict[str, float]) -> dict[str, float]:
 
 def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
     """The update of one side, whose peak memory above weights and optimizer state is measured, after it ran once."""
-    given = replace(Settings(**settings), against="trl" if side == "trl" else "none")
+    given = replace(Settings(**settings), against="none" if side == "mmhicra" else side)
     files = (Path(folder, "model"), Path(folder, "data", "problems.jsonl"))
     ours, theirs = (stack := ExitStack()).enter_context(sides(given, files, Path(folder, f"memory_{side}")))
     atexit.register(stack.close)

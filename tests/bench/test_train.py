@@ -46,6 +46,26 @@ def test_both_sides_have_the_same_gradients(small, tmp_path, monkeypatch):
         assert (own - other).norm() < 5e-3 * other.norm()
 
 
+def test_a_trie_of_text_has_the_gradients_of_our_row(small, tmp_path, monkeypatch):
+    text = replace(small, against="trl-async", update_only=True)
+    with sides(text, write_files(text, tmp_path), tmp_path) as (ours, theirs):
+        model, group = ours.trainer.unwrapped.model, ours.made_up()
+        assert (len(group.prompt), group.prompt.images) == (32, ())
+        found = []
+        monkeypatch.setattr(ours.trainer.optimizer, "zero_grad", lambda *_, **__: None)
+        monkeypatch.setattr(model, "zero_grad", lambda *_, **__: None)
+        for update in (lambda: ours.update(group), theirs.updating(group)):
+            update()
+            found.append(gradients(model))
+            for parameter in model.parameters():
+                parameter.grad = None
+        own, other = found
+        assert own.norm() > 0
+        assert (own - other).norm() < 5e-3 * other.norm()
+    with pytest.raises(UserError, match="add --update-only"):
+        run_train(replace(text, update_only=False))
+
+
 def test_the_table_shows_every_phase(small):
     result = run_train(small)
     assert set(result["seconds"]) == {"mmhicra", "trl"}
