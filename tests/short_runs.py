@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from faults.spawner import fork
-from safetensors.torch import load_file
 
 from mmhicra.config.loading import load_config
+from mmhicra.core.tensor_parts import whole_tensors
 from mmhicra.train.loop.run import train
 from mmhicra.train.loop.terminal import Terminal
 
@@ -57,9 +57,9 @@ def metrics(folder):
 def state_files(folder, step):
     """The weights and optimizer state of a checkpoint, as tensors by name."""
     state = Path(folder) / "checkpoints" / f"step_{step:06d}" / "trainer_state"
-    optimizer = torch.load(state / "optimizer.pt", weights_only=True).get("state", {})
-    moments = {f"{parameter} {name}": value for parameter, parts in optimizer.items() for name, value in parts.items()}
-    return {**load_file(state / "trainable.safetensors"), **moments}
+    values = json.loads((state / "optimizer.json").read_text())["values"]
+    steps = {f"step.{name}": torch.tensor(parts["step"]["value"]) for name, parts in values.items()}
+    return {**whole_tensors(state / "trainable"), **whole_tensors(state / "optimizer"), **steps}
 
 
 def assert_same_run(left, right, step):

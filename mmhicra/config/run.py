@@ -33,6 +33,9 @@ class LogConfig(Section):
     """Steps between checkpoints; 0 writes the last one only."""
     keep_checkpoints: Positive = 2
     """The newest so many stay."""
+    checkpoint_async: bool = True
+    """Training goes on while a checkpoint is written: its state is copied to the CPU, which takes as much host memory
+    as `trainer_state/` has bytes. `false`: training waits, and nothing is copied."""
     checkpoint_model: Literal["full", "adapter"] = "full"
     """`full`: every checkpoint is a whole model folder. `adapter`: with adapters, only these; `mmhicra merge` writes
     the model folder when it is wanted."""

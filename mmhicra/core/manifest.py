@@ -7,6 +7,7 @@ manifests: what measures time is left out of the checksum of `state.json`, and h
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,20 @@ CHUNK = 2**24
 """Bytes that are read at a time."""
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, known: Mapping[str, dict[str, Any]] | None = None) -> None:
     """List every file below `folder` with its size and checksum in `manifest.json`.
+
+    Args:
+        folder: of a checkpoint.
+        known: what is to be said of some files, by their path in it: they are not read again.
 
     Raises:
         OSError: a file cannot be read, or the list not be written.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    files = {path.relative_to(folder).as_posix(): entry(folder, path) for path in paths}
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    known = known or {}
+    files = {name: known[name] if name in known else entry(folder, path) for name, path in names.items()}
     text = json.dumps({"checksum": CHECKSUM, "files": files}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

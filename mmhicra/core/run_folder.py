@@ -252,6 +252,11 @@ class RunFolder:
                 file.with_name(file.name + PARTIAL).unlink(missing_ok=True)
             for _, file in steps_in(self.rollouts, ".jsonl" + PARTIAL):
                 file.unlink()
+        self.sweep_checkpoints()
+
+    def sweep_checkpoints(self) -> None:
+        """Remove unfinished checkpoints, and those being removed."""
+        with writing(self.checkpoints):
             for _, folder in steps_in(self.checkpoints, PARTIAL):
                 shutil.rmtree(folder)
             for step, folder in steps_in(self.checkpoints, REPLACED):

@@ -17,7 +17,8 @@ import mmhicra
 from mmhicra.config import RunConfig
 from mmhicra.rollout.engine import Engine
 from mmhicra.rollout.engines import make_engine
-from mmhicra.vlm.loading import TRAINED_WEIGHTS, LoadedModel, LoadedProcessor, put_trained
+from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, put_trained
+from mmhicra.vlm.trained_weights import OLD_TRAINED_WEIGHTS, TRAINED_WEIGHTS
 
 _HASHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files that decide what a model folder computes: weights, configurations, tokenizer, processor, chat template."""
@@ -58,9 +59,9 @@ def model_facts(path: str, loaded: LoadedProcessor) -> dict[str, Any]:
     if not folder.is_dir():
         return facts | {"commit": getattr(loaded.config, "_commit_hash", None)}
     digest = hashlib.sha256()
-    trained = folder / TRAINED_WEIGHTS
     files = sorted({file for pattern in _HASHED for file in folder.glob(pattern)})
-    for file in [*files, trained] if trained.is_file() else files:
+    old = folder / OLD_TRAINED_WEIGHTS
+    for file in [*files, *sorted((folder / TRAINED_WEIGHTS).glob("*")), *([old] if old.is_file() else [])]:
         digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as content:
             while block := content.read(1 << 24):

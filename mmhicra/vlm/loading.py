@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_processing_backends import TorchvisionBackend
@@ -27,17 +25,11 @@ from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.own_family import choose_family, load_family
 from mmhicra.vlm.quantise import quantised_loading, refuse_quantize
+from mmhicra.vlm.trained_weights import INSIDE_POLICY, load_trained
 from mmhicra.vlm.weights import nonfinite
 
 SHIPPED = ("tiny_vlm", "lab_vlm")
 """The `model.path` of the models that ship with mmhicra."""
-
-STATE = "trainer_state"
-"""The part of a checkpoint that a resume needs."""
-TRAINED_WEIGHTS = f"{STATE}/trainable.safetensors"
-"""In a checkpoint: the float32 weights that were trained, adapters by themselves."""
-INSIDE_POLICY = "model."
-"""Where `train.policy.Policy` keeps the model: the prefix of the names of these weights."""
 
 LARGEST_PIXEL = 30.0
 """Of an image that was scaled to 0 to 1, less a mean and over a deviation of 0.2 or more; unscaled it is above 255."""
@@ -148,17 +140,10 @@ def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
     Raises:
         UserError: the checkpoint has no such weights, or those of another model.
     """
-    try:
-        weights = load_file(checkpoint / TRAINED_WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{checkpoint} is no whole checkpoint of a run: {_one_line(error)}") from None
-    own = {name.removeprefix(INSIDE_POLICY): tensor for name, tensor in weights.items()}
-    trained = {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad}
-    if odd := sorted(own.keys() ^ trained):
-        raise UserError(f"{checkpoint} was trained with other parameters (first difference: {odd[0]}): same config?")
-    if broken := nonfinite(weights.items()):
+    trained = {INSIDE_POLICY + name: p.detach() for name, p in loaded.model.named_parameters() if p.requires_grad}
+    load_trained(checkpoint, trained)
+    if broken := nonfinite((name.removeprefix(INSIDE_POLICY), tensor) for name, tensor in trained.items()):
         raise UserError(f"{checkpoint}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: name another one")
-    loaded.model.load_state_dict(own, strict=False)
 
 
 def resolve_model(path: str) -> str:

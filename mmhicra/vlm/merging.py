@@ -121,7 +121,7 @@ def _write(model: LoadedModel, out: Path, *, half: bool) -> None:
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        save_model(model.model, model.model.state_dict(), model.processor, partial, half=half)
+        save_model(model.model, model.processor, partial, half=half)
         sync_tree(partial)
         if out.exists():
             out.rmdir()

@@ -18,10 +18,11 @@ from mmhicra.train.distributed.sharding import gathered
 from mmhicra.train.loop.assembly import Assembly
 from mmhicra.train.loop.best import better, value_of
 from mmhicra.train.loop.callbacks import CallbackError
-from mmhicra.train.loop.checkpoint import Progress, progress_of, save_checkpoint
+from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
 from mmhicra.train.loop.evaluation import Evaluation, evaluate, summarise
 from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
 from mmhicra.train.loop.rollout_records import rollout_records
+from mmhicra.train.loop.staging import Progress, progress_of, stage
 from mmhicra.train.loop.stopping import Stopping
 from mmhicra.train.loop.terminal import Terminal
 
@@ -50,11 +51,16 @@ class Run:
     parts: Assembly
     sinks: Sequence[Sink]
     stop: Stopping
+    writer: CheckpointWriter
     state: dict[str, Any] = field(default_factory=new_state)
     started: float = field(default_factory=time.perf_counter)
     """When this start of the run began; `state` has the seconds of those before."""
     saved: int | None = None
-    """The step of the newest checkpoint of this state."""
+    """The step of the newest checkpoint of this state, which may still be written."""
+    writing: int | None = None
+    """The step of the checkpoint that is being written while training goes on."""
+    waited: float = 0.0
+    """Seconds that training waited for checkpoints since the last record."""
     recorded: int = 0
     """The last step that is in `metrics.jsonl`."""
     snapshot: tuple[Progress, dict[str, Any]] | None = None
@@ -75,6 +81,14 @@ class Run:
 
     def loop(self) -> None:
         """Evaluate, train step by step, evaluate, and keep everything on disk."""
+        try:
+            self.train()
+        except Exception:
+            self.writer.settle()  # a checkpoint that was begun is worth having, whatever ended the run
+            raise
+
+    def train(self) -> None:
+        """`loop`, and what it ends with."""
         trainer = self.parts.trainer
         self.tell("on_run_begin", self.config, self.folder.path, trainer.step_number)
         if self.state["before"] is None and self.evaluates:
@@ -85,6 +99,7 @@ class Run:
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
+                self.collect_save()
                 self.remember()
                 try:
                     self.take_step()
@@ -111,9 +126,9 @@ class Run:
             return f"saved after step {self.recorded}"
         if self.snapshot is not None:
             progress, self.state = self.snapshot
-            if progress.step != self.saved:
-                self.save(progress)
+            self.save(progress)
             return f"step {trainer.step_number} was given up, saved after step {progress.step}"
+        self.finish_save()
         newest = self.folder.latest_checkpoint()
         where = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
         return f"step {trainer.step_number} was given up and could not be saved, {where}"
@@ -128,13 +143,14 @@ class Run:
         numbers, taken = trainer.step()
         step, last = trainer.step_number, trainer.step_number == self.steps
         numbers["time/step"] = time.perf_counter() - started
+        waited, self.waited = self.waited, 0.0
         for name, seconds in numbers.items():
             if name.startswith("time/"):
                 self.spend(name.removeprefix("time/"), seconds)
         if masked := int(numbers.get("rollout/masked_truncated", 0)):
             self.state["masked_truncated"] = self.state.get("masked_truncated", 0) + masked
         grams = self.parts.gram_library.content_hash[:12]
-        record: dict[str, Any] = {"step": step, "grams": grams, **numbers}
+        record: dict[str, Any] = {"step": step, "grams": grams, **numbers, "time/checkpoint": waited}
         if taken.worst_problem is not None:
             record["engine/worst_problem"] = taken.worst_problem
         if self.due(self.config.log.rollouts_every):
@@ -154,9 +170,7 @@ class Run:
         if evaluated:
             self.tell("on_evaluation", step, evaluated)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
-            self.save()
-        if improved:
-            self.on_main(lambda: self.folder.write_best(self.state["best"]))
+            self.save(wait=last or trainer.updates.exhausted or not self.config.log.checkpoint_async)
         with trainer.ranks.refusing_together():
             if trainer.updates.exhausted:
                 raise trainer.updates.refusal()
@@ -296,22 +310,56 @@ class Run:
         for sink in self.sinks:
             sink.log(record["step"], record)
 
-    def save(self, progress: Progress | None = None) -> None:
-        """Write a checkpoint now, of where the trainer is or of `progress`; not the same one twice."""
+    def save(self, progress: Progress | None = None, *, wait: bool = True) -> None:
+        """Write a checkpoint now, of where the trainer is or of `progress`; not the same one twice.
+
+        Without `wait` it is written while training goes on. Every rank must call it.
+        """
         trainer, started = self.parts.trainer, time.perf_counter()
         step = progress.step if progress else trainer.step_number
+        self.finish_save()
         if step == self.saved:
             return
-        keep = self.config.log.keep_checkpoints
-        best = self.state["best"] and self.state["best"]["step"]
         with self.stop.unlimited(), trainer.ranks.refusing_together():
             state = {**self.state, "wall_seconds": self.wall_seconds}
-            save_checkpoint(self.folder, trainer, self.parts.processor, state, keep, best, progress)
+            staged = stage(trainer, state, progress, copied=not wait)
+            (self.writer.write if wait else self.writer.begin)(staged, self.state["best"])
         self.saved = step
-        seconds = time.perf_counter() - started
-        self.spend("checkpoint", seconds)
-        LOGGER.debug("%s was written in %.1f s", self.folder.checkpoint(step), seconds)
+        self.count_wait(started)
+        if wait:
+            self.tell("on_checkpoint", step, self.folder.checkpoint(step))
+        else:
+            self.writing = step
+
+    def collect_save(self) -> None:
+        """If the checkpoint that is being written is whole, say so; every rank must call it.
+
+        Raises:
+            RunFolderError: it could not be written.
+        """
+        if self.writing is not None and not self.parts.trainer.ranks.max(float(self.writer.busy)):
+            self.finish_save()
+
+    def finish_save(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one. Every rank must call it.
+
+        Raises:
+            RunFolderError: it could not be written.
+        """
+        if self.writing is None:
+            return
+        step, started = self.writing, time.perf_counter()
+        self.writing = None
+        with self.stop.unlimited(), self.parts.trainer.ranks.refusing_together():
+            self.writer.finish()
+        self.count_wait(started)
         self.tell("on_checkpoint", step, self.folder.checkpoint(step))
+
+    def count_wait(self, started: float) -> None:
+        """Add the seconds since `started` to what training has waited for checkpoints."""
+        seconds = time.perf_counter() - started
+        self.waited += seconds
+        self.spend("checkpoint", seconds)
 
     def tell(self, hook: str, *facts: Any) -> None:
         """Call the callbacks' method `hook` with copies of facts that are mappings. Every rank must call it.

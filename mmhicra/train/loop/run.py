@@ -26,6 +26,7 @@ from mmhicra.train.distributed.processes import describe, make_accelerator
 from mmhicra.train.loop.assembly import Assembly, assemble
 from mmhicra.train.loop.best import value_of
 from mmhicra.train.loop.checkpoint import restore_checkpoint
+from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
 from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need, free_bytes
 from mmhicra.train.loop.loop import Interrupted, Run, new_state
 from mmhicra.train.loop.opening import Opening, Resume, on_main, open_run
@@ -146,7 +147,8 @@ def begin(
             for sink in sinks:
                 stack.callback(sink.close)
     saved = trainer.step_number if opening.checkpoint is not None else None
-    return Run(config, folder, terminal, parts, sinks, stop, state, saved=saved)
+    writer = CheckpointWriter(folder, trainer, parts.processor)
+    return Run(config, folder, terminal, parts, sinks, stop, writer, state, saved=saved)
 
 
 def restore_state(opening: Opening, config: RunConfig, parts: Assembly, held_out: str) -> dict[str, Any]:
