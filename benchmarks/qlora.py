@@ -45,7 +45,7 @@ def run_qlora(preset: str, tokens: int, pairs: int) -> dict[str, Any]:
         seconds = [_update(loaded, ids) for _ in range(pairs + 1)][1:]
         peak = torch.cuda.max_memory_allocated()
         own = _logits(loaded, ids)
-        save_model(loaded.model, {}, loaded.processor, Path(folder) / "merged", half=False)
+        save_model(loaded.model, loaded.processor, Path(folder) / "merged", half=False)
         del loaded
         torch.cuda.empty_cache()
         merged = load_policy(ModelConfig(path=str(Path(folder) / "merged"), precision="bf16"))

@@ -66,11 +66,11 @@ def test_merging_gives_what_a_whole_checkpoint_has(runs, tmp_path, capsys):
 def test_what_cannot_be_merged_is_one_line(runs, tmp_path, capsys):
     kept, step = runs / "kept", runs / "kept" / "checkpoints" / "step_000002"
     damaged = shutil.copytree(kept, tmp_path / "damaged") / "checkpoints" / "step_000002"
-    (damaged / "trainer_state" / "trainable.safetensors").write_bytes(b"7")
+    (damaged / "trainer_state" / "trainable" / "part_00001.safetensors").write_bytes(b"7")
     for source, options, said in (
         (kept, (), f"--out {tmp_path} is already there"),
         (tmp_path / "none", ("new",), "no such folder, and not a hub id"),
-        (damaged, ("new",), "step_000002 cannot be used: trainer_state/trainable.safetensors"),
+        (damaged, ("new",), "step_000002 cannot be used: trainer_state/trainable/part_00001.safetensors"),
         (step / "adapter", ("new", "--base", "./nope"), "model.path ./nope: no such folder"),
     ):
         place = tmp_path / options[0] if options else tmp_path

@@ -66,10 +66,13 @@ def flip_a_bit(path):
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    flip_a_bit(folder / "checkpoints" / "step_000003" / "trainer_state" / "optimizer.pt")
+    flip_a_bit(folder / "checkpoints" / "step_000003" / "trainer_state" / "optimizer" / "part_00001.safetensors")
     shutil.copytree(folder / "checkpoints" / "step_000001", folder / "checkpoints" / "step_000009_backup")
     said = said_by(folder, resume=True)
-    assert "step_000003 is damaged (trainer_state/optimizer.pt has other bytes than were written)" in said
+    assert (
+        "step_000003 is damaged (trainer_state/optimizer/part_00001.safetensors has other bytes than were written)"
+        in said
+    )
     assert "resuming after step 2" in said
     assert_same_run(finished_run, folder, step=3)
     assert (folder / "checkpoints" / "step_000003.damaged" / "config.json").is_file()

@@ -32,7 +32,7 @@ def differences(reference: Path, other: Path, rounding: bool = False) -> list[st
     wanted, found = files(reference), files(other)
     if rounding:
         wanted, found = (
-            {name for name in names if name.endswith((".safetensors", "optimizer.pt"))} for names in (wanted, found)
+            {name for name in names if name.endswith((".safetensors", "optimizer.json"))} for names in (wanted, found)
         )
     listed = [f"missing {name}" for name in sorted(wanted - found)]
     listed += [f"left over {name}" for name in sorted(found - wanted)]

@@ -132,12 +132,15 @@ def refuse_other_run(run: Path, damaged: set[str]) -> None:
     """Raises Nonsense if a finished run does not hold what the undisturbed one holds."""
     whole, _ = folders()
     last = "checkpoints/step_000006/"
-    for name in ("trainer_state/trainable.safetensors", "trainer_state/optimizer.pt", "model.safetensors"):
+    for name in (TRAINED, MOMENTS, "model.safetensors"):
         complaint = differs(whole / last / name, run / last / name)
         if complaint:
             raise Nonsense(f"{last}{name} {complaint}, after damage to {sorted(damaged)}")
     if "metrics.jsonl" not in damaged and (complaint := differs(whole / "metrics.jsonl", run / "metrics.jsonl")):
         raise Nonsense(f"metrics.jsonl {complaint}, after damage to {sorted(damaged)}")
 
+
+TRAINED, MOMENTS = (f"trainer_state/{part}/part_00001.safetensors" for part in ("trainable", "optimizer"))
+"""In a checkpoint."""
 
 TARGET = Target("runs", write, attempt, folders)

@@ -1,83 +1,77 @@
-"""What ranks write and read in tests/train/test_checkpoint_ranks.py: a small policy that is trained with real updates.
+"""Trainers whose checkpoints tests/train/test_checkpoints.py writes and reads, on any number of ranks.
 
-Every rank sees the whole batch, so that any number of ranks makes the same updates but for rounding.
+The model is the tiny VLM; its updates are made up, each by its own seed, so that they are the same on all layouts, to
+the bit: AdamW treats every value by itself.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from fake_trainer import fake_trainer
-from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mmhicra.config import ModelConfig
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.core.tensor_parts import own_parts
 from mmhicra.train.distributed.ranks import Ranks
+from mmhicra.train.distributed.sharding import shard
 from mmhicra.train.loop.checkpoint import restore_parts
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
-from mmhicra.train.loop.staging import moments_of, stage, trained_of
+from mmhicra.train.loop.staging import stage, trained_of
+from mmhicra.train.update.policy import Policy
+from mmhicra.vlm.loading import load_policy
 
 STATE = {"seconds": {}, "wall_seconds": 0.0}
 """The facts of a run, as far as these tests need any."""
 
 
-class Net(nn.Module):
-    """Fewer rows than ranks in one weight, more in another, a frozen one and a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wide = nn.Linear(6, 10)
-        self.narrow = nn.Linear(10, 3)
-        self.frozen = nn.Linear(3, 3).requires_grad_(False)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.frozen(self.narrow(self.wide(rows).tanh()))
-
-
-class Whole(nn.Module):
-    """A policy as checkpoints know it: its model is in `model`."""
-
-    def __init__(self, layout: str) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.model = Net()
-        if layout == "sharded":
-            for layer in (self.model.wide, self.model.narrow, self):
-                fully_shard(layer)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.model(rows)
-
-
-def make(accelerator, layout):
-    """A trainer as far as checkpoints need one; `layout` is `sharded` or `copied`."""
-    policy = Whole(layout)
-    trainer = fake_trainer("log.checkpoint_model=full", ranks=Ranks(accelerator))
+def make(accelerator, layout, *overrides, model=None):
+    """(trainer, processor); `layout` is `sharded` or `copied`."""
+    loaded = load_policy(model or ModelConfig(path="tiny_vlm"))
+    policy = Policy(loaded.model, loaded.family, temperature=1.0, banned_ids=[], chunk=64)
+    if layout == "sharded":
+        shard(policy, "fp32")
+    trainer = fake_trainer(*overrides, ranks=Ranks(accelerator))
     trainer.policy = policy
-    trainer.optimizer = torch.optim.AdamW(trained_of(policy).values(), lr=0.05)
+    parameters = list(trained_of(policy).values())
+    groups = [{"params": [p for p in parameters if p.ndim >= 2]}, {"params": [p for p in parameters if p.ndim < 2]}]
+    trainer.optimizer = torch.optim.AdamW(groups, lr=0.01)
     trainer.schedule = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda update: 1.0)
-    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
-    return trainer
+    return trainer, loaded.processor
 
 
 def take_steps(trainer, first, last):
-    """Updates `first` to `last`; each has a batch of its own."""
+    """Updates `first` to `last`."""
     for number in range(first, last + 1):
-        rows = torch.randn(8, 6, generator=torch.Generator().manual_seed(number))
-        trainer.policy(rows).square().mean().backward()
+        generator = torch.Generator().manual_seed(number)
+        for parameter in trained_of(trainer.policy).values():
+            whole = torch.randn(parameter.shape, generator=generator)
+            split = isinstance(parameter, DTensor)
+            parameter.grad = distribute_tensor(whole, parameter.device_mesh, parameter.placements) if split else whole
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         trainer.step_number = number
 
 
-def whole_of(trainer):
-    """Weights and moments, made whole, as lists by name."""
-    trained = trained_of(trainer.policy)
-    tensors = {**trained, **moments_of(trained, trainer.optimizer)}
-    return {
-        name: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).flatten().tolist()
-        for name, tensor in tensors.items()
-    }
+def go_on(accelerator, layout, place, reads, first, last, background=False):
+    """Restore checkpoint `reads` of a run folder (None begins), take updates, write a checkpoint.
+
+    Returns the most values that any weight or moment of this rank holds, and how many it holds altogether.
+    """
+    trainer, processor = make(accelerator, layout)
+    run = RunFolder(Path(place))
+    if accelerator.is_main_process:
+        run.make()
+    if reads is not None:
+        restore_parts(run.checkpoint(reads), trainer.policy, trainer.optimizer)
+    take_steps(trainer, first, last)
+    writer = CheckpointWriter(run, trainer, processor)
+    staged = stage(trainer, STATE, copied=background)
+    (writer.begin if background else writer.write)(staged, None)
+    if background:
+        take_steps(trainer, last + 1, last + 1)  # what is written must not be these weights
+        writer.finish()
+    parts = [*staged.weights.values(), *staged.moments.values()]
+    held = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in parts]
+    return {"largest": max(len(one.flatten()) for one in held), "values": sum(one.numel() for one in held)}

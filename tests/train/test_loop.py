@@ -74,14 +74,19 @@ def follow(tmp_path, monkeypatch):
             accuracy = ConfidenceInterval(next(accuracies), 0.0, 1.0, 6, "wilson")
             return evaluation_facts(Evaluation(accuracy, {}, [], 0.0, 0.0, 1.0))
 
-        def save(folder, trainer, processor, state, keep, best, progress):
+        def stage(trainer, state, progress, copied):
             did.append(("save", trainer.step_number))
+            return copied, json.loads(json.dumps(state))
+
+        def write(staged, best):
             folder.checkpoints.mkdir(exist_ok=True)
-            saved.append((keep, best, json.loads(json.dumps(state))))
+            saved.append((best and best["step"], *staged))
+            if best:
+                folder.write_best(best)
 
         saved = []
         monkeypatch.setattr(Run, "evaluate_held_out", evaluate)
-        monkeypatch.setattr(loop, "save_checkpoint", save)
+        monkeypatch.setattr(loop, "stage", stage)
         monkeypatch.setattr(loop, "rollout_records", lambda step, tokenizer: [{"step": step.number}])
         parts = SimpleNamespace(
             trainer=trainer,
@@ -91,7 +96,9 @@ def follow(tmp_path, monkeypatch):
             callbacks=Callbacks.load(config.log.callbacks),
         )
         stop = SimpleNamespace(requested=None, unlimited=nullcontext)
-        run = Run(config, folder, Terminal(quiet=True), parts, [], stop)
+        nothing = dict.fromkeys(("finish", "settle"), lambda: None)
+        writer = SimpleNamespace(write=write, begin=write, busy=False, **nothing)
+        run = Run(config, folder, Terminal(quiet=True), parts, [], stop, writer)
         try:
             run.loop()
         except (CustomFailure, CallbackError) as failure:
@@ -128,8 +135,8 @@ def test_what_happens_after_which_step(follow, overrides, evaluated, saved, reco
 
 def test_the_best_is_remembered_and_kept(follow):
     _, saved, run = follow("eval.every=1", "log.keep_checkpoints=5", "log.checkpoint_every=1")
-    assert [best for _, best, _ in saved] == [1, 1, 3, 3, 3, 3]  # 0.3, 0.2, 0.4, 0.4, 0.1, 0.3
-    assert {keep for keep, _, _ in saved} == {5}
+    assert [best for best, _, _ in saved] == [1, 1, 3, 3, 3, 3]  # 0.3, 0.2, 0.4, 0.4, 0.1, 0.3
+    assert [copied for _, copied, _ in saved] == [True] * 5 + [False], "only the last one is waited for"
     assert json.loads(run.folder.best.read_text())["step"] == 3
     assert run.state["before"]["accuracy"]["mean"] == 0.1
     assert run.state["latest"]["accuracy"]["mean"] == 0.3

@@ -22,7 +22,14 @@ MAY_CHANGE = {
         "reward.custom_wait",
     ),
     *("reward.custom_time_limit", "reward.custom_failures", "log.checkpoint_every", "log.keep_checkpoints"),
-    *("log.rollouts_every", "log.trackers", "log.callbacks", "log.project", "log.checkpoint_model"),
+    *(
+        "log.rollouts_every",
+        "log.trackers",
+        "log.callbacks",
+        "log.project",
+        "log.checkpoint_model",
+        "log.checkpoint_async",
+    ),
 }
 """What changes neither the weights nor what accuracies before and after training are of."""
 OPTIONAL = "model.lora={}\nhicra.schedule={end: 0.1, steps: 5}\ntrain.loss={siren: {}, correction: {}}"

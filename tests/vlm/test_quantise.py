@@ -6,7 +6,7 @@ from torch import nn
 
 from mmhicra.config import LoraConfig, ModelConfig
 from mmhicra.vlm.loading import load_policy
-from mmhicra.vlm.saving import merged_state, save_model
+from mmhicra.vlm.saving import save_model, shards_of
 from mmhicra.vlm.weights import TrainedParts, named_weights
 
 pytestmark = pytest.mark.slow
@@ -34,8 +34,8 @@ def test_weights_are_dequantised_and_then_added_up(tiny_model_folder, monkeypatc
     torch.testing.assert_close(
         adapted, (layer.self_attn.q_proj.base_layer.weight.data.half() / 99).float() + delta, rtol=0, atol=1e-6
     )
-    state = merged_state(loaded.model.get_base_model())
-    assert all(torch.equal(state[name], found[name]) for name in found)
+    (written,) = shards_of(loaded.model, half=False).files.values()
+    assert all(torch.equal(written[name].tensor(), found[name]) for name in found)
 
 
 def test_the_merged_model_computes_what_the_four_bit_one_does(tiny_model_folder, tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_the_merged_model_computes_what_the_four_bit_one_does(tiny_model_folder,
         for parameter in loaded.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    save_model(loaded.model, {}, loaded.processor, tmp_path, half=False)
+    save_model(loaded.model, loaded.processor, tmp_path, half=False)
     whole = load_policy(ModelConfig(path=str(tmp_path)))
     ids = torch.arange(5, 30)[None]
     with torch.no_grad():

@@ -1,0 +1,161 @@
+"""Checkpoints that any number of ranks writes and reads, while training goes on."""
+
+import threading
+
+import pytest
+import torch
+from fake_trainer import FakeAccelerator
+from on_ranks import on_ranks
+from safetensors.torch import load_file
+from train.rank_checkpoints import STATE, go_on, make, take_steps
+from transformers import AutoModelForImageTextToText
+
+from mmhicra.core import tensor_parts
+from mmhicra.core.errors import RunFolderError
+from mmhicra.core.manifest import damage
+from mmhicra.core.run_folder import RunFolder
+from mmhicra.core.tensor_parts import load_parts, parts_in, save_parts, whole_tensors
+from mmhicra.train.loop import checkpoint_writer
+from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
+from mmhicra.train.loop.staging import stage
+from mmhicra.vlm import saving
+
+
+def stored(folder, step):
+    """All tensors of a checkpoint, made whole, and the weights of its model folder."""
+    path = RunFolder(folder).checkpoint(step)
+    assert damage(path, step) is None
+    model = {k: v for file in sorted(path.glob("model*.safetensors")) for k, v in load_file(file).items()}
+    state = path / "trainer_state"
+    return {**whole_tensors(state / "trainable"), **whole_tensors(state / "optimizer"), **model}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Six updates in one process without a stop."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    go_on(FakeAccelerator(), "copied", folder, None, 1, 6)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layouts", [("sharded", "sharded"), ("copied", "copied"), ("sharded", "copied")])
+def test_two_ranks_then_four_then_one_are_one_process(alone, tmp_path, layouts):
+    folder = tmp_path / "run"
+    about = {"place": str(folder), "background": True}
+    first = on_ranks(
+        2, "train.rank_checkpoints:go_on", tmp_path / "2", layout=layouts[0], reads=None, first=1, last=2, **about
+    )
+    second = on_ranks(
+        4, "train.rank_checkpoints:go_on", tmp_path / "4", layout=layouts[1], reads=2, first=3, last=4, **about
+    )
+    third = go_on(FakeAccelerator(), "copied", folder, 4, 5, 6)
+    assert_equal(stored(folder, 6), stored(alone, 6))
+    for ranks, step in ((first, 2), (second, 4)):  # every rank wrote, and none had the whole
+        assert sum(each["values"] for each in ranks) == third["values"]
+        assert max(each["values"] for each in ranks) < 1.5 * third["values"] / len(ranks)
+        parts = list((RunFolder(folder).checkpoint(step) / "trainer_state" / "trainable").iterdir())
+        assert len(parts) == len(ranks)
+
+
+def test_a_checkpoint_is_the_same_bytes_however_it_is_written(alone, tmp_path):
+    go_on(FakeAccelerator(), "copied", tmp_path / "run", None, 1, 6, background=True)
+    one, other = (RunFolder(folder).checkpoint(6) / "manifest.json" for folder in (alone, tmp_path / "run"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_model_folder_in_many_files_is_what_transformers_loads(alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SHARD_BYTES", 10**6)
+    go_on(FakeAccelerator(), "copied", tmp_path / "run", None, 1, 6)
+    path = RunFolder(tmp_path / "run").checkpoint(6)
+    assert len(list(path.glob("model-*-of-*.safetensors"))) > 3
+    models = [
+        AutoModelForImageTextToText.from_pretrained(place, dtype="auto").state_dict()
+        for place in (path, RunFolder(alone).checkpoint(6))
+    ]
+    assert_equal(*models)
+    assert_equal(stored(tmp_path / "run", 6), stored(alone, 6))
+
+
+@pytest.fixture
+def writing(tmp_path):
+    """(trainer, writer, run folder) of a run with two checkpoints on disk."""
+    trainer, processor = make(FakeAccelerator(), "copied", "log.keep_checkpoints=3")
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    writer = CheckpointWriter(folder, trainer, processor)
+    for step in (1, 2):
+        take_steps(trainer, step, step)
+        writer.write(stage(trainer, STATE, copied=False), None)
+    return trainer, writer, folder
+
+
+def test_training_goes_on_while_a_slow_disk_writes_and_a_kill_leaves_the_one_before(writing, monkeypatch):
+    trainer, writer, folder = writing
+    entered, released = threading.Event(), threading.Event()
+    write = tensor_parts.write_tensors
+
+    def slow(*about):
+        entered.set()
+        assert released.wait(60)
+        return write(*about)
+
+    monkeypatch.setattr(tensor_parts, "write_tensors", slow)
+    take_steps(trainer, 3, 3)
+    writer.begin(stage(trainer, STATE), {"step": 1, "metric": "m", "value": 1.0})
+    assert entered.wait(60)
+    take_steps(trainer, 4, 6)
+    assert writer.busy
+    assert folder.latest_checkpoint() == folder.checkpoint(2)  # all that a kill now would leave
+    assert damage(folder.checkpoint(2), 2) is None
+    released.set()
+    writer.finish()
+    assert not writer.busy
+    assert damage(folder.checkpoint(3), 3) is None
+    writer.write(stage(trainer, STATE, copied=False), {"step": 1, "metric": "m", "value": 1.0})
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        *("best.json", "step_000001", "step_000002", "step_000003", "step_000006"),  # the newest three, and the best
+    ]
+    take_steps(trainer, 7, 7)
+    writer.write(stage(trainer, STATE, copied=False), None)
+    assert sorted(path.name for path in folder.checkpoints.glob("step*")) == [
+        *("step_000003", "step_000006", "step_000007"),
+    ]
+
+
+def test_what_goes_wrong_while_it_is_written_is_told_by_finish(writing, monkeypatch):
+    trainer, writer, folder = writing
+
+    def full(*about):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_writer, "write_tensors", full)
+        take_steps(trainer, 3, 3)
+        writer.begin(stage(trainer, STATE), None)
+        with pytest.raises(RunFolderError, match=r"cannot write .*step_000003.partial: No space left on device"):
+            writer.finish()
+    assert folder.latest_checkpoint() == folder.checkpoint(2)
+    writer.finish()  # told once
+    writer.write(stage(trainer, STATE, copied=False), None)
+    assert damage(folder.checkpoint(3), 3) is None
+    assert not list(folder.checkpoints.glob("*.partial"))
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
+    save_parts(tmp_path, tensors, alone=True)
+    assert_equal(whole_tensors(tmp_path), tensors)
+    for targets, said in (({"c": torch.zeros(1)}, "c"), ({"a": torch.zeros(3, 3)}, "Size mismatch")):
+        with pytest.raises(ValueError, match=said):
+            load_parts(tmp_path, targets)
+    (file,) = tmp_path.iterdir()
+    for content in (b"", b"\x07" * 20, file.read_bytes().replace(b"DCP_SHARDING_INFO", b"DCP_SHARDING_IMFO")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="part_00001.safetensors"):
+            parts_in(tmp_path)
