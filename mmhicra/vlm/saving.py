@@ -215,10 +215,9 @@ def _index(planned: Mapping[str, list[str]], size: int) -> dict[str, Any] | None
 
 def _form(tensor: Tensor, half: bool) -> Stored:
     """Type and shape of a weight as it is written; one of 4 bits has others while it is packed."""
-    packed = getattr(tensor, "quant_state", None)
-    dtype = torch.float32 if packed is not None else tensor.dtype
-    shape = tuple(tensor.shape if packed is None else packed.shape)
-    return Stored(torch.bfloat16 if half and dtype.is_floating_point else dtype, shape, lambda: tensor)
+    dtype = torch.float32 if type(tensor).__name__ == "Params4bit" else tensor.dtype  # as `weights._is_quantised`
+    shape = getattr(getattr(tensor, "quant_state", None), "shape", tensor.shape)
+    return Stored(torch.bfloat16 if half and dtype.is_floating_point else dtype, tuple(shape), lambda: tensor)
 
 
 def _address(tensor: Tensor) -> int:

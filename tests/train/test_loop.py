@@ -142,6 +142,11 @@ def test_the_best_is_remembered_and_kept(follow):
     assert run.state["latest"]["accuracy"]["mean"] == 0.3
 
 
+def test_nothing_is_copied_if_training_waits_for_checkpoints(follow):
+    _, saved, _ = follow("log.checkpoint_every=2", "log.checkpoint_async=false")
+    assert [copied for _, copied, _ in saved] == [False] * 3
+
+
 def test_seconds_add_up_over_steps_and_starts(follow):
     _, saved, run = follow("log.checkpoint_every=3")
     assert [state["seconds"]["rollout"] for _, _, state in saved] == [6.0, 12.0]

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from mmhicra.config import LoraConfig, ModelConfig
+from mmhicra.core.tensor_files import Stored
 from mmhicra.vlm.loading import load_policy
-from mmhicra.vlm.saving import save_model, shards_of
+from mmhicra.vlm.saving import disk_names, save_model, shards_of
 from mmhicra.vlm.weights import TrainedParts, named_weights
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,8 @@ def test_weights_are_dequantised_and_then_added_up(tiny_model_folder, monkeypatc
         adapted, (layer.self_attn.q_proj.base_layer.weight.data.half() / 99).float() + delta, rtol=0, atol=1e-6
     )
     (written,) = shards_of(loaded.model, half=False).files.values()
-    assert all(torch.equal(written[name].tensor(), found[name]) for name in found)
+    names = disk_names(loaded.model.get_base_model(), {name: Stored.of(tensor) for name, tensor in found.items()})
+    assert all(torch.equal(written[names[name]].tensor(), found[name]) for name in found)
 
 
 def test_the_merged_model_computes_what_the_four_bit_one_does(tiny_model_folder, tmp_path, monkeypatch):

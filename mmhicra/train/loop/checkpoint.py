@@ -29,7 +29,7 @@ from mmhicra.core.tensor_files import DTYPES
 from mmhicra.core.tensor_parts import load_parts, parts_in
 from mmhicra.train.distributed.sharding import restore_states
 from mmhicra.train.loop.checkpoint_writer import OPTIMIZER, OPTIMIZER_FACTS, RANDOM
-from mmhicra.train.loop.staging import trained_of
+from mmhicra.train.loop.staging import moments_of, trained_of
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.trained_weights import OLD_TRAINED_WEIGHTS, load_trained
 
@@ -70,16 +70,20 @@ def restore_parts(path: Path, policy: nn.Module, optimizer: torch.optim.Optimize
     try:
         facts = json.loads((path / OPTIMIZER_FACTS).read_text(encoding="utf-8"))
         stored = parts_in(path / OPTIMIZER)
-        tensors = {name: torch.empty_like(_weight_of(name, trained), dtype=one.dtype) for name, one in stored.items()}
+        tensors = {name: _place_for(name, one.dtype, trained, optimizer) for name, one in stored.items()}
         load_parts(path / OPTIMIZER, tensors)
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"{path} cannot be read ({one_line(str(error))}): restore it, or remove it") from error
     restore_optimizer(path, trained, optimizer, tensors, facts)
 
 
-def _weight_of(name: str, trained: Mapping[str, nn.Parameter]) -> Tensor:
-    """The weight that `PART.NAME` of the optimizer's state belongs to."""
-    return trained[name.partition(".")[2]].detach()
+def _place_for(
+    name: str, dtype: torch.dtype, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Tensor:
+    """Where `PART.NAME` of the optimizer's state is loaded to: the tensor that is there, or one like the weight."""
+    part, _, weight = name.partition(".")
+    there = optimizer.state.get(trained[weight], {}).get(part)
+    return torch.empty_like(trained[weight].detach(), dtype=dtype) if there is None else there
 
 
 def restore_optimizer(
@@ -95,6 +99,8 @@ def restore_optimizer(
         RunFolderError: its groups hold other weights.
     """
     names = {id(parameter): name for name, parameter in trained.items()}
+    if odd := sorted(moments_of(trained, optimizer).keys() - tensors.keys()):
+        raise RunFolderError(f"{path} is of an optimizer of another kind (it has no {odd[0]}): same config?")
     for group, saved in zip(optimizer.param_groups, facts["groups"], strict=False):
         if [names[id(parameter)] for parameter in group["params"]] != saved["weights"]:
             raise RunFolderError(f"{path} has other groups of weights in its optimizer: same config?")
@@ -104,7 +110,7 @@ def restore_optimizer(
     for name, values in facts["values"].items():
         parameter = trained[name]
         device = parameter.device if id(parameter) in on_device else "cpu"
-        optimizer.state[parameter] = {part: restored_value(value, device) for part, value in values.items()}
+        optimizer.state[parameter].update({part: restored_value(one, device) for part, one in values.items()})
     for name, tensor in tensors.items():
         part, _, weight = name.partition(".")
         optimizer.state[trained[weight]][part] = tensor

@@ -161,8 +161,8 @@ class CheckpointWriter:
 
     def _make_folders(self, partial: Path) -> None:
         """On every rank: a network file system may not show one what another has made."""
-        for name in (TRAINED_WEIGHTS, OPTIMIZER):
-            (partial / name).mkdir(parents=True, exist_ok=True)
+        for name in ("", STATE, TRAINED_WEIGHTS, OPTIMIZER):
+            (partial / name).mkdir(exist_ok=True)
 
     def _write_rest(self, partial: Path, staged: Staged, files: dict[str, Any]) -> None:
         """What the first rank writes by itself; `files` is what a manifest says of all that is there."""

@@ -192,7 +192,8 @@ def resumed(folder: RunFolder, config: RunConfig, terminal: Terminal) -> Opening
     folder.sweep()
     recorded = folder.recorded_steps()
     checkpoint = whole_checkpoint(folder, terminal)
-    every = (before.get("log") or {}).get("checkpoint_every") or 0
+    log = before["log"]
+    every = log["checkpoint_every"] * (2 if log["checkpoint_async"] else 1)  # the first may be written until the second
     if checkpoint is None and every and max(recorded, default=0) > every:
         raise RunFolderError(
             f"{folder.metrics} tells of {max(recorded)} steps, but {folder.checkpoints} has no checkpoint: restore "
