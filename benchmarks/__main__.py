@@ -78,6 +78,7 @@ def add_parts(kinds: Any) -> None:
     logprob.add_argument("--chunk", type=int, default=256, metavar="N", help="positions at a time (default 256)")
     logprob.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default 5)")
     logprob.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    logprob.add_argument("--kernel", choices=("chunks", "fused"), default="fused", help="train.logprob_kernel")
     logprob.set_defaults(run=run_logprob)
     rewards = kinds.add_parser("rewards", help="verdicts a processor second, and what hostile answers cost a batch")
     rewards.add_argument("--pairs", type=int, default=3, metavar="N", help="measurements (default 3)")
@@ -189,7 +190,7 @@ def run_logprob(options: argparse.Namespace) -> int:
 
     sizes = (options.tokens, options.hidden, options.vocabulary, options.chunk)
     with shown("bench logprob") as progress:
-        result = logprob.run_logprob(*sizes, options.pairs, options.precision, progress)
+        result = logprob.run_logprob(*sizes, options.pairs, options.precision, options.kernel, progress)
     return _show(options, result, logprob.print_logprob)
 
 

@@ -15,7 +15,7 @@ from benchmarks.machine import machine, now
 from benchmarks.memory import peak_in_a_process
 from benchmarks.progress import Progress, passes, silent
 from benchmarks.spread import refuse_none, shown_range, times_faster
-from mmhicra.train.update.logprob import token_stats
+from mmhicra.train.update.logprob import LogprobKernel, token_stats
 
 Work = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(T, H) hidden states, (V, H) head and (T,) targets -> (T,) log-probs and (T,) entropies."""
@@ -27,12 +27,12 @@ def plain(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     return logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), -(logprobs.exp() * logprobs).sum(-1)
 
 
-def chunked(chunk: int) -> Work:
-    """Ours."""
+def ours(chunk: int, kernel: LogprobKernel) -> Work:
+    """Ours, by one of `train.logprob_kernel`."""
 
     def work(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         banned = torch.empty(0, dtype=torch.int64, device=hidden.device)
-        return token_stats(hidden, head, targets, temperature=1.0, banned=banned, chunk=chunk)[:2]
+        return token_stats(hidden, head, targets, temperature=1.0, banned=banned, chunk=chunk, kernel=kernel)[:2]
 
     return work
 
@@ -44,6 +44,7 @@ def run_logprob(
     chunk: int,
     pairs: int,
     precision: str,
+    kernel: LogprobKernel = "fused",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure both, strictly in turn; JSON-able.
@@ -55,6 +56,7 @@ def run_logprob(
         chunk: positions whose logits we hold at a time.
         pairs: measurements of each, after one that is not.
         precision: fp32 or bf16, of hidden states and head.
+        kernel: ours.
         progress: told what is being done.
 
     Returns:
@@ -71,8 +73,9 @@ def run_logprob(
         "vocabulary": vocabulary,
         "chunk": chunk,
         "precision": precision,
+        "kernel": kernel,
     }
-    works = {"mmhicra": chunked(chunk), "plain": plain}
+    works = {"mmhicra": ours(chunk, kernel), "plain": plain}
     seconds: dict[str, list[float]] = {side: [] for side in works}
     tensors = _tensors(settings)
     for _ in passes(pairs, progress):
@@ -93,7 +96,7 @@ def run_logprob(
 def peak(side: str, settings: dict[str, Any]) -> Callable[[], Any]:
     """The work whose peak memory is measured, after it ran once."""
     tensors = _tensors(settings)
-    work = chunked(settings["chunk"]) if side == "mmhicra" else plain
+    work = ours(settings["chunk"], settings["kernel"]) if side == "mmhicra" else plain
     _seconds(work, tensors)
     return lambda: _seconds(work, tensors)
 
@@ -125,7 +128,7 @@ def print_logprob(result: dict[str, Any], console: Console | None = None) -> Non
     settings = result["settings"]
     title = (
         f"{settings['tokens']:,} tokens, hidden {settings['hidden']:,}, vocabulary {settings['vocabulary']:,}, "
-        f"{settings['precision']}, chunks of {settings['chunk']}"
+        f"{settings['precision']}, {settings['kernel']}, chunks of {settings['chunk']}"
     )
     table = Table("forward and backward", *result["seconds"], "times less", title=title)
     medians = [statistics.median(found) for found in result["seconds"].values()]

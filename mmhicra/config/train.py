@@ -114,6 +114,9 @@ class TrainConfig(Section):
     divided by."""
     logprob_chunk: Positive = 1024
     """Response positions whose logits are held at a time."""
+    logprob_kernel: Literal["auto", "chunks", "fused"] = "auto"
+    """`chunks` computes logits again in the backward pass. `fused` keeps up to 1 GiB of them for it: on the CPU with
+    the same bits, on CUDA with kernels of Triton. `auto` is `fused` on the CPU, else `chunks`."""
     grace_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = 25.0
     """After SIGTERM, SIGHUP or SIGUSR1 the step under way may take so long; then the state before it is saved, if there
     is one process and its optimizer has not stepped, and the run ends. Slurm kills 30 s after SIGTERM. 0: no limit."""

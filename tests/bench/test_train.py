@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks import flops, shapes
 from benchmarks.flops import count_flops
-from benchmarks.logprob import chunked, plain, print_logprob, run_logprob
+from benchmarks.logprob import ours, plain, print_logprob, run_logprob
 from benchmarks.rollout import print_rollout, run_rollout
 from benchmarks.shapes import REGIMES, Regime
 from benchmarks.train import PHASES, Settings, print_train, run_train, sides, write_files
@@ -126,7 +126,7 @@ def test_both_engines_generate_what_they_are_told(small):
 def test_log_probs_in_chunks_equal_the_plain_ones_and_need_less_memory():
     torch.manual_seed(0)
     hidden, head, targets = torch.randn(40, 16), torch.randn(300, 16), torch.randint(300, (40,))
-    for found, wanted in zip(chunked(7)(hidden, head, targets), plain(hidden, head, targets), strict=True):
+    for found, wanted in zip(ours(7, "fused")(hidden, head, targets), plain(hidden, head, targets), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     result = run_logprob(tokens=1024, hidden=64, vocabulary=20_000, chunk=64, pairs=1, precision="fp32")
     assert result["memory"]["mmhicra"] < result["memory"]["plain"] / 3

@@ -1,10 +1,20 @@
-"""Chunked log-probs, entropies and their gradients against one plain softmax."""
+"""Chunked log-probs, entropies and their gradients against one plain softmax, and `fused` ones against chunked ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from made_logprobs import all_of_it
 from torch import Tensor, nn
 
-from mmhicra.train.update.logprob import BANNED_LOGIT, nucleus_mask, token_stats
+from mmhicra.core.errors import ConfigError
+from mmhicra.train.update import logprob
+from mmhicra.train.update.logprob import BANNED_LOGIT, choose_kernel, nucleus_mask, token_stats
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
@@ -127,3 +137,69 @@ def test_under_autocast_gradients_keep_their_precision():
     for found, wanted in zip(torch.autograd.grad(stats.logprobs.sum(), [hidden, head]), exact, strict=True):
         assert found.dtype == torch.float32
         assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+@pytest.mark.parametrize("kept", [0, 5 * 150 * 4 * 2, 2**30])
+@pytest.mark.parametrize("options", [{}, {"nucleus": 0.8}, {"head_trained": False}], ids=str)
+def test_what_is_kept_has_the_bits_of_what_is_computed_again(options, kept, monkeypatch):
+    """All, two chunks of five, and none; the second backward pass through a graph finds nothing kept."""
+    monkeypatch.setattr(logprob, "KEPT_BYTES", kept)
+    products = []
+    again = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args, **more: products.append(1) or again(*args, **more))
+    wanted, _ = all_of_it("chunks", **options)
+    reference = len(products)
+    found, second = all_of_it("fused", **options)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(second, wanted[3:], strict=True))
+    assert reference - (len(products) - reference) == {0: 0, 2**30: 5}.get(kept, 2), "products that were saved"
+
+
+def test_tritons_kernels_equal_the_chunks():
+    """Run by Triton's interpreter, which has to be asked for before Triton is imported: in a process of its own."""
+    pytest.importorskip("triton")
+    script = Path(__file__).parents[1] / "made_logprobs.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    errors = json.loads(done.stdout)
+    assert {case for case, _ in errors} == {"float32 again", "float32 kept", "bfloat16 again", "bfloat16 kept"}
+    for case, error in errors:
+        assert error < (1e-5 if "float32" in case else 1e-2), case
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "nucleus", "chosen"),
+    [
+        ("auto", "cpu", True, "fused"),
+        ("auto", "cuda", False, "chunks"),
+        ("chunks", "cpu", False, "chunks"),
+        ("fused", "cuda", False, "fused"),
+        ("fused", "cuda", True, "train.loss.siren asks for: set it to chunks"),
+    ],
+)
+def test_the_kernel_is_what_was_asked_for_or_refused(requested, device, nucleus, chosen):
+    where = SimpleNamespace(type=device)
+    if " " not in chosen:
+        assert choose_kernel(requested, where, nucleus) == chosen
+        return
+    with pytest.raises(ConfigError, match=chosen):
+        choose_kernel(requested, where, nucleus)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("kept", [1, 2**30])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_tritons_kernels_equal_the_chunks_on_a_gpu(dtype, tolerance, kept, monkeypatch):
+    monkeypatch.setattr(logprob, "KEPT_BYTES", kept)
+    torch.manual_seed(0)
+    hidden, head = torch.randn(300, 256, device="cuda", dtype=dtype), torch.randn(151_936, 256, device="cuda") / 16
+    hidden, head = hidden.requires_grad_(), head.to(dtype).requires_grad_()
+    targets, banned = torch.arange(300, device="cuda") + 5, torch.tensor([3], device="cuda")
+    results = []
+    for kernel in ("chunks", "fused"):
+        stats = token_stats(hidden, head, targets, temperature=0.7, banned=banned, chunk=128, kernel=kernel)
+        loss = (stats.logprobs - 0.1 * stats.entropy).sum()
+        results.append([*stats[:2], *torch.autograd.grad(loss, [hidden, head])])
+    for own, reference in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(own, reference, atol=tolerance * reference.abs().max().item(), rtol=0)

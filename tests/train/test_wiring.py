@@ -71,6 +71,7 @@ SCENES = {
             lambda run: {str(p.dtype) for name, p in run.model.named_parameters() if "base_layer.weight" in name},
             {"torch.bfloat16"},
         ),
+        "train.logprob_kernel": ("chunks", lambda run: run.trainer.unwrapped.logprob_kernel),
         "model.attention": ("dense", lambda run: run.trainer.unwrapped.attention),
         "model.vision_cache": ("FOLDER", lambda run: str(run.collector.vision.folder)),
         "model.checkpointing": ("full", lambda run: ["none", "full"][unwrap(run.model).is_gradient_checkpointing]),

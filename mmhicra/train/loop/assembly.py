@@ -46,6 +46,7 @@ from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.attention import choose
 from mmhicra.train.update.fitting import checkpointing_that_fits
+from mmhicra.train.update.logprob import choose_kernel
 from mmhicra.train.update.optimizer import describe_optimizer, make_optimizer, refuse_optimizer, warmup_and_decay
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
@@ -278,6 +279,7 @@ def make_policy(
         attention=choose(config.model.attention, accelerator.device, config.model.precision),
         nucleus=config.train.loss.siren.top_p if config.train.loss.siren else None,
         always_runs_vision=accelerator.num_processes > 1 and not config.model.vision_frozen,
+        logprob_kernel=choose_kernel(config.train.logprob_kernel, accelerator.device, bool(config.train.loss.siren)),
         plain=config.train.rows == "plain",
     ).to(accelerator.device)
     keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"

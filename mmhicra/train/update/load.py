@@ -41,6 +41,7 @@ class Load:
         groups: prompts of an optimizer step, on this device.
         chunk: response positions whose logits are held at a time.
         nucleus: SIREN takes the entropy of a nucleus as well.
+        logits_kept: whether logits are kept between forward and backward pass (`train.logprob_kernel: fused`).
         sequences: completions that are decoded at a time.
         step_prompts: prompts that are processed together before a rollout, on this device.
         evaluation_group: completions per held-out problem; 0 without evaluation.
@@ -73,6 +74,7 @@ class Load:
     evaluation_sequences: int
     quantized: bool = False
     checkpointed: int | None = None
+    logits_kept: bool = False
 
     @property
     def evaluating(self) -> Load:
@@ -196,6 +198,7 @@ def load_of(config: RunConfig, shape: ModelShape, data: DataSizes, device: Devic
         groups=-(-mine // train.minibatches),
         chunk=train.logprob_chunk,
         nucleus=train.loss.siren is not None,
+        logits_kept=train.logprob_kernel == "fused" or (train.logprob_kernel == "auto" and device.kind == "cpu"),
         sequences=min(rollout.max_sequences // rollout.n, mine) * rollout.n,
         step_prompts=mine,
         evaluation_group=config.eval.n if tested else 0,

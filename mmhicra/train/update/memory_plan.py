@@ -13,6 +13,7 @@ from typing import Literal
 
 from mmhicra.rollout.hf.cache import BLOCK
 from mmhicra.train.update.load import Load
+from mmhicra.train.update.logprob import KEPT_BYTES
 from mmhicra.vlm.activation_checkpointing import KINDS
 from mmhicra.vlm.features import PATCHES_AT_A_TIME
 from mmhicra.vlm.shape import ModelShape
@@ -203,8 +204,16 @@ def scores(shape: ModelShape, load: Load) -> int:
     positions = min(load.chunk, load.micro_tokens)
     floats = (5 if load.nucleus else 3) + (1 if load.half else 0)
     head = 0 if load.adapters else FLOAT * shape.vocabulary * shape.hidden
-    norm = 3 * load.micro_tokens * FLOAT * shape.hidden
+    norm = 3 * load.micro_tokens * FLOAT * shape.hidden + kept_logits(shape, load)
     return norm + positions * shape.vocabulary * FLOAT * floats + head
+
+
+def kept_logits(shape: ModelShape, load: Load) -> int:
+    """What `train.logprob_kernel: fused` keeps of the response tokens: logits on CUDA, else float32 log-probs."""
+    if not load.logits_kept:
+        return 0
+    responses = load.micro_tokens * load.group * load.response // (load.prompt + load.group * load.response)
+    return min(KEPT_BYTES, responses * shape.vocabulary * (HALF if load.half and load.cuda else FLOAT))
 
 
 def copies(shape: ModelShape, load: Load, *, back: bool) -> int:

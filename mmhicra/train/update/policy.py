@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmhicra.core.vision_inputs import Pixels
 from mmhicra.train.distributed.sequence import SequenceGroup, whole
 from mmhicra.train.update.attention import registered
-from mmhicra.train.update.logprob import TokenStats, token_stats
+from mmhicra.train.update.logprob import LogprobKernel, TokenStats, token_stats
 from mmhicra.train.update.packing import MicroBatch
 from mmhicra.train.update.rows import part_of
 from mmhicra.vlm.family import Family
@@ -31,6 +31,7 @@ class Policy(nn.Module):
         precision: `bf16` computes under autocast.
         attention: a name in `attention.ATTENTIONS` that this machine can run.
         nucleus: probability mass of the nucleus whose entropy is wanted too, or None.
+        logprob_kernel: from `logprob.choose_kernel`.
         always_runs_vision: run the vision tower on a blank image where a batch has none. Data-parallel ranks need it:
             one that skipped the tower would leave the others waiting for its part.
         plain: rows are one prompt and one response each (`train.rows: plain`), which transformers' own causal attention
@@ -52,6 +53,7 @@ class Policy(nn.Module):
         precision: Literal["fp32", "bf16"] = "fp32",
         attention: str = "segments",
         nucleus: float | None = None,
+        logprob_kernel: LogprobKernel = "chunks",
         always_runs_vision: bool = False,
         plain: bool = False,
         sequence: SequenceGroup | None = None,
@@ -64,6 +66,7 @@ class Policy(nn.Module):
         self.precision = precision
         self.attention = attention
         self.nucleus = nucleus
+        self.logprob_kernel: LogprobKernel = logprob_kernel
         self.always_runs_vision = always_runs_vision
         self.plain = plain
         self.sequence = sequence
