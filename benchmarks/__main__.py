@@ -85,6 +85,15 @@ def add_parts(kinds: Any) -> None:
     rewards.add_argument("--batch", type=int, default=512, metavar="N", help="answers of a batch (default 512)")
     rewards.add_argument("--hostile", type=int, default=64, metavar="N", help="hostile ones of them (default 64)")
     rewards.set_defaults(run=run_rewards)
+    scaling = kinds.add_parser("scaling", help="what a rank holds, computes and asks others for, by processes")
+    scaling.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="default tiny")
+    scaling.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths (default A)")
+    scaling.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default 1 2 4")
+    scaling.add_argument("--pairs", type=int, default=3, metavar="N", help="updates (default 3)")
+    scaling.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="where there are several (model.shard=true)"
+    )
+    scaling.set_defaults(run=run_scaling)
     qlora = kinds.add_parser(
         "qlora", help="a 4-bit base under adapters: memory, seconds, and the merged model's logits"
     )
@@ -200,6 +209,23 @@ def run_rewards(options: argparse.Namespace) -> int:
 
     result = rewards.run_rewards(options.pairs, batch=options.batch, hostile=options.hostile)
     return _show(options, result, rewards.print_rewards)
+
+
+def run_scaling(options: argparse.Namespace) -> int:
+    """`mmhicra bench scaling`."""
+    from benchmarks import scaling
+    from benchmarks.progress import shown
+
+    settings = scaling.ScalingSettings(
+        options.model,
+        options.regime,
+        tuple(options.processes),
+        options.pairs,
+        tuple(options.set or ["model.shard=true"]),
+    )
+    with shown("bench scaling") as progress:
+        result = scaling.run_scaling(settings, progress)
+    return _show(options, result, scaling.print_scaling)
 
 
 def run_qlora(options: argparse.Namespace) -> int:

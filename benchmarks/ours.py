@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mmhicra.core.records import Completion, Group, Problem, RewardRecord
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.rollout.hf.engine import HFEngine
 from mmhicra.train.distributed.processes import make_accelerator
+from mmhicra.train.distributed.sharding import GatheringEngine
 from mmhicra.train.loop.assembly import assemble
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.update.packing import SubGroup, split_groups
@@ -110,8 +112,10 @@ class Ours:
         parts = assemble(self.config, run_folder, accelerator, Terminal(quiet=True), self.stack)
         self.trainer = parts.trainer
         engine = self.trainer.collector.engine
-        assert isinstance(engine, HFEngine)
-        self.trainer.collector.engine = FixedLengths(engine, regime.responses)
+        inner = engine.engine if isinstance(engine, GatheringEngine) else engine
+        assert isinstance(inner, HFEngine)
+        fixed = FixedLengths(inner, regime.responses)
+        self.trainer.collector.engine = replace(engine, engine=fixed) if isinstance(engine, GatheringEngine) else fixed
 
     def close(self) -> None:
         """End the reward workers."""

@@ -49,7 +49,7 @@ def run_rollout(
         progress("writing the model")
         path = write_model(model, Path(folder, "model"), DTYPES[precision])
         problems = write_problems(lengths, AutoProcessor.from_pretrained(path), Path(folder, "data"), PROBLEMS)
-        ours = Ours(path, problems, lengths, precision, False, Path(folder, "run"), options)
+        ours = Ours(path, problems, lengths, precision, "none", Path(folder, "run"), options)
         try:
             seconds, memory = measure(ours, lengths, pairs, progress)
         finally:

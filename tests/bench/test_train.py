@@ -1,23 +1,24 @@
 """`mmhicra bench train`: both sides do the same work, and the table says what was measured."""
 
 import io
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from bench.rank_scaling import SMALL
+from on_ranks import on_ranks
 from rich.console import Console
 
 from benchmarks import flops, shapes
 from benchmarks.flops import count_flops
 from benchmarks.logprob import ours, plain, print_logprob, run_logprob
 from benchmarks.rollout import print_rollout, run_rollout
-from benchmarks.shapes import REGIMES, Regime
+from benchmarks.scaling import ScalingSettings, measure_rank, print_scaling, write_scene
+from benchmarks.shapes import REGIMES
 from benchmarks.train import PHASES, Settings, print_train, run_train, sides, write_files
 from mmhicra.core.errors import UserError
 
 pytestmark = pytest.mark.slow
-
-SMALL = Regime("small", (4, 5), 12, (3, 6, 5, 2))
 
 
 @pytest.fixture
@@ -150,3 +151,21 @@ def test_uneven_micro_batches_are_refused():
 def test_no_pair_is_refused():
     with pytest.raises(UserError, match="--pairs is 0"):
         run_train(Settings(model="tiny", regime="A", pairs=0, against="none"))
+
+
+def test_ranks_that_share_a_model_hold_their_part_and_compute_as_much(tmp_path, monkeypatch):
+    monkeypatch.setitem(REGIMES, "small", SMALL)
+    settings = ScalingSettings("tiny", "small", processes=(1, 2), pairs=1)
+    write_scene(settings, tmp_path)
+    alone = measure_rank(settings, 1, tmp_path)
+    ranks = on_ranks(
+        2, "bench.rank_scaling:measure", tmp_path / "ranks", settings=asdict(settings), scene=str(tmp_path)
+    )
+    assert [rank["parameters"] for rank in ranks] == pytest.approx([alone["parameters"] / 2] * 2, rel=0.02)
+    assert [rank["flops"] for rank in ranks] == [alone["flops"]] * 2
+    assert alone["communicated"] == 0 < ranks[0]["communicated"] == ranks[1]["communicated"]
+    result = {"settings": asdict(settings), "ranks": {"1": [alone], "2": ranks}, "machine": {"cores": 2}}
+    file = io.StringIO()
+    print_scaling(result, Console(file=file, width=200))
+    assert "a group a rank, model.shard=true" in file.getvalue()
+    assert "seconds are of processes that share them" in file.getvalue()
