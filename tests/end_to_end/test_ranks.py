@@ -1,4 +1,7 @@
-"""Two processes, copied or sharded, train to the same weights as one, and skip the same updates."""
+"""Several processes train to the same weights as one, and skip the same updates.
+
+Each has a copy of the model or a shard, and rows of its own or a part of a row.
+"""
 
 import json
 import os
@@ -98,6 +101,16 @@ def test_two_ranks_equal_one(alone, benchmark, tmp_path, shard, start):
     assert evaluated(tmp_path / "two") == evaluated(alone)
     assert rolled_out(tmp_path / "two") == rolled_out(alone)
     assert_equal_runs(alone, tmp_path / "two")
+
+
+def test_ranks_that_compute_rows_together_equal_one(alone, benchmark, tmp_path):
+    """Four of them, two to a row; one pair has fewer groups, and computes filler rows while the other has more."""
+    status, said = run_on_two(tmp_path / "four", "parallel.sequence=2", "model.shard=true", benchmark, ranks=4)
+    assert status == 0, said[-3000:]
+    assert "rows are computed by 2 processes together" in short_runs.printed(tmp_path / "four").read_text()
+    assert evaluated(tmp_path / "four") == evaluated(alone)
+    assert rolled_out(tmp_path / "four") == rolled_out(alone)
+    assert_equal_runs(alone, tmp_path / "four")
 
 
 def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):

@@ -1,11 +1,15 @@
 """Rows that ranks compute together (`parallel.sequence`) equal those of one process, and a rank holds its part."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from on_ranks import on_ranks
 
 from mmhicra.core.errors import ConfigError
-from mmhicra.train.distributed.sequence import refuse_unfit_sequence
+from mmhicra.train.update.rows import refuse_unfit_sequence
 from mmhicra.vlm.family import FAMILIES
+from mmhicra.vlm.qwen3_vl import QWEN3_VL
 
 KINDS = ("whole", "lora checkpointing", "plain", "dense")
 CASES = {
@@ -31,6 +35,12 @@ def assert_equal(results):
             assert found["held"] == 1.0, (name, "an MLP has more of the row than its part", found)
 
 
+def heads(count, shared):
+    return SimpleNamespace(
+        get_text_config=lambda: SimpleNamespace(num_attention_heads=count, num_key_value_heads=shared)
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "processes", "said"),
     [
@@ -41,9 +51,14 @@ def assert_equal(results):
 )
 def test_what_does_not_divide_is_refused_with_what_does(size, processes, said):
     with pytest.raises(ConfigError, match=said):
-        refuse_unfit_sequence(size, processes, 28, 4)
+        refuse_unfit_sequence(size, processes, QWEN3_VL, heads(28, 4))
 
 
 @pytest.mark.parametrize(("size", "processes"), [(1, 1), (2, 4), (4, 4), (7, 14), (28, 28)])
 def test_key_value_heads_need_not_divide(size, processes):
-    refuse_unfit_sequence(size, processes, 28, 4)
+    refuse_unfit_sequence(size, processes, QWEN3_VL, heads(28, 4))
+
+
+def test_a_family_whose_attention_is_its_own_is_refused():
+    with pytest.raises(ConfigError, match="splits attention by heads, which models of the family alone cannot do"):
+        refuse_unfit_sequence(2, 2, replace(QWEN3_VL, name="alone", shares_prompts=False), heads(28, 4))

@@ -111,6 +111,8 @@ def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
         else "the model is split over them"
     )
     layout = "one whole model" if count == 1 else split if config.model.shard else "copied"
+    if config.parallel.sequence > 1:
+        layout += f", rows are computed by {config.parallel.sequence} processes together"
     prompts, n, limit = config.train.prompts_per_step, config.rollout.n, config.rollout.max_new_tokens
     lines = [
         f"processes: {count} on {device.type} ({where}), {layout}; engine {engine}, precision "

@@ -29,8 +29,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmhicra.core.errors import ConfigError
-
 
 @dataclass(frozen=True, eq=False)
 class SequenceGroup:
@@ -168,26 +166,3 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return gradients[0].index_select(0, ctx.saved_tensors[0]), None, None, None
-
-
-def refuse_unfit_sequence(size: int, processes: int, heads: int, key_value_heads: int) -> None:
-    """Raise ConfigError if rows cannot be computed by groups of `size` ranks.
-
-    Args:
-        size: `parallel.sequence`.
-        processes: of the run.
-        heads: H.
-        key_value_heads: K, for the message.
-    """
-    fitting = [str(number) for number in range(1, processes + 1) if processes % number == 0 and heads % number == 0]
-    values = f"{', '.join(fitting[:-1])} or {fitting[-1]}" if len(fitting) > 1 else "1"
-    if processes % size:
-        raise ConfigError(
-            f"parallel.sequence ({size}) has to divide the number of processes, which is {processes}: set it to "
-            f"{values}, or start another number of them with torchrun"
-        )
-    if heads % size:
-        raise ConfigError(
-            f"parallel.sequence ({size}) gives every rank of a group as many query heads, but the model has {heads} of "
-            f"them ({key_value_heads} key-value heads, which may be repeated): set it to {values}"
-        )

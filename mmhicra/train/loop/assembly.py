@@ -33,9 +33,11 @@ from mmhicra.rollout.engines import check_engine
 from mmhicra.train.collector import Collector
 from mmhicra.train.credit import CreditAssigner, credit_options
 from mmhicra.train.distributed.balance import Work
+from mmhicra.train.distributed.group_sharing import GroupSharing
 from mmhicra.train.distributed.mesh import make_mesh, refuse_layout
 from mmhicra.train.distributed.processes import sharded
 from mmhicra.train.distributed.ranks import Ranks
+from mmhicra.train.distributed.sequence import SequenceGroup
 from mmhicra.train.distributed.sharding import GatheringEngine, shard
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
@@ -50,6 +52,7 @@ from mmhicra.train.update.logprob import choose_kernel
 from mmhicra.train.update.optimizer import describe_optimizer, make_optimizer, refuse_optimizer, warmup_and_decay
 from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
+from mmhicra.train.update.rows import refuse_unfit_sequence
 from mmhicra.train.update.updates import UpdateCount
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.half_weights import Masters, round_weights
@@ -141,7 +144,7 @@ def check_inputs(
     most, rank = config.rollout.max_new_tokens, accelerator.process_index
     rewarder = stack.enter_context(make_rewarder(config.reward, config.rewards(), most, folder.replies, rank))
     processor = load_processor(config.model)
-    refuse_unfit_rows(config, processor)
+    refuse_unfit_rows(config, processor, accelerator.num_processes)
     prompts = PromptBuilder(processor.processor, processor.family, processor.config, config.data)
     rewarder.measure_by(lambda problem: prompts.measure(problem).images)
     refused_path = folder.refused if accelerator.is_main_process else None
@@ -159,14 +162,22 @@ def check_inputs(
     )
 
 
-def refuse_unfit_rows(config: RunConfig, loaded: LoadedProcessor) -> None:
-    """Raise ConfigError if the model's family cannot be trained in rows as they are configured."""
+def refuse_unfit_rows(config: RunConfig, loaded: LoadedProcessor, processes: int | None = None) -> None:
+    """Raise ConfigError if the model cannot be trained in rows as they are configured.
+
+    Args:
+        config: a checked configuration.
+        loaded: of the model.
+        processes: of the run; None for as many as compute a row.
+    """
     family = loaded.family
     if config.train.rows == "shared" and not family.shares_prompts:
         raise ConfigError(
             f"train.rows: shared lets the responses of a group share their prompt in a row, which models of the family "
             f"{family.name} cannot do: set train.rows: plain"
         )
+    together = config.parallel.sequence
+    refuse_unfit_sequence(together, processes or together, family, loaded.config)
     patches = 0 if config.model.vision_frozen else family.patches_per_token(loaded.config)
     if too_small := config.too_few_tokens(patches):
         raise ConfigError(too_small)
@@ -184,7 +195,8 @@ def make_trainer(
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
     vision, work = make_vision(config, model), Work.of(model.model, model.family)  # while the model is whole
     masters = hold_weights(config, model, accelerator)
-    policy, reference = make_policy(config, model, sampling, accelerator)
+    sequence = SequenceGroup.of(config.parallel.sequence, accelerator.process_index, accelerator.num_processes)
+    policy, reference = make_policy(config, model, sampling, accelerator, sequence)
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
     terminal.say(f"attention: {policy.attention}")
@@ -223,6 +235,7 @@ def make_trainer(
         updates=UpdateCount(config.train.max_skipped_updates),
         memory=memory,
         time=time,
+        sharing=GroupSharing(sequence),
         say=terminal.say,
     )
 
@@ -266,7 +279,11 @@ def hold_weights(config: RunConfig, model: LoadedModel, accelerator: Accelerator
 
 
 def make_policy(
-    config: RunConfig, model: LoadedModel, sampling: Sampling, accelerator: Accelerator
+    config: RunConfig,
+    model: LoadedModel,
+    sampling: Sampling,
+    accelerator: Accelerator,
+    sequence: SequenceGroup | None = None,
 ) -> tuple[Policy, Reference | None]:
     """The policy on its device, and its reference if the loss has a KL term."""
     policy = Policy(
@@ -281,6 +298,7 @@ def make_policy(
         always_runs_vision=accelerator.num_processes > 1 and not config.model.vision_frozen,
         logprob_kernel=choose_kernel(config.train.logprob_kernel, accelerator.device, bool(config.train.loss.siren)),
         plain=config.train.rows == "plain",
+        sequence=sequence,
     ).to(accelerator.device)
     keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
     reference = Reference(policy, keeps) if config.train.loss.kl_coefficient > 0 else None

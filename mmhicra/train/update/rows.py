@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from mmhicra.config import TrainConfig
+from mmhicra.core.errors import ConfigError
 from mmhicra.core.records import Group
 from mmhicra.core.vision_inputs import ImageFeatures
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sequence import SequenceGroup
 from mmhicra.train.update.packing import MicroBatch, SubGroup, fill_rows, split_groups
+from mmhicra.vlm.family import Family
 
 
 def rows_of(
@@ -63,3 +67,28 @@ def part_of(batch: MicroBatch, features: ImageFeatures | None, group: SequenceGr
         targets=batch.targets[scored],
     )
     return part, scored
+
+
+def refuse_unfit_sequence(size: int, processes: int, family: Family, config: PreTrainedConfig) -> None:
+    """Raise ConfigError if groups of `size` processes (`parallel.sequence`) cannot compute a row of this model."""
+    if size == 1:
+        return
+    text: Any = config.get_text_config()
+    heads, shared = text.num_attention_heads, text.num_key_value_heads
+    fitting = [str(number) for number in range(1, processes + 1) if processes % number == 0 and heads % number == 0]
+    values = f"{', '.join(fitting[:-1])} or {fitting[-1]}" if len(fitting) > 1 else "1"
+    if not family.shares_prompts:
+        raise ConfigError(
+            f"parallel.sequence ({size}) splits attention by heads, which models of the family {family.name} cannot "
+            "do: set it to 1"
+        )
+    if processes % size:
+        raise ConfigError(
+            f"parallel.sequence ({size}) has to divide the number of processes, which is {processes}: set it to "
+            f"{values}, or start another number of them with torchrun"
+        )
+    if heads % size:
+        raise ConfigError(
+            f"parallel.sequence ({size}) gives every process as many query heads, but the model has {heads} of them "
+            f"({shared} key-value heads, which may be repeated): set it to {values}"
+        )
