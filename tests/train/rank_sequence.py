@@ -28,10 +28,11 @@ TOTALS = Totals(tokens=100, sequences=11, max_new_tokens=16)
 
 
 def load(folder, kind):
-    """A tiny model: all of it trained, or with LoRA on a frozen vision tower; `checkpointing` besides."""
+    """A tiny model: all of it trained, or with LoRA on a frozen vision tower."""
     whole = "lora" not in kind
     options = {"freeze": {"vision_tower": not whole, "merger": not whole}, "lora": None if whole else {"rank": 4}}
-    model = load_policy(ModelConfig(path=folder, gradient_checkpointing="checkpointing" in kind, **options))
+    options["checkpointing"] = next((word for word in ("selective", "full") if word in kind), "none")
+    model = load_policy(ModelConfig(path=folder, **options))
     torch.manual_seed(0)
     for name, parameter in model.model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide the gradient of lora_A

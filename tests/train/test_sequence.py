@@ -11,10 +11,10 @@ from mmhicra.train.update.rows import refuse_unfit_sequence
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.qwen3_vl import QWEN3_VL
 
-KINDS = ("whole", "lora checkpointing", "plain", "dense")
+KINDS = ("whole", "lora full", "plain", "dense")
 CASES = {
     2: [(family, 2, kind) for family in sorted(FAMILIES) for kind in KINDS],
-    4: [("qwen3_vl", 2, "whole"), ("qwen3_vl", 2, "whole shard checkpointing"), ("qwen2_5_vl", 4, "whole")],
+    4: [("qwen3_vl", 2, "whole"), ("qwen3_vl", 2, "whole shard selective"), ("qwen2_5_vl", 4, "whole")],
 }
 """By ranks: family, ranks that compute a row together, and kind of policy in the words of rank_sequence.py. Tiny models
 have two key-value heads: for four ranks they are repeated."""

@@ -207,6 +207,7 @@ ELSEWHERE = {
     "end_to_end/test_run_folder.py": "run_folder train.grace_seconds",
     "end_to_end/test_ranks.py": "model.shard",
     "train/test_sharding.py": "parallel.replicate parallel.reshard",
+    "train/test_sequence.py": "parallel.sequence",
     "end_to_end/test_benchmarks.py": "eval.benchmarks.name eval.benchmarks.source eval.benchmarks.prompt",
     "evaluate/test_questions.py": "eval.benchmarks.split eval.benchmarks.images eval.benchmarks.subset"
     " eval.benchmarks.limit",

@@ -24,6 +24,7 @@ class Load:
         dense: the attention that holds an (L, L) mask.
         adapters: LoRA: the weights under the adapters are frozen.
         checkpointed: how many decoder layers are checkpointed, from the first; None is all.
+        sequence: devices that compute a row together; each holds its part of the tokens, and all of the images.
         quantized: the decoder's linear layers are kept in 4 bits.
         vision_frozen: the vision side is frozen.
         reference: a frozen copy is kept for the KL term.
@@ -75,6 +76,7 @@ class Load:
     quantized: bool = False
     checkpointed: int | None = None
     logits_kept: bool = False
+    sequence: int = 1
 
     @property
     def evaluating(self) -> Load:
@@ -95,12 +97,12 @@ class Load:
     @property
     def alone(self) -> bool:
         """Whether one micro-batch is a whole optimizer step."""
-        return self.whole <= self.budget
+        return self.sequence * self.whole <= self.budget
 
     @property
     def micro_batch(self) -> int:
-        """L: what the largest micro-batch holds of the budget."""
-        return min(self.budget, self.whole)
+        """L: what the largest micro-batch holds of the budget, on all devices that compute it."""
+        return min(self.budget, self.sequence * self.whole)
 
     @property
     def micro_patches(self) -> int:
@@ -108,12 +110,12 @@ class Load:
         if self.vision_frozen or not self.patches:
             return 0
         whole = self.prompt + self.patches + self.response
-        return min(self.groups, max(1, self.micro_batch // whole)) * self.patches
+        return min(self.sequence * self.groups, max(1, self.micro_batch // whole)) * self.patches
 
     @property
     def micro_tokens(self) -> int:
-        """Tokens in the largest micro-batch, those patches taken off."""
-        return self.micro_batch - self.micro_patches
+        """Tokens in this device's part of the largest micro-batch, those patches taken off."""
+        return -(-(self.micro_batch - self.micro_patches) // self.sequence)
 
 
 class DataSizes(Protocol):
@@ -179,6 +181,7 @@ def load_of(config: RunConfig, shape: ModelShape, data: DataSizes, device: Devic
         half=config.model.precision == "bf16",
         checkpointing="none" if config.model.checkpointing == "auto" else config.model.checkpointing,
         checkpointed=config.model.checkpointing_layers,
+        sequence=config.parallel.sequence,
         dense=config.model.attention == "dense",
         adapters=config.model.has_adapters,
         quantized=config.model.quantize is not None,

@@ -142,7 +142,7 @@ def layer_going_back(shape: ModelShape, load: Load) -> int:
     if checkpointed_layers(shape, load):
         again = FLOAT * shape.hidden if load.checkpointing == "full" else kept_by_a_layer(shape, load)
         layer += load.micro_tokens * (saved_by_a_layer(shape, load) - again)
-    return layer + (FLOAT + 1) * load.micro_tokens**2 * load.dense
+    return layer + (FLOAT + 1) * (load.sequence * load.micro_tokens) ** 2 * load.dense
 
 
 def saved_by_a_layer(shape: ModelShape, load: Load) -> int:
