@@ -8,8 +8,8 @@ from mmhicra.config.base import Processes, Section
 
 
 class ParallelConfig(Section):
-    """How the processes of a run share a model that is split over them (`model.shard`; see docs/guides/sharding.md), and
-    the rows of its update."""
+    """How the processes of a run share a model that is split over them (`model.shard`; see docs/guides/sharding.md),
+    and the rows of its update."""
 
     replicate: Processes = 1
     """Copies of the split model (HSDP): with 16 processes and 2 copies each model is split over 8, which should be
@@ -18,7 +18,6 @@ class ParallelConfig(Section):
     """Whether a block's parameters are given back after its forward pass, and gathered again for its backward pass.
     `auto`: those of the blocks, not what lies outside of them. `always`: all, the least memory. `never`: none, the
     least communication, and every process holds the whole model between forward and backward."""
-
     sequence: Processes = 1
     """Neighbouring processes that compute each row of the update together (Ulysses): of a row of
     `train.tokens_per_micro_batch` tokens each holds its part, and in attention its part of the heads. For rows that

@@ -42,6 +42,7 @@ def load(folder, kind):
 
 def make_policy(model, kind, sequence):
     options = {"banned_ids": model.banned_token_ids, "chunk": 7, "nucleus": 0.8, "plain": "plain" in kind}
+    options["logprob_kernel"] = "fused"  # what a CPU has by default
     options["attention"] = "dense" if "dense" in kind else "segments"
     return Policy(
         model.model, model.family, temperature=0.8, **options, sequence=sequence, always_runs_vision="lora" not in kind

@@ -110,4 +110,5 @@ class Policy(nn.Module):
             banned=self.banned,
             chunk=self.chunk,
             nucleus=self.nucleus,
+            kernel=self.logprob_kernel,
         )
