@@ -6,6 +6,7 @@ Both are computed on every rank: together as the trainer does it, alone through 
 import torch
 import torch.distributed as dist
 from made_groups import make_groups
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from mmhicra.config import ModelConfig
@@ -110,7 +111,7 @@ def check(model, kind, sequence, number, count):
     wanted = torch.stack(make_policy(model, kind, None)(own[-1])).detach()
     policy = make_policy(model, kind, sequence)
     if "shard" in kind:
-        shard(policy, "fp32")
+        shard(policy, "fp32", init_device_mesh("cpu", (2, count // 2), mesh_dim_names=("replicate", "shard")))
     held = []
     hooks = [
         module.register_forward_hook(lambda module, given, found: held.append(found.shape[1]))
