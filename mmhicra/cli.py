@@ -30,6 +30,7 @@ from mmhicra.commands import (
 )
 from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.core.extras import extra_of, missing_line
+from mmhicra.core.logs import drop_import_warnings
 from mmhicra.train.loop.stopping import INTERRUPTED
 
 COMMANDS = (train, config, configs, data, doctor, reward, eval, report, leaderboard, merge, mine, errors, lab, bench)
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # an output that cannot show a character shows its escape
         sys.stdout.reconfigure(errors="backslashreplace")
+    drop_import_warnings()
     try:
         refuse_without_folder()
         options = make_parser().parse_args(expand_flags(sys.argv[1:] if arguments is None else arguments))

@@ -1,5 +1,6 @@
 """The log files: what is in them, what stays off the terminal, and that logging ends nothing."""
 
+import enum
 import io
 import logging
 import os
@@ -263,3 +264,18 @@ def test_log_files_are_moved_aside_with_their_run(tmp_path):
     assert RunFolder(aside).log(1).read_text() == "of the old run\n"
     assert not folder.logs.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old", "run.old.logs"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is already registered as pytree node")
+def test_torchao_is_imported_without_a_word(caplog):
+    """What torch says of two of its enums is left out, what it says of others is not."""
+    pytest.importorskip("torchao", reason="needs torchao")
+    from torch.utils import _pytree
+    from torchao.prototype.mx_formats.config import ScaleCalculationMode
+    from torchao.quantization.quantize_.common import KernelPreference
+
+    other = enum.Enum("Other", "one", type=str)
+    logs.drop_import_warnings()
+    for kind in (KernelPreference, ScaleCalculationMode, other):
+        _pytree.register_constant(kind)
+    assert [record.args for record in caplog.records if "Enum subclass" in record.message] == [(other,)]

@@ -34,6 +34,9 @@ logging.addLevelName(RESULT, "RESULT")
 LIBRARIES = ("transformers", "vllm", "torch", "datasets", "huggingface_hub", "accelerate", "peft")
 """Loggers that print by themselves, once their library is imported, into the middle of a bar."""
 
+NATIVE_ENUMS = ("KernelPreference", "ScaleCalculationMode")
+"""Of torchao: at its import torch warns of how it registers them, whoever imports it (transformers does)."""
+
 LINE = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
 HELD = 10_000
 """The most records that wait for the file to be opened; older ones are dropped and counted."""
@@ -250,6 +253,17 @@ def pass_on(record: logging.LogRecord) -> None:
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
+
+
+def drop_import_warnings() -> None:
+    """Leave out what torch says of `NATIVE_ENUMS` when torchao is imported: nobody but torchao can mend it."""
+    logging.getLogger("torch.utils._pytree").addFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    about = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    said = str(record.msg).startswith("%s is an Enum subclass and is now natively supported")
+    return not (said and getattr(about, "__name__", "") in NATIVE_ENUMS)
 
 
 @contextmanager

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmhicra.config import DataConfig, ModelConfig
+from mmhicra.config import DataConfig, ModelConfig, OptimizerConfig
 from mmhicra.core.records import Completion, Group
+from mmhicra.train.update.optimizer import make_optimizer
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.family import FAMILIES
@@ -57,3 +59,37 @@ def test_log_probs_and_gradients_are_those_of_autocast(family, options, tiny_mod
         assert torch.equal(parameter.float(), parameters[name].to(parameter.dtype).float())
         exempt = any(part in name for part in ("norm", "embed_tokens", "pos_embed", "ln_q", "lora_"))
         assert (parameter.dtype == torch.float32) == exempt, name
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each of some tensors is rounded to bfloat16."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.counts = {tensor.data_ptr(): 0 for tensor in tensors}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default):
+            source = args[-1]
+            if result.dtype == torch.bfloat16 and source.data_ptr() in self.counts:
+                self.counts[source.data_ptr()] += 1
+        return result
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_weight_is_rounded_once_an_update(checkpointing, tiny_model_folder, make_problem):
+    """Autocast rounds it in every micro-batch, and again where activations are computed anew."""
+    exact, half, masters = loaded_and_rounded(tiny_model_folder("qwen2_5_vl"), gradient_checkpointing=checkpointing)
+    prompt = PromptBuilder(exact.processor, exact.family, exact.config, DataConfig()).build(make_problem("What?"))
+    group = Group(prompt, [Completion([7, 8 + n], [0.0] * 2, "length", "") for n in range(3)])
+    inside = {name for name, p in exact.model.named_parameters() if "layers." in name and p.ndim == 2}
+    found = []
+    for model, held in ((exact, {}), (half, masters)):
+        optimizer = make_optimizer(model.model, OptimizerConfig(), held)
+        exact_values = [held.get(p, p) for name, p in model.model.named_parameters() if name in inside]
+        with Casts(exact_values) as casts:
+            update(model, group)
+            optimizer.step()
+        found.append(list(casts.counts.values()))
+    assert found == [[3 * (1 + checkpointing)] * len(inside), [1] * len(inside)]
