@@ -36,10 +36,10 @@ def test_weights_in_bfloat16_give_the_run_of_autocast(finished):
     assert metrics(half) == metrics(exact)
     assert any(record.get("optimizer/grad_norm") for record in metrics(half)[:3])
     found = state_files(half, 3)
-    masters = {name: value for name, value in found.items() if name.endswith(" master")}
+    masters = {name: value for name, value in found.items() if name.startswith("master.")}
     assert len(masters) > 20
     for name, value in state_files(exact, 3).items():
-        assert torch.equal(masters.get(f"{name} master", found[name]), value), name
+        assert torch.equal(masters.get(f"master.{name}", found[name]), value), name
 
 
 @pytest.mark.parametrize("options", [BF16, SMALLEST], ids=["bf16", "8-bit, offload"])
