@@ -26,6 +26,7 @@ from mmhicra.commands import (
     mine,
     report,
     reward,
+    rollouts,
     train,
 )
 from mmhicra.core.errors import ConfigError, UserError
@@ -33,7 +34,23 @@ from mmhicra.core.extras import extra_of, missing_line
 from mmhicra.core.logs import drop_import_warnings
 from mmhicra.train.loop.stopping import INTERRUPTED
 
-COMMANDS = (train, config, configs, data, doctor, reward, eval, report, leaderboard, merge, mine, errors, lab, bench)
+COMMANDS = (
+    train,
+    config,
+    configs,
+    data,
+    doctor,
+    reward,
+    eval,
+    report,
+    rollouts,
+    leaderboard,
+    merge,
+    mine,
+    errors,
+    lab,
+    bench,
+)
 MENDABLE = 2
 """Exit status when something the user can mend stood in the way."""
 _DOTTED = re.compile(r"--([a-z_]+(?:\.[a-z_]+)+)(=.*)?", re.DOTALL)

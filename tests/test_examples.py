@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rollout_lines import read_rollouts
 from short_runs import SHORT
 
 from mmhicra.cli import main
@@ -52,12 +53,6 @@ def own_run(outside):
     return outside / "run"
 
 
-def rollouts(folder, step):
-    """The rollout records of a step."""
-    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def test_every_example_has_a_page_that_shows_its_code():
     pages = {page.stem: page.read_text(encoding="utf-8") for page in PAGES.glob("*.md")}
     examples = [file for file in sorted(EXAMPLES.iterdir()) if file.suffix in (".py", ".yaml")]
@@ -67,7 +62,7 @@ def test_every_example_has_a_page_that_shows_its_code():
 
 
 def test_a_reward_of_ones_own_is_a_term_of_the_reward(own_run):
-    records = rollouts(own_run, 1) + rollouts(own_run, 2)
+    records = read_rollouts(own_run, 1) + read_rollouts(own_run, 2)
     assert len(records) == 32
     for record in records:
         part = record["reward"]["parts"]["./reward.py:rewards_checking"]
@@ -78,7 +73,7 @@ def test_a_reward_of_ones_own_is_a_term_of_the_reward(own_run):
 
 def test_a_credit_method_of_ones_own_makes_the_advantages(own_run):
     amplified = 0
-    for record in (record for record in rollouts(own_run, 1) + rollouts(own_run, 2) if record["kept"]):
+    for record in (record for record in read_rollouts(own_run, 1) + read_rollouts(own_run, 2) if record["kept"]):
         base, length = record["advantage"], len(record["ids"])
         planning = torch.zeros(length)
         for start, end in record["planning"]:
@@ -93,7 +88,7 @@ def test_a_callback_of_ones_own_is_told_every_step(own_run):
     lines = [line.split("\t") for line in (own_run / "longest.txt").read_text(encoding="utf-8").splitlines()]
     assert [int(step) for step, _, _ in lines] == [1, 2]
     for step, length, _ in lines:
-        assert int(length) == max(len(record["ids"]) for record in rollouts(own_run, int(step)))
+        assert int(length) == max(len(record["ids"]) for record in read_rollouts(own_run, int(step)))
 
 
 def test_a_family_of_ones_own_says_what_is_never_sampled(own_run):
@@ -134,7 +129,7 @@ def test_an_engine_of_ones_own_generates_in_training_and_evaluates_a_card_of_one
     card = f"[{{name: ./benchmark.yaml, source: {questions}}}]"
     own = (f"rollout.engine={ENGINE}", "rollout.guard.every=0", f"eval.benchmarks={card}", "train.steps=1")
     assert train(outside / "scripted", *own) == 0
-    records = rollouts(outside / "scripted", 1)
+    records = read_rollouts(outside / "scripted", 1)
     assert len(records) == 16
     for record in records:
         assert record["response"].startswith("Wait. \\boxed{")

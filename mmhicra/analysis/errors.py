@@ -22,8 +22,8 @@ from typing import Literal, Protocol, cast
 from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.intervals import ConfidenceInterval, wilson_interval
 from mmhicra.core.records import Problem
-from mmhicra.core.run_lines import JsonLines, failed_fault
-from mmhicra.core.step_names import steps_in
+from mmhicra.core.rollout_files import StepFiles, require_rollouts
+from mmhicra.core.run_lines import failed_fault
 from mmhicra.data.generated.visual_math import WrongStep
 
 ErrorKind = Literal["planning", "execution", "discarded", "unparsed"]
@@ -229,9 +229,7 @@ def read_failures(
     Raises:
         RunFolderError: the folder has no rollouts of these steps, or one of its lines is no rollout record.
     """
-    files = dict(steps_in(folder / "rollouts", ".jsonl"))
-    if not files:
-        raise RunFolderError(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
+    files = {files.step: files for files in require_rollouts(folder)}
     steps = [step for step in sorted(files) if first <= step and (last is None or step <= last)][::every]
     if not steps:
         span = f"{min(files)} to {max(files)}"
@@ -247,8 +245,8 @@ def read_failures(
     return found
 
 
-def _failures_in(path: Path) -> Iterator[Failure]:
-    lines = JsonLines(path, failed_fault)
+def _failures_in(files: StepFiles) -> Iterator[Failure]:
+    lines = files.lines(failed_fault)
     try:
         for record in lines:
             if record["reward"]["verdict"] in FAILED:
@@ -264,8 +262,8 @@ def _failures_in(path: Path) -> Iterator[Failure]:
                     truncated=record["finish_reason"] == "length",
                 )
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be read ({error.strerror})") from None
-    if damage := lines.damage:
+        raise RunFolderError(f"{error.filename or files.paths[0]} cannot be read ({error.strerror})") from None
+    for path, damage in lines.damages:
         raise RunFolderError(
             f"{path}, line {damage.line} is no rollout record ({damage.reason}); "
             "mend it, or leave its step out with --steps"

@@ -44,10 +44,13 @@ def run(options: argparse.Namespace) -> int:
     from mmhicra.analysis import errors
     from mmhicra.analysis.judges import EndpointJudge
     from mmhicra.core.files import writing
+    from mmhicra.core.rollout_files import run_notes
     from mmhicra.train.loop.terminal import Terminal
 
     terminal = Terminal()
     judge = _judge(options)
+    for note in run_notes(options.folder):
+        terminal.say(f"note: {note}")
     first, last = options.steps
     found = errors.read_failures(options.folder, first, last, options.every, options.sample, options.seed)
     chosen = [failure for step in found for failure in step.chosen]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmhicra.commands.options import add_verbosity, libraries_level
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
         help="mine Strategic Grams from correct solutions, or inspect a list of them",
         description="Mine Strategic Grams from correct solutions, or inspect a list of them: docs/guides/mining.md",
     )
-    parser.add_argument("sources", nargs="*", metavar="RUN|FILE", help="run folders or JSON Lines files (.gz too)")
+    parser.add_argument("sources", nargs="*", metavar="RUN|FILE", help="run folders or JSON Lines files (.gz, .zst)")
     parser.add_argument("--out", metavar="FILE", default="strategic_grams.json", help="the library (%(default)s)")
     parser.add_argument("--text-field", metavar="NAME", help="field of the solution, a.b for field b of object a")
     correct = parser.add_mutually_exclusive_group()
@@ -113,6 +114,7 @@ def _mine(options: argparse.Namespace, terminal: Terminal) -> int:
             all_correct=options.all,
             progress=progress,
         )
+        _say_samples(options.sources, terminal)
         terminal.say(f"solutions: {', '.join(f'{count} {name}' for name, count in corpus.counts.items())}")
         embedder = Embedder(options.embedder or default_embedder(), options.cache or default_cache())
         mined = mine(corpus, settings, embedder, progress=progress)
@@ -122,6 +124,15 @@ def _mine(options: argparse.Namespace, terminal: Terminal) -> int:
         [("library", options.out), ("table", table), ("train with", f"--set hicra.grams={options.out}")]
     )
     return 0
+
+
+def _say_samples(sources: Sequence[str], terminal: Terminal) -> None:
+    """Say of each run whose rollout files do not hold everything."""
+    from mmhicra.core.rollout_files import run_notes
+
+    for source in sources:
+        for note in run_notes(Path(source)):
+            terminal.say(f"note: {source}: {note}")
 
 
 def _show_mined(mined: Mined, terminal: Terminal) -> None:
@@ -156,6 +167,7 @@ def _inspect(options: argparse.Namespace, terminal: Terminal) -> int:
             raise UserError("mine: --responses have no model of their own: name its folder by --tokenizer")
         tokenizer = load_tokenizer(asset_path(model) if model in SHIPPED else model)
         responses = read_responses(options.responses, options.text_field)
+        _say_samples(options.responses, terminal)
         with _follow(terminal) as progress:
             found = inspect_library(library, responses, tokenizer, progress=progress)
         terminal.say(f"tokens of {model}")

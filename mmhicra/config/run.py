@@ -5,7 +5,7 @@ Sections live in `config_*.py` and are handed on from here.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -41,6 +41,11 @@ class LogConfig(Section):
     the model folder when it is wanted."""
     rollouts_every: NonNegative = 1
     """Steps between rollout files; 0 writes none."""
+    rollouts_keep: Positive | None = None
+    """The rollout files of the newest so many steps stay; null keeps all."""
+    rollouts_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of a step's groups that are written, drawn at random by `seed` and step, one at least. What is left out is
+    counted in `metrics.jsonl`, and commands that read the files say that they see a sample."""
     trackers: list[TrackerName] = Field(default=["tensorboard"])
     """Where the numbers of `metrics.jsonl` are shown as curves. TensorBoard's lie in the run folder, the others are
     services, each an extra: `mmhicra[wandb]`. Switches of older files such as `wandb: true` are read too."""
@@ -65,6 +70,14 @@ class LogConfig(Section):
         added = [name for name, on in switches.items() if on and name not in named]
         rest = {name: value for name, value in section.items() if name not in switches}
         return {**rest, "trackers": [*kept, *added]}
+
+    @model_validator(mode="after")
+    def _check_rollouts(self) -> LogConfig:
+        if not self.rollouts_every:
+            for name in ("rollouts_keep", "rollouts_share"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is about rollout files, but rollouts_every is 0 and none is written")
+        return self
 
     @field_validator("trackers")
     @classmethod

@@ -1,6 +1,6 @@
 """The folder of one run: where its configuration, metrics, rollouts, checkpoints and summary lie.
 
-config.yaml  refused.jsonl  filtered.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl  tensorboard/
+config.yaml  refused.jsonl  filtered.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl.zst  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
 
@@ -22,6 +22,7 @@ from typing import Any
 from mmhicra.core.errors import RunFolderError
 from mmhicra.core.files import PARTIAL, append_line, free_name, json_text, jsonable, sync_folder, write_whole, writing
 from mmhicra.core.manifest import remove_listed
+from mmhicra.core.rollout_files import FOLDER, own_files, rollout_frame, rollout_name
 from mmhicra.core.step_names import step_name, step_of, steps_in
 
 LOGS, REPLIES = ".logs", ".replies"
@@ -34,7 +35,7 @@ EVALUATION_FILES = ("*.responses.jsonl", "*.samples.jsonl", "*.json", f"*{PARTIA
 
 
 class RunFolder:
-    """Names and writes what lies in a run folder; on several ranks only the main one writes."""
+    """Names and writes what lies in a run folder; on several ranks only the main one writes, but for rollouts."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,7 +45,7 @@ class RunFolder:
         self.refused = self.path / "refused.jsonl"
         self.filtered = self.path / "filtered.jsonl"
         self.trackers = self.path / "trackers.json"
-        self.rollouts = self.path / "rollouts"
+        self.rollouts = self.path / FOLDER
         self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -167,12 +168,20 @@ class RunFolder:
         """One more line in `metrics.jsonl`."""
         append_line(self.metrics, json.dumps(jsonable(record)))
 
-    def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
-        """One JSON line per completion of `step`."""
+    def write_rollouts(self, step: int, records: Iterable[Mapping[str, Any]], rank: int = 0, ranks: int = 1) -> None:
+        """The file of this rank: one JSON line per completion of `step`, sorted by `rollout_files.place`."""
         with writing(self.rollouts):
             self.rollouts.mkdir(exist_ok=True)
-        lines = "".join(json_text(record) + "\n" for record in records)
-        write_whole(self.rollouts / f"{step_name(step)}.jsonl", lines)
+        write_whole(self.rollouts / rollout_name(step, rank, ranks), rollout_frame(records))
+
+    def prune_rollouts(self, keep: int) -> None:
+        """Remove the rollout files of all but the newest `keep` steps that have some."""
+        with writing(self.rollouts):
+            files = own_files(self.rollouts)
+            newest = sorted({step for step, _ in files})[-keep:]
+            for step, file in files:
+                if step < newest[0]:
+                    file.unlink()
 
     def write_filtered(self, problems: Iterable[Mapping[str, Any]]) -> None:
         """Write `filtered.jsonl`: one JSON line per problem that the curriculum leaves out now."""
@@ -236,7 +245,7 @@ class RunFolder:
         if self.metrics.exists() and kept != self._metrics_bytes():
             write_whole(self.metrics, kept)
         with writing(self.path):
-            for number, file in steps_in(self.rollouts, ".jsonl"):
+            for number, file in own_files(self.rollouts):
                 if number > step and file.is_file():
                     file.unlink()
             for number, folder in steps_in(self.evaluations):
@@ -250,7 +259,7 @@ class RunFolder:
             written = (self.config, self.metrics, self.summary, self.refused, self.filtered, self.trackers, self.best)
             for file in written:
                 file.with_name(file.name + PARTIAL).unlink(missing_ok=True)
-            for _, file in steps_in(self.rollouts, ".jsonl" + PARTIAL):
+            for _, file in own_files(self.rollouts, PARTIAL):
                 file.unlink()
         self.sweep_checkpoints()
 

@@ -11,6 +11,7 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from mmhicra.core.compressed import Undecodable, read_lines
 from mmhicra.core.errors import brief, one_line
 
 Numbers = list[float] | None
@@ -85,12 +86,12 @@ Fault = Callable[[dict[str, Any]], str | None]
 
 
 def rollout_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with a line of `rollouts/step_*.jsonl`."""
+    """What is wrong with a line of a rollout file."""
     return _fault(_ROLLOUT, record) or _spans_fault(record)
 
 
 def failed_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with a line of `rollouts/step_*.jsonl` for a command that reads failures only."""
+    """What is wrong with a line of a rollout file for a command that reads failures only."""
     return _fault(_FAILED, record)
 
 
@@ -125,7 +126,7 @@ class JsonLines:
     """The objects of a JSON Lines file, one at a time; what cannot be used is left out and counted.
 
     Args:
-        path: of the file.
+        path: of the file, `.gz` or `.zst` if it is compressed.
         fault: what else makes a record unusable.
 
     Raises:
@@ -138,15 +139,22 @@ class JsonLines:
         self.last = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self.path.open("rb") as file:
-            for self.last, line in enumerate(file, start=1):
+        return (record for _, record in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number of its line, from 1, with every object."""
+        try:
+            for number, line in enumerate(read_lines(self.path), start=1):
+                self.last = number
                 if not line.strip():
                     continue
                 record, reason = self._read(line)
                 if reason is not None:
-                    self.damaged.append((self.last, reason))
+                    self.damaged.append((number, reason))
                 elif record is not None:
-                    yield record
+                    yield number, record
+        except Undecodable as error:
+            self.damaged.append((self.last + 1, f"from here on the compressed file is damaged: {error}"))
 
     @property
     def damage(self) -> Damage | None:

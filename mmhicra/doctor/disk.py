@@ -32,7 +32,7 @@ def check_disk(config: RunConfig, shape: ModelShape) -> CheckResult:
         )
     elif need.total > free:
         check.notes.append(
-            f"with the longest responses, rollout files may fill the disk: log.rollouts_every is "
-            f"{config.log.rollouts_every}"
+            "with the longest responses, rollout files may fill the disk: --set log.rollouts_keep=N keeps those of the "
+            "newest N steps, log.rollouts_share=0.1 a tenth of the groups"
         )
     return check

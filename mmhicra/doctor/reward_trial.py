@@ -14,7 +14,7 @@ from statistics import fmean
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.records import Completion, Problem, RewardRecord
-from mmhicra.core.step_names import steps_in
+from mmhicra.core.rollout_files import require_rollouts
 from mmhicra.data.dataset import load_problems
 from mmhicra.doctor.golds import response_with
 from mmhicra.report.folder import read_rollouts
@@ -152,14 +152,11 @@ def _score_golds(trial: Trial, rewarder: Rewarder, config: RunConfig, problems: 
 
 def _score_rollouts(trial: Trial, rewarder: Rewarder, problems: Sequence[Problem], folder: Path) -> None:
     """Score the stored responses of a run whose problems are in the data."""
-    files = steps_in(folder / "rollouts", ".jsonl")
-    if not files:
-        raise RunFolderError(f"{folder} has no rollouts/step_*.jsonl: name the folder of a run")
     known = {problem.id: problem for problem in problems}
     missing: list[str] = []
     pairs: list[tuple[Problem, Completion]] = []
-    for step, path in files:
-        for record in read_rollouts(step, path, missing):
+    for files in require_rollouts(folder):
+        for record in read_rollouts(files, missing):
             problem = known.get(record["prompt"])
             if problem is None:
                 trial.unknown += 1

@@ -14,8 +14,8 @@ from typing_extensions import TypedDict
 
 from mmhicra.analysis.errors import ExactJudge, judge_failures, read_failures
 from mmhicra.core.errors import brief, one_line
-from mmhicra.core.run_lines import Fault, JsonLines, step_fault
-from mmhicra.core.step_names import step_name, steps_in
+from mmhicra.core.rollout_files import StepFiles, rollout_steps
+from mmhicra.core.run_lines import Fault, step_fault
 from mmhicra.lab.runs import LabError, LabRun
 
 LATE_SHARE = 0.1
@@ -132,17 +132,22 @@ def read_summary(run: LabRun) -> _Summary:
 
 def read_lines(run: LabRun, file: Path, fault: Fault) -> list[dict[str, Any]]:
     """All objects of a file with a JSON object a line. Raises LabError if one is damaged."""
-    lines = JsonLines(file, fault)
+    return read_rollouts(run, StepFiles(0, (file,)), fault)
+
+
+def read_rollouts(run: LabRun, files: StepFiles, fault: Fault) -> list[dict[str, Any]]:
+    """All records of a step. Raises LabError if one is damaged."""
+    lines = files.lines(fault)
     try:
         records = list(lines)
     except OSError as error:
-        raise damaged(run, file, error.strerror or type(error).__name__) from None
-    if lines.damage is not None:
-        raise damaged(run, file, f"line {lines.damage.line}: {lines.damage.reason}")
+        raise damaged(run, error.filename or files.paths[0], error.strerror or type(error).__name__) from None
+    for path, damage in lines.damages:
+        raise damaged(run, path, f"line {damage.line}: {damage.reason}")
     return records
 
 
-def damaged(run: LabRun, file: Path, reason: str) -> LabError:
+def damaged(run: LabRun, file: str | Path, reason: str) -> LabError:
     """What is said of a file that cannot be used: a comparison without it would be another one."""
     return LabError(
         f"{run.name}: {file} is damaged ({reason}): restore it, or remove {run.folder.path} and run the lab again, "
@@ -170,26 +175,27 @@ def late_means(late: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def error_curve(run: LabRun, steps: Sequence[int]) -> dict[int, dict[str, float]]:
     """Planning and execution errors per 100 rollouts, by step, as the exact judge has them; only where files are."""
     curve = {}
-    for step in steps:
-        file = run.folder.rollouts / f"{step_name(step)}.jsonl"
-        if file.is_file():
-            rollouts = len(read_lines(run, file, prompt_fault))
-            (failures,) = read_failures(run.folder.path, first=step, last=step)
+    for files in rollout_steps(run.folder.rollouts):
+        if files.step in steps:
+            count = len(read_rollouts(run, files, prompt_fault))
+            (failures,) = read_failures(run.folder.path, first=files.step, last=files.step)
             kinds = [record.kind for record in judge_failures(failures.chosen, ExactJudge())]
-            curve[step] = {f"{kind}_errors": 100 * kinds.count(kind) / rollouts for kind in ("planning", "execution")}
+            curve[files.step] = {
+                f"{kind}_errors": 100 * kinds.count(kind) / count for kind in ("planning", "execution")
+            }
     return curve
 
 
 def problems_by_step(run: LabRun) -> list[list[str]]:
     """The problems that were rolled out, by step."""
     steps = []
-    for _, file in steps_in(run.folder.rollouts, ".jsonl"):
-        steps.append(sorted({record["prompt"] for record in read_lines(run, file, prompt_fault)}))
+    for files in rollout_steps(run.folder.rollouts):
+        steps.append(sorted({record["prompt"] for record in read_rollouts(run, files, prompt_fault)}))
     return steps
 
 
 def prompt_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with a line of `rollouts/step_*.jsonl` for a comparison."""
+    """What is wrong with a line of a rollout file for a comparison."""
     return None if isinstance(record.get("prompt"), str) else "no prompt"
 
 

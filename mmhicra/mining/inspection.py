@@ -59,8 +59,8 @@ def read_responses(sources: Sequence[str | Path], text_field: str | None = None)
         DataError: a file or field cannot be read, or there is no response.
     """
     responses: list[list[int] | str] = []
-    for path in solution_files(sources):
-        for where, record in read_records(path):
+    for files in solution_files(sources):
+        for where, record in read_records(files):
             text_field = text_field or detect_field(record, TEXT_FIELDS, "--text-field", where)
             ids = record.get("ids")
             response = ids if isinstance(ids, list) else field_of(record, text_field, "--text-field", where)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmhicra.core.errors import DataError, one_line
+from mmhicra.core.errors import DataError
+from mmhicra.core.rollout_files import FOLDER, RolloutLines, StepFiles, rollout_steps
 from mmhicra.hicra.grams import normalise
 from mmhicra.mining.ngrams import Progress
 
@@ -57,7 +56,7 @@ def read_solutions(
     all_correct: bool = False,
     progress: Progress = lambda phase, done, total: None,
 ) -> Corpus:
-    """The distinct correct solutions in run folders and JSON Lines files (plain or `.gz`).
+    """The distinct correct solutions in run folders and JSON Lines files (plain, `.gz` or `.zst`).
 
     Args:
         sources: run folders (their `rollouts/`) or files.
@@ -74,10 +73,10 @@ def read_solutions(
         raise DataError(f"text field {text_field!r}: questions are never mined: name the field of the solutions")
     corpus = Corpus(text_field=text_field or "", correct_field=correct_field)
     seen: set[str] = set()
-    paths = solution_files(sources)
-    for number, path in enumerate(paths, start=1):
-        digest, rows = hashlib.sha256(path.read_bytes()).hexdigest(), 0
-        for where, record in read_records(path):
+    found = solution_files(sources)
+    for number, files in enumerate(found, start=1):
+        rows: Counter[str] = Counter()
+        for where, record in read_records(files):
             if not corpus.text_field:
                 corpus.text_field = detect_field(record, TEXT_FIELDS, "--text-field", where)
             if not corpus.correct_field and not all_correct:
@@ -85,9 +84,11 @@ def read_solutions(
             outcome = _take(record, corpus, seen, all_correct, where)
             corpus.counts["read"] += 1
             corpus.counts[outcome] += 1
-            rows += 1
-        corpus.files.append({"path": str(path), "sha256": digest, "rows": rows})
-        progress("reading solutions", number, len(paths))
+            rows[where.rpartition(":")[0]] += 1
+        for path in files.paths:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            corpus.files.append({"path": str(path), "sha256": digest, "rows": rows[str(path)]})
+        progress("reading solutions", number, len(found))
     if not corpus.texts:
         counts = ", ".join(f"{count} {name}" for name, count in corpus.counts.items() if name != "question_cut")
         raise DataError(f"{', '.join(map(str, sources))}: no correct solution to mine ({counts}): give more")
@@ -98,49 +99,48 @@ def read_solutions(
     return corpus
 
 
-def solution_files(sources: Sequence[str | Path]) -> list[Path]:
-    """The files of run folders, step by step, and the files themselves.
+def solution_files(sources: Sequence[str | Path]) -> list[StepFiles]:
+    """The rollout files of run folders, step by step, and the files themselves.
 
     Raises:
         DataError: one is missing, or a folder holds no rollouts.
     """
-    paths: list[Path] = []
+    found: list[StepFiles] = []
     for source in map(Path, sources):
         if not source.is_dir():
-            paths.append(source)
+            found.append(StepFiles(0, (source,)))
             continue
-        found = sorted([*source.glob("rollouts/*.jsonl"), *source.glob("rollouts/*.jsonl.gz")])
-        if not found:
-            raise DataError(f"{source}: no rollouts/*.jsonl in this folder: name a run folder or a file")
-        paths += found
-    missing = next((path for path in paths if not path.is_file()), None)
+        steps = rollout_steps(source / FOLDER)
+        if not steps:
+            raise DataError(f"{source}: no {FOLDER}/step_*.jsonl.zst in this folder: name a run folder or a file")
+        found += steps
+    missing = next((path for files in found for path in files.paths if not path.is_file()), None)
     if missing:
         raise DataError(f"{missing}: no such file: name a run folder or a JSON Lines file")
-    return paths
+    return found
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON Lines file, each with `file:line`; blank lines are none.
+def read_records(files: StepFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of JSON Lines files, each with `file:line`; blank lines are none.
 
     Raises:
-        DataError: the file cannot be read, or a line is no JSON object.
+        DataError: a file cannot be read, or a line is no JSON object.
     """
-    number = 0
+    lines = files.lines()
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    reason = one_line(str(error), 100)
-                    raise DataError(f"{path}:{number}: not JSON ({reason}): give one object a line") from None
-                if not isinstance(record, dict):
-                    raise DataError(f"{path}:{number}: not a JSON object: give one object a line")
-                yield f"{path}:{number}", record
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): give JSON Lines in UTF-8, plain or .gz") from None
+        for found in lines.located():
+            refuse_damage(lines)
+            yield found
+    except OSError as error:
+        name = error.filename or files.paths[0]
+        raise DataError(f"{name}: cannot be read ({error}): give JSON Lines, plain, .gz or .zst") from None
+    refuse_damage(lines)
+
+
+def refuse_damage(lines: RolloutLines) -> None:
+    """Raise DataError if a line was left out."""
+    for path, damage in lines.damages:
+        raise DataError(f"{path}:{damage.line}: {damage.reason}: give one JSON object a line, in UTF-8")
 
 
 def field_of(record: dict[str, Any], name: str, option: str, where: str) -> Any:

@@ -14,9 +14,9 @@ from typing_extensions import TypedDict
 
 from mmhicra.config.loading import read_yaml
 from mmhicra.core.errors import ConfigError, RunFolderError, one_line
+from mmhicra.core.rollout_files import StepFiles, rollout_steps, sample_notes
 from mmhicra.core.run_folder import RunFolder
-from mmhicra.core.run_lines import Fault, JsonLines, judged_fault, rollout_fault, step_fault
-from mmhicra.core.step_names import steps_in
+from mmhicra.core.run_lines import Damage, Fault, JsonLines, judged_fault, rollout_fault, step_fault
 from mmhicra.data.refused import RefusedRow
 
 RENAMED = {
@@ -107,9 +107,9 @@ class RunData:
         fields = self.config.get(section)
         return fields.get(name) if isinstance(fields, dict) else None
 
-    def rollout_files(self) -> list[tuple[int, Path]]:
-        """Step and file, in order; files of another name are not ours."""
-        return steps_in(self.folder.rollouts, ".jsonl")
+    def rollout_files(self) -> list[StepFiles]:
+        """Those of each step, in order; files of another name are not ours."""
+        return rollout_steps(self.folder.rollouts)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -149,8 +149,10 @@ def read_run(path: Path) -> RunData:
     _read_summary(run)
     if not any("eval/accuracy" in record for record in run.metrics):
         run.missing.append("The run has no evaluation (eval.problems: 0): there is no held-out accuracy.")
-    if not run.rollout_files():
+    files = run.rollout_files()
+    if not files:
         run.missing.append("There are no rollout files (log.rollouts_every: 0, or no step was finished).")
+    run.missing += sample_notes(run.metrics, files)
     run.refused = _lines(folder.refused, run.missing, _refused_fault)
     if not (path / "errors.jsonl").is_file():
         run.missing.append(f"Errors are not analysed: run `mmhicra errors {path}` and then the report again.")
@@ -163,13 +165,22 @@ def read_errors(run: RunData) -> dict[tuple[int, str, int], dict[str, Any]]:
     return {(record["step"], record["prompt"], record["completion"]): record for record in records}
 
 
-def read_rollouts(step: int, path: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """The records of the rollout file of a step."""
+def read_rollouts(files: StepFiles, missing: list[str]) -> list[dict[str, Any]]:
+    """The records of the rollout files of a step, in the order of `rollout_files.place`."""
 
     def fault(record: dict[str, Any]) -> str | None:
-        return rollout_fault(record) or (None if record["step"] == step else f"step is {record['step']}")
+        return rollout_fault(record) or (None if record["step"] == files.step else f"step is {record['step']}")
 
-    return _lines(path, missing, fault)
+    files = StepFiles(files.step, tuple(path for path in files.paths if path.is_file()))
+    lines = files.lines(fault)
+    try:
+        records = list(lines)
+    except OSError as error:
+        name = Path(error.filename or files.paths[0]).name
+        missing.append(f"{name} cannot be read ({error.strerror}) and its step is left out.")
+        return []
+    missing += [_damage_text(path, damage) for path, damage in lines.damages]
+    return records
 
 
 def _read_config(run: RunData) -> None:
@@ -230,10 +241,14 @@ def _lines(path: Path, missing: list[str], fault: Fault) -> list[dict[str, Any]]
     except OSError as error:
         missing.append(f"{path.name} cannot be read ({error.strerror}) and is left out.")
         return []
-    if (damage := lines.damage) and damage.cut:
-        missing.append(f"The last line of {path.name} was cut off and is left out.")
-    elif damage:
-        what = f"{damage.count} lines of {path.name} are" if damage.count > 1 else f"A line of {path.name} is"
-        first = "the first, line" if damage.count > 1 else "line"
-        missing.append(f"{what} damaged and left out ({first} {damage.line}: {damage.reason}).")
+    if damage := lines.damage:
+        missing.append(_damage_text(path, damage))
     return records
+
+
+def _damage_text(path: Path, damage: Damage) -> str:
+    if damage.cut:
+        return f"The last line of {path.name} was cut off and is left out."
+    what = f"{damage.count} lines of {path.name} are" if damage.count > 1 else f"A line of {path.name} is"
+    first = "the first, line" if damage.count > 1 else "line"
+    return f"{what} damaged and left out ({first} {damage.line}: {damage.reason})."

@@ -15,7 +15,7 @@ import mmhicra
 from mmhicra.core.files import jsonable, write_whole
 from mmhicra.data.refused import RefusedRow
 from mmhicra.report.folder import RunData, read_errors, read_run
-from mmhicra.report.rollouts import Progress, read_all_rollouts
+from mmhicra.report.rollouts import Progress, RolloutPage
 
 PARTS = {
     "/*uplot.css*/": "uPlot.min.css",
@@ -30,21 +30,32 @@ POINTS = 1200
 """Steps of all runs together whose metrics are on the page: about a kilobyte each."""
 
 
-def write_report(paths: Sequence[Path], out: Path, progress: Progress = lambda phase, done, total: None) -> list[str]:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    progress: Progress = lambda phase, done, total: None,
+    read: RolloutPage | None = None,
+) -> list[str]:
     """Write the page of the first run, with the curves of all of them; returns what is missing, in words.
+
+    Args:
+        paths: run folders.
+        out: the page.
+        progress: is told how far the reading of rollouts is.
+        read: what was read for the page before, to which only new steps are added.
 
     Raises:
         UserError: a run cannot be read, or the page not be written.
     """
-    data = page_data([read_run(path) for path in paths], progress)
+    data = page_data([read_run(path) for path in paths], progress, read)
     write_whole(out, render(data), "free it or choose another --out")  # a browser never gets half a page
     return data["missing"]
 
 
-def page_data(runs: Sequence[RunData], progress: Progress) -> dict[str, Any]:
-    """Everything the page says, JSON-able."""
+def page_data(runs: Sequence[RunData], progress: Progress, read: RolloutPage | None = None) -> dict[str, Any]:
+    """Everything the page says, JSON-able; `read` is what was read of the first run's rollouts before."""
     main = runs[0]
-    rollouts = read_all_rollouts(main, progress)
+    rollouts = (read or RolloutPage()).update(main, progress)
     every = max(1, -(-sum(len(run.metrics) for run in runs) // POINTS))
     if every > 1:
         main.missing.append(f"Curves show one step in {every} and every evaluation, so that the page stays small.")

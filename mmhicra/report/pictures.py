@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,24 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, SyntaxError, UserErro
 class Pictures:
     """Finds images, makes them small, and counts those it cannot show.
 
+    Args:
+        run: whose images.
+        known: thumbnails that were made before, by reference.
+
     Attributes:
         data: reference -> data URL.
         absent: reference -> why it is not shown.
     """
 
-    def __init__(self, run: RunData) -> None:
+    def __init__(self, run: RunData, known: Mapping[str, str]) -> None:
+        self.known = known
         self.data: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self.spent = 0
         self._folders = image_folders(run)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Find the images of one rollout record."""
+        """Find the images of one group."""
         for place, reference in enumerate(record.get("images", [])):
             if reference in self.data or reference in self.absent:
                 continue
@@ -48,7 +54,7 @@ class Pictures:
                 self.absent[reference] = f"the page holds no more than {BUDGET // 10**6} MB of images"
                 continue
             try:
-                url = thumbnail(self._find(record, place, reference))
+                url = self.known.get(reference) or thumbnail(self._find(record, place, reference))
             except UNREADABLE as error:
                 self.absent[reference] = str(error) or type(error).__name__
                 continue

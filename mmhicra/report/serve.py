@@ -13,6 +13,7 @@ from typing import Any
 
 from mmhicra.core.errors import UserError
 from mmhicra.report.page import write_report
+from mmhicra.report.rollouts import RolloutPage
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """What this machine calls itself."""
@@ -26,6 +27,7 @@ class Follower:
     def __init__(self, paths: Sequence[Path], out: Path) -> None:
         self.paths, self.out = paths, out
         self.stamp = ""
+        self.rollouts = RolloutPage()
         self.lock = threading.Lock()
 
     def refresh(self) -> str:
@@ -33,7 +35,7 @@ class Follower:
         with self.lock:
             now = stamp(self.paths)
             if now != self.stamp:
-                write_report(self.paths, self.out)
+                write_report(self.paths, self.out, read=self.rollouts)
                 self.stamp = now
             return now
 

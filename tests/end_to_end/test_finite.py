@@ -1,10 +1,10 @@
 """What is not finite is skipped or refused by name; what was trained before it stays."""
 
-import json
 import math
 
 import pytest
 import torch
+from rollout_lines import read_rollouts
 from short_runs import TINY, assert_same_run, metrics, run, short_config, state_files
 from spoiling import spoilt_gradients, spoilt_weights
 
@@ -36,11 +36,6 @@ def finite(folder, step):
     return all(bool(value.isfinite().all()) for value in state_files(folder, step).values())
 
 
-def rollouts(folder, step):
-    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return list(map(json.loads, lines))
-
-
 class Heard(Terminal):
     """Keeps what it is told."""
 
@@ -65,7 +60,7 @@ def test_a_spoilt_update_is_skipped_named_and_counted(spoilt):
     folder, said, summary = spoilt
     (line,) = [text for text in said if "skipped, because" in text]
     assert "warning: step 2: an optimizer update is skipped, because the gradient of a micro-batch is not" in line
-    rolled_out = {record["prompt"] for record in rollouts(folder, 2) if record["kept"]}
+    rolled_out = {record["prompt"] for record in read_rollouts(folder, 2) if record["kept"]}
     named = line.rpartition("problem ")[2].rstrip(")")
     assert named in rolled_out, "the one micro-batch that was spoilt holds one problem"
     assert [record["optimizer/skipped"] for record in metrics(folder)] == [0.0, 1.0, 0.0]
@@ -160,7 +155,7 @@ def test_a_step_holds_no_problem_twice(tmp_path):
     )
     refilled = 0
     for step in range(1, 5):
-        records = rollouts(tmp_path / "run", step)
+        records = read_rollouts(tmp_path / "run", step)
         keys = [(record["step"], record["prompt"], record["completion"]) for record in records]
         assert len(set(keys)) == len(keys)
         assert len(keys) in (4 * 8, 4 * 10)

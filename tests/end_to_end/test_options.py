@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from rollout_lines import read_rollouts
 from short_runs import metrics, run, state_files
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -18,12 +19,6 @@ from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.loading import load_policy
 
 pytestmark = pytest.mark.slow
-
-
-def rollouts(folder, step=1):
-    """The records of a step's rollout file."""
-    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def cuts_sampling(folder, record, plain):
@@ -71,11 +66,11 @@ def adds_up_its_reward(folder, record, plain):
     assert record["reward/mean"] == pytest.approx(parts[0] + 0.1 * parts[1] + 0.1 * parts[2])
     assert 0 < parts[1] <= 1
     assert -1 < parts[2] < 0
-    assert rollouts(folder)[0]["prompt"].endswith("/000000"), "not shuffled"
+    assert read_rollouts(folder)[0]["prompt"].endswith("/000000"), "not shuffled"
 
 
 def marks_other_grams(folder, record, plain):
-    grams = {gram[0] for each in rollouts(folder) for gram in each["grams"]}
+    grams = {gram[0] for each in read_rollouts(folder) for gram in each["grams"]}
     assert grams
     assert all(len(gram.split()) >= 2 for gram in grams)
     assert grams <= {gram.text for gram in GramLibrary.load("released_193").grams}
@@ -112,7 +107,7 @@ def test_entropies_by_token_class_are_those_of_the_rollout_files(finished_run):
     """The paper's plots, from what each token is recorded to have had."""
     for step in (1, 2, 3):
         record, planning, execution = metrics(finished_run)[step], [], []
-        for each in rollouts(finished_run, step):
+        for each in read_rollouts(finished_run, step):
             if each["kept"]:
                 marked = {t for start, end in each["planning"] for t in range(start, end)}
                 for t, entropy in enumerate(each["entropy"]):
@@ -216,8 +211,7 @@ def test_lora_trains_adapters_and_saves_a_merged_model(tmp_path):
 
 
 def test_rollout_files_say_what_was_sampled_and_marked(finished_run):
-    lines = (finished_run / "rollouts" / "step_000001.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = read_rollouts(finished_run)
     assert len(records) == 4 * 4
     tokenizer = AutoProcessor.from_pretrained(finished_run / "checkpoints" / "step_000001").tokenizer
     library = GramLibrary.load("published_249")

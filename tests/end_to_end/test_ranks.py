@@ -13,6 +13,7 @@ import short_runs
 import spoiling
 import torch
 from made_questions import image_files, mathverse_row
+from rollout_lines import read_rollouts
 from short_runs import SHORT, TINY, metrics, run, state_files
 
 from mmhicra.core.run_folder import RunFolder
@@ -65,8 +66,7 @@ def torchrun_on_two(folder, *overrides):
 
 def rolled_out(folder, step=1):
     """Every response of a step, whichever rank made it, and whether its group was kept."""
-    lines = (folder / "rollouts" / f"step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    records = map(json.loads, lines)
+    records = read_rollouts(folder, step)
     return sorted((record["prompt"], record["completion"], record["kept"], record["response"]) for record in records)
 
 
@@ -188,7 +188,7 @@ def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
     """From the second step on it fails on every problem of rank 1, on two of four groups."""
     reward = tmp_path / "reward.py"
     reward.write_text(
-        "import os, pathlib\nfirst = pathlib.Path(__file__).parent / 'two/rollouts/step_000001.jsonl'\n"
+        "import os, pathlib\nfirst = pathlib.Path(__file__).parent / 'two/rollouts/step_000001.rank_01.jsonl.zst'\n"
         "def score(problem, completion, record):\n"
         "    if first.exists() and os.environ['RANK'] == '1': raise RuntimeError('no answer')\n"
         "    return 0.1 * (len(completion) % 3)\n"

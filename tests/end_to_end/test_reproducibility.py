@@ -51,6 +51,7 @@ def test_alpha_above_zero_is_not_grpo(finished_run, tmp_path):
             "train.optimizer.schedule=cosine",
             "train.loss.kl_coefficient=0.05",
             *("data.count=8", "data.curriculum={visits: 1}"),  # the second epoch begins at step 3
+            *("log.rollouts_share=0.5", "log.rollouts_keep=2"),
             *("train.mask_truncated=true", "rollout.max_new_tokens=32", 'rollout.stop_strings=["so 7"]'),
         ),
     ],
@@ -70,12 +71,12 @@ def test_killed_and_resumed_equals_never_stopped(tmp_path, options):
         p.name for p in (whole / "rollouts").iterdir()
     )
     for file in (whole / "rollouts").iterdir():
-        assert file.read_text(encoding="utf-8") == (broken / "rollouts" / file.name).read_text(encoding="utf-8")
+        assert file.read_bytes() == (broken / "rollouts" / file.name).read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(finished_run, tmp_path):
     process = start(tmp_path / "run", ["log.checkpoint_every=0"])
-    wait_for(tmp_path / "run" / "rollouts" / "step_000001.jsonl", process)
+    wait_for(tmp_path / "run" / "rollouts" / "step_000001.jsonl.zst", process)
     process.send_signal(signal.SIGINT)
     status, output = process.wait(timeout=120), printed(tmp_path / "run").read_text()
     assert status == 130, output

@@ -1,10 +1,10 @@
 """What goes wrong while a step is scored: killed workers change nothing, failing functions end a run after saving."""
 
-import json
 import os
 import signal
 
 import pytest
+from rollout_lines import read_rollouts
 from short_runs import SHORT, TINY, metrics, run, state_files
 
 from mmhicra.cli import main
@@ -86,8 +86,7 @@ def test_a_reward_that_breaks_down_saves_the_run_and_stops_it(tmp_path, capsys, 
     failed = [record["reward/custom_failed"] for record in metrics(folder)]
     assert failed[0] <= 1.0
     assert failed[1] >= 2.0
-    rollouts = (folder / "rollouts" / "step_000002.jsonl").read_text(encoding="utf-8")
-    assert sum("custom reward" in json.loads(line)["reward"]["why"] for line in rollouts.splitlines()) >= 8
+    assert sum("custom reward" in record["reward"]["why"] for record in read_rollouts(folder, 2)) >= 8
 
 
 def test_a_reward_of_another_trainer_is_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):

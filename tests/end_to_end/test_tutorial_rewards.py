@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hicra.judge_server import JudgeServer, Scripted
+from rollout_lines import read_rollouts
 from short_runs import REPOSITORY, assert_same_run, metrics, run, start
 
 from mmhicra.cli import main
@@ -44,8 +45,7 @@ def test_the_page_on_boxes_trains_and_its_numbers_are_there(tmp_path, monkeypatc
     _, one, two = metrics("runs/grounding")
     assert 0 <= one["reward/part_iou"] == one["reward/mean"] <= 1
     assert 0 <= two["eval/part_iou"] <= 1
-    (first, *_) = Path("runs/grounding/rollouts/step_000001.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(json.loads(first)["reward"]["gold"])["bbox_2d"]
+    assert json.loads(read_rollouts("runs/grounding")[0]["reward"]["gold"])["bbox_2d"]
 
     assert main(["reward", "test", "--config", "grounding.yaml", "--rollouts", "runs/grounding"]) == 0
     printed = capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_killed_and_resumed_gives_the_same_run_and_asks_nothing_twice(tmp_path):
     assert_same_run(tmp_path / "calm", tmp_path / "killed", 2)
     assert calm["judges"] == resumed["judges"]
     for step in (1, 2):
-        one, other = ((tmp_path / name / f"rollouts/step_{step:06d}.jsonl").read_text() for name in ("calm", "killed"))
-        assert one == other
+        file = f"rollouts/step_{step:06d}.jsonl.zst"
+        assert (tmp_path / "calm" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
     lines = (tmp_path / "killed.replies" / "faithful.0.jsonl").read_text().splitlines()
     assert len(lines) == len({json.loads(line)["key"] for line in lines}) == wanted

@@ -1,11 +1,11 @@
 """The tutorial on two sources: what stands in it is run, on the tiny model."""
 
-import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from rollout_lines import read_rollouts
 from short_runs import REPOSITORY, assert_same_run, metrics
 
 from mmhicra.cli import main
@@ -34,8 +34,7 @@ def test_the_page_on_two_sources(tmp_path, monkeypatch, capsys):
     assert {"eval/squares/accuracy", "eval/colours/accuracy_low"} <= before.keys()
     assert [(step["data/squares/share"], step["data/colours/share"]) for step in steps] == [(0.75, 0.25)] * 3
     for number, step in enumerate(steps, start=1):
-        lines = Path(f"runs/two/rollouts/step_{number:06d}.jsonl").read_text("utf-8").splitlines()
-        rollouts = [json.loads(line) for line in lines]
+        rollouts = read_rollouts("runs/two", number)
         rewards = {"squares": [], "colours": []}
         for each in rollouts:
             name, parts = each["prompt"].split("/")[0], each["reward"]["parts"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rollout_lines import read_rollouts
 from short_runs import assert_same_run, metrics, run, run_on_two
 
 from mmhicra.core.errors import ConfigError
@@ -67,8 +67,7 @@ class TestVLLM:
         for record in records[1:]:
             assert record["engine/logprob_gap_max"] < 1e-4
             assert record["sync/verified"] > 0.4
-        lines = (tmp_path / "run" / "rollouts" / "step_000002.jsonl").read_text(encoding="utf-8").splitlines()
-        assert {json.loads(line)["finish_reason"] for line in lines} <= {"stop", "length"}
+        assert {record["finish_reason"] for record in read_rollouts(tmp_path / "run", 2)} <= {"stop", "length"}
 
     def test_resumed_equals_never_stopped(self, tmp_path):
         options = (VLLM, "train.optimizer.learning_rate=1e-3", "eval.problems=0")
@@ -133,8 +132,7 @@ class TestVLLM:
         for record in records[1:]:
             assert record["engine/logprob_gap_max"] < 1e-4
             assert record["sync/verified"] > 0.2
-        lines = (tmp_path / "two" / "rollouts" / "step_000002.jsonl").read_text(encoding="utf-8").splitlines()
-        assert len(lines) == 5 * 4
+        assert len(read_rollouts(tmp_path / "two", 2)) == 5 * 4
 
     def test_processes_that_do_not_add_up_are_refused(self, tmp_path):
         with pytest.raises(ConfigError, match=r"tensor_parallel \(2\) x data_parallel \(what fits\) must be the 1"):

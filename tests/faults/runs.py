@@ -20,6 +20,8 @@ from faults.kills import Points, make_reference
 from faults.sessions import arguments
 from faults.spawner import warm
 
+from mmhicra.core.compressed import read_lines, zstd_frame
+
 FOREIGN = (
     "checkpoints/step_000004_backup",
     "checkpoints/step_notes.txt",
@@ -75,24 +77,30 @@ def damage(rng: random.Random, run: Path) -> str:
         path.unlink()
         if rng.random() < 0.3:
             path.mkdir()
+    elif path.suffix == ".zst":
+        try:
+            text = b"".join(read_lines(path)).decode()
+        except ValueError:  # an earlier damage
+            text = "{"
+        path.write_bytes(zstd_frame(spoil_json(text, rng, lines=True).encode("utf-8", "replace")))
     elif path.suffix in (".json", ".jsonl"):
-        path.write_text(spoil_json(path, rng), encoding="utf-8", errors="replace")
+        text = spoil_json(path.read_text(encoding="utf-8"), rng, lines=path.suffix == ".jsonl")
+        path.write_text(text, encoding="utf-8", errors="replace")
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return str(path.relative_to(run))
 
 
-def spoil_json(path: Path, rng: random.Random) -> str:
-    """Other values in one of the file's objects, or a line that is none."""
-    text = path.read_text(encoding="utf-8")
+def spoil_json(text: str, rng: random.Random, lines: bool) -> str:
+    """Other values in one of the objects, or a line that is none; one object a line, or one in all."""
     try:
-        if path.suffix == ".json":
+        if not lines:
             return json.dumps(mutate.change(json.loads(text), rng))
-        lines = text.splitlines() or ["{}"]
-        place = rng.randrange(len(lines))
-        other = json.dumps(mutate.change(json.loads(lines[place]), rng))
-        lines[place] = rng.choice([other, other, "{", "7", "", "[]", lines[place][:40]])
-        return "\n".join(lines) + "\n"
+        rows = text.splitlines() or ["{}"]
+        place = rng.randrange(len(rows))
+        other = json.dumps(mutate.change(json.loads(rows[place]), rng))
+        rows[place] = rng.choice([other, other, "{", "7", "", "[]", rows[place][:40]])
+        return "\n".join(rows) + "\n"
     except ValueError:
         return "{"
 

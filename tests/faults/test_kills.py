@@ -51,7 +51,7 @@ CHECKPOINT = "checkpoints/step_000006/"
         (f"{CHECKPOINT}trainer_state/trainable/part_00001.safetensors", spoil_weights),
         (f"{CHECKPOINT}trainer_state/random.safetensors", lambda path: save_file({"cpu": torch.zeros(3)}, path)),
         ("metrics.jsonl", lambda path: path.write_text("".join(path.open().readlines()[1:]))),
-        ("rollouts/step_000003.jsonl", lambda path: path.unlink()),
+        ("rollouts/step_000003.jsonl.zst", lambda path: path.unlink()),
         ("summary.json", lambda path: path.write_text(path.read_text().replace(": 6", ": 7", 1))),
         ("tensorboard", shutil.rmtree),
         ("notes.txt", lambda path: path.write_text("more")),

@@ -131,7 +131,7 @@ def test_a_sample_is_a_function_of_the_seed_and_says_of_how_many(run_folder):
 
 
 def test_what_is_no_run_is_refused(write_run, tmp_path):
-    with pytest.raises(RunFolderError, match=r"has no rollouts/step_\*\.jsonl"):
+    with pytest.raises(RunFolderError, match=r"has no rollouts/step_\*\.jsonl\.zst"):
         read_failures(tmp_path)
     folder = write_run({4: [rollout(PROBLEMS[0], "")], 5: [{"step": 5}]})
     with pytest.raises(RunFolderError, match="steps 4 to 5"):

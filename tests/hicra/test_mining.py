@@ -281,7 +281,7 @@ def test_refused_solutions(tmp_path, rows, options, message):
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"{}\nx", r":2: not JSON"), (b"[1]", ":1: not a JSON object"),
-                                               (b"\xff\xfe", "cannot be read"), (None, "no such file")])  # fmt: skip
+                                               (b"\xff\xfe", "in UTF-8"), (None, "no such file")])  # fmt: skip
 def test_unreadable_files(tmp_path, data, message):
     path = tmp_path / "a.jsonl"
     if data is not None:

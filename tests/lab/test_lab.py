@@ -5,9 +5,11 @@ import re
 import shutil
 
 import pytest
+from rollout_lines import read_rollouts
 from short_runs import SHORT_LAB, STRONG
 
 from mmhicra.cli import main
+from mmhicra.core.compressed import zstd_frame
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.lab.outcomes import read_outcome
 from mmhicra.lab.runs import LabError, LabRun
@@ -33,8 +35,7 @@ def test_it_writes_tables_numbers_and_a_picture(lab):
 def test_methods_start_alike_and_see_the_same_problems(lab):
     for seed in (0, 1):
         folders = [lab / f"runs/{method}/seed_{seed}" for method in ("grpo", "strong")]
-        first = [(folder / "rollouts/step_000001.jsonl").read_text().splitlines() for folder in folders]
-        responses = [[json.loads(line)["response"] for line in lines] for lines in first]
+        responses = [[record["response"] for record in read_rollouts(folder)] for folder in folders]
         assert responses[0] == responses[1]  # identical starts: even the first rollouts
 
 
@@ -99,9 +100,10 @@ DAMAGE = {
         ),
         "empty": (lambda text: "", "does not tell of the steps 1 to 5"),
     },
-    "rollouts/step_000005.jsonl": {
-        "a cut line": (lambda text: text[:-40], "not JSON"),
-        "another object": (lambda text: text + "{}\n", "no prompt"),
+    "rollouts/step_000005.jsonl.zst": {
+        "cut off": (lambda data: data[:-40], "damaged: cut off"),
+        "another bit": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "damaged: "),
+        "another object": (lambda data: data + zstd_frame(b"{}\n"), "no prompt"),
     },
 }
 
@@ -111,13 +113,14 @@ def test_a_damaged_run_is_named_and_not_compared(lab, tmp_path, file):
     folder = tmp_path / "lab/runs/grpo/seed_0"
     shutil.copytree(lab / "runs/grpo/seed_0", folder)
     run = LabRun("grpo", 0, 5, RunFolder(str(folder)), tmp_path / "config.yaml")
-    whole, text = read_outcome(run), (folder / file).read_text()
+    whole, data = read_outcome(run), (folder / file).read_bytes()
+    content = data if file.endswith(".zst") else data.decode()
     for kind, (spoil, said) in DAMAGE[file].items():
-        spoilt = spoil(text)
+        spoilt = spoil(content)
         (folder / file).write_bytes(spoilt if isinstance(spoilt, bytes) else spoilt.encode())
         with pytest.raises(LabError, match=f"grpo, seed 0: .*{file} is damaged ") as refusal:
             read_outcome(run)
         assert said in str(refusal.value), kind
         assert "\n" not in str(refusal.value), kind
-    (folder / file).write_text(text)
+    (folder / file).write_bytes(data)
     assert read_outcome(run) == whole

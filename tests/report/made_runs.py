@@ -26,11 +26,11 @@ def record(step, completion, text, verdict="right", **more):
 
 
 def write_run(folder, metrics, steps):
-    """A run folder from metrics and from the rollout records of each step."""
+    """A run folder as old ones are, from metrics and from the rollout records of each step."""
     (folder / "rollouts").mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\ntrain: {steps: 9}\n")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     for step, records in steps.items():
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
-        (folder / f"rollouts/step_{step:06d}.jsonl").write_text(lines, encoding="utf-8")
+        (folder / f"rollouts/step_{step:06d}.jsonl").write_text(lines, encoding="utf-8", errors="backslashreplace")
     return folder

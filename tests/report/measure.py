@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from report.made_runs import record, write_run
 
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.report.page import write_report
 
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -31,8 +32,7 @@ def main():
         metrics = [{"step": s, **{f"metric/{i}": s / 7 for i in range(100)}} for s in range(1, STEPS + 1)]
         run = write_run(Path(name) / "run", metrics, {})
         for step in range(1, STEPS + 1):
-            write_run(Path(name) / f"part{step}", [], {step: step_records(step)})
-            (Path(name) / f"part{step}/rollouts/step_{step:06d}.jsonl").rename(run / f"rollouts/step_{step:06d}.jsonl")
+            RunFolder(run).write_rollouts(step, step_records(step))
         size = sum(file.stat().st_size for file in run.glob("rollouts/*"))
         before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
         write_report([run], run / "report.html")

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from report.made_runs import HOSTILE, record, write_run
+from rollout_lines import read_rollouts
 from short_runs import run
 
 from mmhicra.cli import main
@@ -71,11 +72,6 @@ def quiet_page(chromium):
 def page(quiet_page, report):
     quiet_page.goto(report.as_uri())
     return quiet_page
-
-
-def records_of(folder, step):
-    lines = (folder / f"rollouts/step_{step:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def summaries(lab, method):
@@ -245,7 +241,7 @@ def test_nothing_is_wider_than_a_phone(chromium, report, scheme):
 def test_a_real_run_loads(quiet_page, tmp_path, finished_run):
     report = tmp_path / "report.html"
     write_report([finished_run], report)
-    records = {(r["prompt"], r["completion"]): r for r in records_of(finished_run, 1)}
+    records = {(r["prompt"], r["completion"]): r for r in read_rollouts(finished_run, 1)}
     prompt = next(iter(records))[0]
     quiet_page.goto(report.as_uri() + f"#rollouts/1/{prompt.replace('/', '%2F')}")
     assert quiet_page.locator(".problem img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
@@ -264,7 +260,7 @@ def test_disagreement_of_engine_and_trainer_is_found_on_policy(quiet_page, tmp_p
     run(tmp_path / "run", "train.steps=1", "train.prompts_per_step=8", "eval.problems=0", "rollout.top_p=0.9")
     write_report([tmp_path / "run"], tmp_path / "report.html")
     gaps = {}
-    for r in records_of(tmp_path / "run", 1):
+    for r in read_rollouts(tmp_path / "run", 1):
         pairs = zip(r["old_logprobs"] or [], r["engine_logprobs"], strict=r["kept"])
         gaps.setdefault(r["prompt"], []).extend(old - engine for old, engine in pairs)
     apart = [prompt for prompt, values in gaps.items() if min(values, default=0) < -0.05]

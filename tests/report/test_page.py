@@ -3,12 +3,16 @@
 import json
 import threading
 import urllib.request
+from itertools import product
 
 import pytest
 from report.made_runs import HOSTILE, record, write_run
 
 from mmhicra.cli import main
+from mmhicra.core import compressed, run_lines
 from mmhicra.core.errors import RunFolderError
+from mmhicra.core.rollout_files import rollout_steps
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.refused import RefusedRow, write_refused
 from mmhicra.report import page, rollouts
 from mmhicra.report.audit import suspicions
@@ -174,3 +178,47 @@ def test_served_pages_follow_the_run(tmp_path):
         assert urllib.request.urlopen(f"{root}/stamp").read() != before
         assert b'"step":[1,2,3,4,5]' in urllib.request.urlopen(root).read()
         server.shutdown()
+
+
+def test_a_served_page_reads_only_the_steps_that_are_new(tmp_path, monkeypatch):
+    """Bytes read grow by the new files alone, and the page is the one that a single reading makes."""
+    monkeypatch.setattr(rollouts, "BUDGET", 60_000)
+    run, read = RunFolder(tmp_path / "run"), []
+    monkeypatch.setattr(run_lines, "read_lines", lambda path: read.append(path) or compressed.read_lines(path))
+    page = rollouts.RolloutPage()
+
+    def files_read(*steps):
+        """Write rollouts of these steps and the page again; the rollout files that were opened for it."""
+        run.path.mkdir(exist_ok=True)
+        for step in steps:
+            records = []
+            for group, n in product(range(6), range(2)):
+                text = f"so we see {step} " * (1 + (step + group) % 5)
+                records.append(record(step, n, text, "wrong" if n else "right", prompt=f"p/{group}"))
+            for rank in range(2):
+                run.write_rollouts(step, [r for r in records if int(r["prompt"][2:]) % 2 == rank], rank, 2)
+        last = max(files.step for files in rollout_steps(run.rollouts))
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in metrics(last)))
+        read.clear()
+        grown = page_data([read_run(run.path)], lambda *_: None, page)
+        opened = [path.name for path in read if path.parent == run.rollouts]
+        assert grown == data_of(run.path) or gone
+        return opened, grown
+
+    gone = False
+    names = lambda *steps: [f"step_{step:06d}.rank_0{rank}.jsonl.zst" for step in steps for rank in range(2)]  # noqa: E731
+    assert files_read(1, 2)[0] == names(1, 2)
+    for step in range(3, 12):
+        opened, data = files_read(step)
+        assert opened == names(step)
+    assert 0 < len(data["groups"]) < data["groups_total"] == 66
+    assert {group["step"] for group in data["groups"]} == set(range(1, 12)), "some of every step"
+    assert files_read()[0] == []
+    opened, _ = files_read(11)  # it was rewound and taken again
+    assert opened == names(*range(1, 12))
+    gone = True
+    run.prune_rollouts(3)
+    opened, kept = files_read(12)
+    assert opened == names(12)
+    assert (kept["groups_total"], kept["audit"]["count"]) == (72, 144)
+    assert "Steps 1 to 8 were read before log.rollouts_keep removed their files." in kept["missing"]

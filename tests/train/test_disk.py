@@ -21,7 +21,7 @@ def test_how_many_lie_there_at_once(tmp_path, overrides, checkpoints, rollout_fi
     need = disk_need(short_config(tmp_path, *overrides), parameters=1000, trained=500)
     assert need.checkpoint == 1000 * 4 + 500 * 12
     assert need.checkpoints == checkpoints
-    assert need.rollouts == rollout_files * 4 * 4 * short_config(tmp_path).rollout.max_new_tokens * 57
+    assert need.rollouts == rollout_files * 4 * 4 * short_config(tmp_path).rollout.max_new_tokens * 15
 
 
 @pytest.mark.parametrize("size", ["999 B", "1 kB", "33.4 MB", "134 MB", "999 GB", "1.2 TB", "12000 TB"])

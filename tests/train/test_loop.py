@@ -11,10 +11,11 @@ from short_runs import short_config
 from mmhicra.core.errors import ConfigError
 from mmhicra.core.intervals import ConfidenceInterval
 from mmhicra.core.plugins import load_object
+from mmhicra.core.rollout_files import rollout_steps
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.curriculum import LeftOut
 from mmhicra.rewards.custom import CustomFailure
-from mmhicra.train.loop import loop
+from mmhicra.train.loop import loop, rollout_records
 from mmhicra.train.loop.callbacks import CallbackError, Callbacks
 from mmhicra.train.loop.evaluation import Evaluation
 from mmhicra.train.loop.loop import Run, evaluation_facts
@@ -45,7 +46,9 @@ class PlannedTrainer:
         self.updates = UpdateCount(config.train.max_skipped_updates)
         self.time, self.memory = Timers(Gauge()), Gauge()
         self.optimizer = SimpleNamespace(register_step_pre_hook=lambda hook: None)
-        self.ranks = SimpleNamespace(count=2, is_main=True, max=float, gather=list, refusing_together=nullcontext)
+        self.ranks = SimpleNamespace(
+            count=2, index=0, is_main=True, max=float, gather=list, refusing_together=nullcontext
+        )
         self.collector = SimpleNamespace(stream=SimpleNamespace(left_out=None))
         self.credit_assigner = SimpleNamespace(tokenizer=None)
 
@@ -87,7 +90,7 @@ def follow(tmp_path, monkeypatch):
         saved = []
         monkeypatch.setattr(Run, "evaluate_held_out", evaluate)
         monkeypatch.setattr(loop, "stage", stage)
-        monkeypatch.setattr(loop, "rollout_records", lambda step, tokenizer: [{"step": step.number}])
+        monkeypatch.setattr(rollout_records, "rollout_records", lambda step, *about: [{"step": step.number}])
         parts = SimpleNamespace(
             trainer=trainer,
             processor=None,
@@ -121,13 +124,14 @@ def steps(did, what):
         (("eval.problems=0", "eval.every=1"), [], [6], [1, 2, 3, 4, 5, 6]),
         (("log.checkpoint_every=4", "log.rollouts_every=3"), [0, 6], [4, 6], [3, 6]),
         (("log.checkpoint_every=7", "log.rollouts_every=0"), [0, 6], [6], []),
+        (("log.rollouts_every=2", "log.rollouts_keep=2"), [0, 6], [6], [4, 6]),
     ],
 )
 def test_what_happens_after_which_step(follow, overrides, evaluated, saved, recorded):
     did, _, run = follow(*overrides)
     assert steps(did, "evaluate") == evaluated
     assert steps(did, "save") == saved
-    assert [int(path.stem[5:]) for path in sorted(run.folder.rollouts.glob("*"))] == recorded
+    assert [files.step for files in rollout_steps(run.folder.rollouts)] == recorded
     lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [*([0] if evaluated else []), *range(1, 7)]
     assert [line["step"] for line in lines if "eval/accuracy" in line] == evaluated

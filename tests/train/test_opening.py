@@ -24,6 +24,8 @@ MAY_CHANGE = {
     *("reward.custom_time_limit", "reward.custom_failures", "log.checkpoint_every", "log.keep_checkpoints"),
     *(
         "log.rollouts_every",
+        "log.rollouts_keep",
+        "log.rollouts_share",
         "log.trackers",
         "log.callbacks",
         "log.project",

@@ -1,8 +1,7 @@
 """What a rollout file says of tokens, read back from a real run."""
 
-import json
-
 import pytest
+from rollout_lines import read_rollouts
 from short_runs import metrics, run
 
 
@@ -10,7 +9,7 @@ from short_runs import metrics, run
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "recorded"
     run(folder, "train.steps=1", "eval.problems=0", "train.epochs=2")
-    return [json.loads(line) for line in (folder / "rollouts/step_000001.jsonl").read_text().splitlines()]
+    return read_rollouts(folder)
 
 
 def test_spans_and_numbers_are_there_for_every_token(records):
@@ -41,8 +40,7 @@ def test_grams_and_planning_are_of_the_same_tokens(records):
 def test_an_on_policy_run_records_its_own_pass(finished_run):
     """The same tokens that the metrics are means of: trainer's log-probs against the engine's, and entropies."""
     for numbers in metrics(finished_run)[1:]:
-        lines = (finished_run / f"rollouts/step_{numbers['step']:06d}.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [record for record in map(json.loads, lines) if record["kept"]]
+        records = [record for record in read_rollouts(finished_run, numbers["step"]) if record["kept"]]
         entropy = [value for record in records for value in record["entropy"]]
         assert sum(entropy) / len(entropy) == pytest.approx(numbers["entropy/all"], abs=1e-5)
         pairs = [zip(record["old_logprobs"], record["engine_logprobs"], strict=True) for record in records]

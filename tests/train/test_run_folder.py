@@ -145,7 +145,7 @@ def test_rewinding_removes_the_files_of_later_steps_only(folder):
     (folder.evaluations / "step_mine").mkdir()
     folder.rewind(1)
     assert sorted(p.name for p in folder.rollouts.iterdir()) == [
-        "step_000001.jsonl",
+        "step_000001.jsonl.zst",
         "step_000009_mine.jsonl",
         "step_old.jsonl",
     ]

@@ -198,7 +198,8 @@ ELSEWHERE = {
     " reward.judges.timeout reward.judges.retries reward.judges.concurrency reward.judges.requests_per_minute"
     " reward.judges.images reward.judges.price_in reward.judges.price_out",
     "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.checkpoint_async log.rollouts_every"
-    " reward.custom_failures",
+    " log.rollouts_keep reward.custom_failures",
+    "train/test_rollout_files.py": "log.rollouts_share",
     "train/test_checkpoints.py": "log.keep_checkpoints",
     "train/test_best.py": "eval.best_by",
     "test_examples.py": "log.callbacks",

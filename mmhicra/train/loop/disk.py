@@ -12,8 +12,8 @@ from mmhicra.config import RunConfig
 FLOAT, HALF = 4, 2
 """Bytes."""
 
-ROLLOUT_BYTES = 57
-"""Of a rollout file, per response token (docs/guides/report.md)."""
+ROLLOUT_BYTES = 15
+"""Of a rollout file, per response token: 12 were measured on long responses (docs/reference/run_folder.md)."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def disk_need(config: RunConfig, parameters: int, trained: int, done: int = 0) -
     best = int(config.eval.keep_best and evaluates and written > config.log.keep_checkpoints)
     kept = min(config.log.keep_checkpoints, written) + best
     files = math.ceil(left / config.log.rollouts_every) if config.log.rollouts_every else 0
+    files = min(files, config.log.rollouts_keep or files)
     completions = config.train.prompts_per_step * config.train.dynamic_sampling.max_rounds * config.rollout.n
-    rollouts = files * completions * config.rollout.max_new_tokens * ROLLOUT_BYTES
+    tokens = files * completions * config.rollout.max_new_tokens
+    rollouts = math.ceil(tokens * ROLLOUT_BYTES * config.log.rollouts_share)
     return DiskNeed(model + trainer, kept + 1, rollouts)
 
 

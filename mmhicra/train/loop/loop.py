@@ -21,7 +21,7 @@ from mmhicra.train.loop.callbacks import CallbackError
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
 from mmhicra.train.loop.evaluation import Evaluation, evaluate, summarise
 from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
-from mmhicra.train.loop.rollout_records import rollout_records
+from mmhicra.train.loop.rollout_records import write_rollouts
 from mmhicra.train.loop.staging import Progress, progress_of, stage
 from mmhicra.train.loop.stopping import Stopping
 from mmhicra.train.loop.terminal import Terminal
@@ -154,8 +154,8 @@ class Run:
         if taken.worst_problem is not None:
             record["engine/worst_problem"] = taken.worst_problem
         if self.due(self.config.log.rollouts_every):
-            records = trainer.ranks.gather(list(rollout_records(taken, trainer.credit_assigner.tokenizer)))
-            self.on_main(lambda: self.folder.write_rollouts(step, records))
+            tokenizer = trainer.credit_assigner.tokenizer
+            record |= write_rollouts(self.folder, self.config, taken, trainer.ranks, tokenizer)
         self.list_filtered(record)
         improved, evaluated = False, {}
         if (last or self.due(self.config.eval.every)) and self.evaluates:

@@ -1,27 +1,65 @@
-"""What a rollout file says about each completion."""
+"""What a rollout file says about each completion, and which groups of a step are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from mmhicra.config import RunConfig
 from mmhicra.core.records import Completion, Group
+from mmhicra.core.rollout_files import UNWRITTEN, id_bytes
+from mmhicra.core.run_folder import RunFolder
 from mmhicra.hicra.planning import PlanningTags
 from mmhicra.hicra.spans import token_spans
 from mmhicra.train.credit import planning_tags
+from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.step import Step
 
 DIGITS = 5
 """Decimals of per-token numbers: they are for looking at."""
 
 
-def rollout_records(step: Step, tokenizer: Any) -> Iterator[dict[str, Any]]:
-    """One record per completion: prompt, images by reference, response, planning spans, reward, advantage, tokens."""
+def write_rollouts(folder: RunFolder, config: RunConfig, step: Step, ranks: Ranks, tokenizer: Any) -> dict[str, float]:
+    """Write this rank's rollout file; every rank must call it. Returns what `metrics.jsonl` says of it.
+
+    Raises:
+        RunFolderError: a rank could not write.
+    """
+    log, written, numbers = config.log, None, {}
+    if log.rollouts_share < 1:
+        everyone = ranks.gather([group.prompt.problem.id for group in step.groups])
+        written = written_groups(everyone, log.rollouts_share, config.seed, step.number)
+        numbers[UNWRITTEN] = float(len(everyone) - len(written))
+    with ranks.refusing_together():
+        folder.write_rollouts(step.number, rollout_records(step, tokenizer, written), ranks.index, ranks.count)
+    with ranks.refusing_together():
+        if log.rollouts_keep is not None and ranks.is_main:
+            folder.prune_rollouts(log.rollouts_keep)
+    return numbers
+
+
+def written_groups(problems: Sequence[str], share: float, seed: int, step: int) -> frozenset[str]:
+    """Which groups of a step are written, by the ids of their problems: one at least.
+
+    The draw is a function of its arguments, whatever the order of `problems` and on whichever rank a group is.
+    """
+    drawn = sorted(problems, key=lambda problem: hashlib.sha256(id_bytes(f"{seed}/{step}/{problem}")).digest())
+    return frozenset(drawn[: max(1, round(share * len(drawn)))])
+
+
+def rollout_records(step: Step, tokenizer: Any, written: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """One record per completion: prompt, images by reference, response, planning spans, reward, advantage, tokens.
+
+    They are sorted by `rollout_files.place`; `written` names the problems whose groups are wanted, None wants all.
+    """
     for groups, kept in ((step.kept, True), (step.dropped, False)):
-        for group in groups:
+        for group in sorted(groups, key=lambda group: id_bytes(group.prompt.problem.id)):
+            if written is not None and group.prompt.problem.id not in written:
+                continue
             for index, (completion, tags) in enumerate(zip(group.completions, planning_tags(group), strict=True)):
                 yield {
                     "step": step.number,

@@ -196,8 +196,7 @@ def check_disk(config: RunConfig, folder: RunFolder, parts: Assembly, terminal: 
     if need.total - lying > free:
         terminal.say(
             "disk: it may be full before the run ends, which then stops and can be resumed; lower "
-            f"log.keep_checkpoints ({config.log.keep_checkpoints}), or raise log.rollouts_every "
-            f"({config.log.rollouts_every})"
+            f"log.keep_checkpoints ({config.log.keep_checkpoints}), or set log.rollouts_keep or log.rollouts_share"
         )
 
 
