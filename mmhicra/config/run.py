@@ -32,7 +32,15 @@ class LogConfig(Section):
     checkpoint_every: NonNegative = 50
     """Steps between checkpoints; 0 writes the last one only."""
     keep_checkpoints: Positive = 2
-    """The newest so many stay."""
+    """The newest so many stay, and the one of the best evaluation (`eval.keep_best`)."""
+    checkpoint_gib: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    """GiB (2^30 bytes) that `checkpoints/` and `weights/` may take together, the one that is being written included.
+    The oldest are removed first; the newest whole checkpoint and the best one always stay."""
+    weights_every: NonNegative = 0
+    """Steps between folders in `weights/`: the model (with `checkpoint_model: adapter` the adapters) without what a
+    resume needs, which takes a seventh of a checkpoint or less. Steps that have a checkpoint get none. 0: never."""
+    keep_weights: Positive = 10
+    """The newest so many folders in `weights/` stay."""
     checkpoint_async: bool = True
     """Training goes on while a checkpoint is written: its state is copied to the CPU, which takes as much host memory
     as `trainer_state/` has bytes. `false`: training waits, and nothing is copied."""

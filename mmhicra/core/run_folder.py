@@ -3,6 +3,7 @@
 config.yaml  refused.jsonl  filtered.jsonl  metrics.jsonl  summary.json  rollouts/step_000001.jsonl.zst  tensorboard/
 evaluations/step_000050/   what the benchmarks gave
 checkpoints/step_000050/   a Hugging Face folder, with `trainer_state/` in it
+weights/step_000025/       a Hugging Face folder, or adapters, alone
 
 Beside it, in RUN.logs/rank_0.log, ...: what each process said, with its tracebacks. That tells of days and machines;
 the run folder itself holds what configuration, seed and data make, and is compared to the bit (but for times). In
@@ -48,6 +49,7 @@ class RunFolder:
         self.rollouts = self.path / FOLDER
         self.evaluations = self.path / "evaluations"
         self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "weights"
         self.tensorboard = self.path / "tensorboard"
 
     @property
@@ -89,7 +91,7 @@ class RunFolder:
         files = [self.config, self.metrics, self.summary, self.refused, self.filtered]
         files += [self.trackers, self.path / "report.html"]
         files += [*sorted(self.path.glob("errors.*")), self.path / "judge_cache.jsonl"]
-        folders = [self.rollouts, self.evaluations, self.checkpoints, self.tensorboard]
+        folders = [self.rollouts, self.evaluations, self.checkpoints, self.weights, self.tensorboard]
         return [path for path in (*files, *folders) if path.exists()]
 
     def set_aside(self) -> Path | None:
@@ -136,6 +138,10 @@ class RunFolder:
         """Where the checkpoint of `step` lies."""
         return self.checkpoints / step_name(step)
 
+    def weights_of(self, step: int) -> Path:
+        """Where the weights alone of `step` lie."""
+        return self.weights / step_name(step)
+
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint, None before the first; whether it is whole, `manifest.damage` says."""
         return max(((step, path) for step, path in steps_in(self.checkpoints) if path.is_dir()), default=(0, None))[1]
@@ -153,8 +159,31 @@ class RunFolder:
     def prune_checkpoints(self, keep: int, best: int | None) -> None:
         """Remove all but the newest `keep` checkpoints and the `best` one; what others put in them stays in `.old`."""
         for step, path in steps_in(self.checkpoints)[:-keep]:
-            if step != best and path.is_dir() and not path.is_symlink():
-                remove_listed(path.rename(free_name(path, OLD)))
+            if step != best:
+                drop(path)
+
+    def prune_weights(self, keep: int) -> None:
+        """Remove all but the newest `keep` folders of weights alone; as `prune_checkpoints`."""
+        for _, path in steps_in(self.weights)[:-keep]:
+            drop(path)
+
+    def make_room(self, size: int, limit: int, best: int | None) -> int:
+        """Remove the oldest checkpoints and folders of weights until `size` bytes more make no more than `limit`.
+
+        The newest checkpoint and the `best` one stay.
+
+        Returns:
+            The bytes of what is left.
+        """
+        checkpoints = steps_in(self.checkpoints)
+        free = [each for each in checkpoints[:-1] if each[0] != best]
+        left = sum(bytes_in(path) for _, path in (*checkpoints, *steps_in(self.weights)))
+        for _, path in sorted([*steps_in(self.weights), *free]):
+            if left + size <= limit:
+                break
+            left -= bytes_in(path)
+            drop(path)
+        return left
 
     def evaluation(self, step: int) -> Path:
         """Where the results of the benchmarks after `step` lie."""
@@ -251,6 +280,9 @@ class RunFolder:
             for number, folder in steps_in(self.evaluations):
                 if number > step and folder.is_dir():
                     remove_evaluation(folder)
+            for number, folder in steps_in(self.weights):
+                if number > step:
+                    drop(folder)
         return [number for number in range(1, step + 1) if number not in recorded]
 
     def sweep(self) -> None:
@@ -268,14 +300,29 @@ class RunFolder:
         with writing(self.checkpoints):
             for _, folder in steps_in(self.checkpoints, PARTIAL):
                 shutil.rmtree(folder)
+            for _, folder in steps_in(self.weights, PARTIAL):
+                shutil.rmtree(folder)
+            for _, folder in steps_in(self.weights, REPLACED):
+                remove_listed(folder)
             for step, folder in steps_in(self.checkpoints, REPLACED):
                 if self.checkpoint(step).exists():
                     remove_listed(folder)
                 else:  # a kill came before the other one had the name
                     folder.rename(self.checkpoint(step))
-            for folder in self.checkpoints.glob(f"step_*{OLD}*"):
+            for folder in (*self.checkpoints.glob(f"step_*{OLD}*"), *self.weights.glob(f"step_*{OLD}*")):
                 if step_of(folder.name.partition(OLD)[0]) is not None and folder.is_dir():
                     remove_listed(folder)
+
+
+def drop(folder: Path) -> None:
+    """Remove a checkpoint or a folder of weights, under another name first; what others put in it stays in `.old`."""
+    if folder.is_dir() and not folder.is_symlink():
+        remove_listed(folder.rename(free_name(folder, OLD)))
+
+
+def bytes_in(folder: Path) -> int:
+    """What the files below `folder` take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def step_recorded(line: bytes) -> int | None:

@@ -21,7 +21,7 @@ def check_disk(config: RunConfig, shape: ModelShape) -> CheckResult:
         "free": free,
     }
     check.summary = f"{need}; {bytes_text(free)} free for {config.run_folder}"
-    checkpoints = need.checkpoint * need.checkpoints
+    checkpoints = need.saved
     if checkpoints > free:
         fewer = [Remedy("log.keep_checkpoints", 1)] if config.log.keep_checkpoints > 1 else []
         check.blame(

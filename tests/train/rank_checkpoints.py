@@ -72,6 +72,6 @@ def go_on(accelerator, layout, place, reads, first, last, background=False):
     if background:
         take_steps(trainer, last + 1, last + 1)  # what is written must not be these weights
         writer.finish()
-    parts = [*staged.weights.values(), *staged.moments.values()]
+    parts = [*staged.resume.weights.values(), *staged.resume.moments.values()]
     held = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in parts]
     return {"largest": max(len(one.flatten()) for one in held), "values": sum(one.numel() for one in held)}

@@ -12,12 +12,12 @@ from transformers import AutoModelForImageTextToText
 
 from mmhicra.core import tensor_parts
 from mmhicra.core.errors import RunFolderError
-from mmhicra.core.manifest import damage
-from mmhicra.core.run_folder import RunFolder
+from mmhicra.core.manifest import damage, refuse_damaged_model
+from mmhicra.core.run_folder import RunFolder, bytes_in
 from mmhicra.core.tensor_parts import load_parts, parts_in, save_parts, whole_tensors
 from mmhicra.train.loop import checkpoint_writer
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
-from mmhicra.train.loop.staging import stage
+from mmhicra.train.loop.staging import stage, stage_weights
 from mmhicra.vlm import saving
 
 
@@ -145,6 +145,48 @@ def test_what_goes_wrong_while_it_is_written_is_told_by_finish(writing, monkeypa
     writer.write(stage(trainer, STATE, copied=False), None)
     assert damage(folder.checkpoint(3), 3) is None
     assert not list(folder.checkpoints.glob("*.partial"))
+
+
+def test_weights_alone_are_a_model_folder_and_no_checkpoint(writing):
+    trainer, writer, folder = writing
+    writer.log = trainer.config.log.model_copy(update={"keep_weights": 2})
+    for step in (3, 4, 5):
+        take_steps(trainer, step, step)
+        now = {name: tensor.clone() for name, tensor in trainer.policy.model.state_dict().items()}
+        writer.begin(stage_weights(trainer), None)
+        take_steps(trainer, 6, 6)  # these are not written
+        writer.finish()
+        trainer.step_number = step
+    assert [path.name for path in sorted(folder.weights.iterdir())] == ["step_000004", "step_000005"]
+    assert folder.latest_checkpoint() == folder.checkpoint(2)
+    path = folder.weights_of(5)
+    assert not (path / "trainer_state").exists()
+    refuse_damaged_model(path)
+    assert_equal(AutoModelForImageTextToText.from_pretrained(path, dtype="auto").state_dict(), now)
+    folder.rewind(4)
+    assert [path.name for path in sorted(folder.weights.iterdir())] == ["step_000004"]
+
+
+def test_checkpoints_stay_within_their_part_of_the_disk(writing):
+    """Of three that are allowed by count two fit; the best stays, and weights alone go before newer checkpoints."""
+    trainer, writer, folder = writing
+    limit = 2.3 * bytes_in(folder.checkpoint(2))
+    writer.log = trainer.config.log.model_copy(update={"checkpoint_gib": limit / 2**30})
+
+    def write(step, best, *, alone=False):
+        trainer.step_number = step
+        staged = stage_weights(trainer, copied=False) if alone else stage(trainer, STATE, copied=False)
+        writer.write(staged, {"step": best, "metric": "m", "value": 1.0})
+        assert bytes_in(folder.checkpoints) + bytes_in(folder.weights) <= limit
+        return [f"{path.parent.name} {path.name[-1]}" for path in sorted(folder.path.glob("*/step_*"))]
+
+    assert write(3, best=2, alone=True) == ["checkpoints 2", "weights 3"]
+    assert write(4, best=2) == ["checkpoints 2", "checkpoints 4"]
+    with pytest.raises(RunFolderError, match=r"log.checkpoint_gib .* leaves no room for it beside the newest") as said:
+        write(5, best=2)
+    assert "\n" not in str(said.value)
+    assert [path.name for path in sorted(folder.checkpoints.glob("step_*"))] == ["step_000002", "step_000004"]
+    assert write(5, best=4) == ["checkpoints 4", "checkpoints 5"]
 
 
 def test_a_damaged_part_is_named(tmp_path):

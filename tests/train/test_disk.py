@@ -3,7 +3,8 @@
 import pytest
 from short_runs import short_config
 
-from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need
+from mmhicra.core.run_folder import bytes_in
+from mmhicra.train.loop.disk import bytes_of_a_trained_value, bytes_text, disk_need
 from mmhicra.vlm.loading import load_policy
 
 
@@ -22,6 +23,34 @@ def test_how_many_lie_there_at_once(tmp_path, overrides, checkpoints, rollout_fi
     assert need.checkpoint == 1000 * 4 + 500 * 12
     assert need.checkpoints == checkpoints
     assert need.rollouts == rollout_files * 4 * 4 * short_config(tmp_path).rollout.max_new_tokens * 15
+
+
+def test_a_limit_on_checkpoints_and_weights(tmp_path):
+    """1000 values, 500 of them trained: 10 kB a checkpoint, 4 kB the weights alone."""
+    often = ("train.steps=10", "log.checkpoint_every=2", "log.weights_every=1", "log.keep_weights=3")
+    free = disk_need(short_config(tmp_path, *often), parameters=1000, trained=500)
+    assert (free.weights, free.saved) == (4 * 4000, free.checkpoints * 10_000 + 16_000)
+    limited = short_config(tmp_path, *often, f"log.checkpoint_gib={35_000 / 2**30}")
+    assert disk_need(limited, parameters=1000, trained=500).saved == 35_000
+    for overrides, least in (
+        (often, 30_000),
+        ((*often, "eval.keep_best=false"), 20_000),
+        ((*often, "log.checkpoint_every=0"), 10_000),
+    ):
+        assert disk_need(short_config(tmp_path, *overrides), parameters=1000, trained=500).least == least
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bytes_each"),
+    [
+        ((), 12),
+        (("train.optimizer.kind=adamw_8bit",), 6.03125),
+        (("model.weights=bf16", "model.precision=bf16"), 14),
+        (("model.weights=bf16", "model.precision=bf16", "model.lora={}"), 12),
+    ],
+)
+def test_what_a_trained_value_takes(tmp_path, overrides, bytes_each):
+    assert bytes_of_a_trained_value(short_config(tmp_path, *overrides)) == bytes_each
 
 
 @pytest.mark.parametrize("size", ["999 B", "1 kB", "33.4 MB", "134 MB", "999 GB", "1.2 TB", "12000 TB"])

@@ -81,7 +81,12 @@ def follow(tmp_path, monkeypatch):
             did.append(("save", trainer.step_number))
             return copied, json.loads(json.dumps(state))
 
+        def stage_weights(trainer, copied):
+            did.append(("save weights", trainer.step_number))
+
         def write(staged, best):
+            if staged is None:  # the weights alone
+                return
             folder.checkpoints.mkdir(exist_ok=True)
             saved.append((best and best["step"], *staged))
             if best:
@@ -91,6 +96,7 @@ def follow(tmp_path, monkeypatch):
         monkeypatch.setattr(Run, "evaluate_held_out", evaluate)
         monkeypatch.setattr(loop, "stage", stage)
         monkeypatch.setattr(rollout_records, "rollout_records", lambda step, *about: [{"step": step.number}])
+        monkeypatch.setattr(loop, "stage_weights", stage_weights)
         parts = SimpleNamespace(
             trainer=trainer,
             processor=None,
@@ -125,12 +131,14 @@ def steps(did, what):
         (("log.checkpoint_every=4", "log.rollouts_every=3"), [0, 6], [4, 6], [3, 6]),
         (("log.checkpoint_every=7", "log.rollouts_every=0"), [0, 6], [6], []),
         (("log.rollouts_every=2", "log.rollouts_keep=2"), [0, 6], [6], [4, 6]),
+        (("log.checkpoint_every=4", "log.weights_every=2", "log.rollouts_every=9"), [0, 6], [4, 6], []),
     ],
 )
 def test_what_happens_after_which_step(follow, overrides, evaluated, saved, recorded):
     did, _, run = follow(*overrides)
     assert steps(did, "evaluate") == evaluated
     assert steps(did, "save") == saved
+    assert steps(did, "save weights") == ([2] if "log.weights_every=2" in overrides else [])
     assert [files.step for files in rollout_steps(run.folder.rollouts)] == recorded
     lines = [json.loads(line) for line in run.folder.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [*([0] if evaluated else []), *range(1, 7)]

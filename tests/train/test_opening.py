@@ -30,7 +30,7 @@ MAY_CHANGE = {
         "log.callbacks",
         "log.project",
         "log.checkpoint_model",
-        "log.checkpoint_async",
+        *("log.checkpoint_async", "log.checkpoint_gib", "log.weights_every", "log.keep_weights"),
     ),
 }
 """What changes neither the weights nor what accuracies before and after training are of."""

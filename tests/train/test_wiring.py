@@ -197,10 +197,10 @@ ELSEWHERE = {
     " reward.judges.prompt reward.judges.scale reward.judges.api_key_env reward.judges.temperature"
     " reward.judges.timeout reward.judges.retries reward.judges.concurrency reward.judges.requests_per_minute"
     " reward.judges.images reward.judges.price_in reward.judges.price_out",
-    "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.checkpoint_async log.rollouts_every"
-    " log.rollouts_keep reward.custom_failures",
+    "train/test_loop.py": "eval.every eval.keep_best log.checkpoint_every log.checkpoint_async log.weights_every"
+    " log.rollouts_every log.rollouts_keep reward.custom_failures",
     "train/test_rollout_files.py": "log.rollouts_share",
-    "train/test_checkpoints.py": "log.keep_checkpoints",
+    "train/test_checkpoints.py": "log.keep_checkpoints log.checkpoint_gib log.keep_weights",
     "train/test_best.py": "eval.best_by",
     "test_examples.py": "log.callbacks",
     "train/test_run.py": "threads train.rank_timeout train.deterministic",

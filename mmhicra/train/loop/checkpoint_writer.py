@@ -23,6 +23,7 @@ from mmhicra.core.manifest import STATE, STATE_FILE, write_manifest
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.core.tensor_files import Stored, write_tensors
 from mmhicra.core.tensor_parts import save_parts
+from mmhicra.train.loop.disk import bytes_text
 from mmhicra.train.loop.staging import Staged
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.saving import ADAPTER_FOLDER, described
@@ -54,6 +55,7 @@ class CheckpointWriter:
         self.trainer = trainer
         self.processor = processor
         self.ranks = trainer.ranks
+        self.log = trainer.config.log
         self.patience = trainer.config.train.rank_timeout
         self.group: dist.ProcessGroup | None = None
         if self.ranks.count > 1:  # the trainer's own group is in use meanwhile, and may not know the CPU
@@ -123,9 +125,12 @@ class CheckpointWriter:
             self._described = described(self.trainer.unwrapped.model, self.processor, half=half)
 
     def _write(self, staged: Staged, best: Mapping[str, Any] | None) -> None:
-        started, final = time.perf_counter(), self.folder.checkpoint(staged.progress.step)
+        started = time.perf_counter()
+        final = self.folder.checkpoint(staged.step) if staged.resume else self.folder.weights_of(staged.step)
         partial = self._place = final.with_name(final.name + PARTIAL)
         try:
+            size = sum(self._together(lambda: staged.bytes))
+            self._on_main(lambda: self._begin_folder(partial, size, best))
             self._fill(partial, staged)
             self._on_main(lambda: self._give_name(partial, final, best))
         except (dist.DistError, RuntimeError) as error:
@@ -137,27 +142,36 @@ class CheckpointWriter:
             ) from error
         LOGGER.debug("%s was written in %.1f s", final, time.perf_counter() - started)
 
+    def _begin_folder(self, partial: Path, size: int, best: Mapping[str, Any] | None) -> None:
+        """Make the folder, and room for what comes into it."""
+        partial.parent.mkdir(exist_ok=True)
+        self.folder.sweep_checkpoints()
+        if (gib := self.log.checkpoint_gib) is not None:
+            left = self.folder.make_room(size, int(gib * 2**30), best and best["step"])
+            if left + size > gib * 2**30:
+                raise RunFolderError(
+                    f"cannot write {partial}: it takes {bytes_text(size)}, and log.checkpoint_gib ({gib:g} GiB) leaves "
+                    f"no room for it beside the newest whole checkpoint and the best one ({bytes_text(left)}): raise "
+                    "it, or go on with eval.keep_best: false"
+                )
+        partial.mkdir()
+
     def _fill(self, partial: Path, staged: Staged) -> None:
-        """Write all files of a checkpoint, its manifest last."""
-        self._on_main(lambda: self._make_room(partial))
-        self._together(lambda: self._make_folders(partial))
+        """Write all files, the manifest last."""
         files: dict[str, Any] = {}
-        if staged.model is not None:
-            model = staged.model
+        model, resume = staged.model, staged.resume
+        if model is not None:
             for written in self._together(lambda: model.write(partial)):
                 files |= written
-        for name, tensors in ((TRAINED_WEIGHTS, staged.weights), (OPTIMIZER, staged.moments)):
-            for written in self._together(self._save(partial / name, tensors)):
-                files |= {f"{name}/{file}": facts for file, facts in written.items()}
+        if resume is not None:
+            self._together(lambda: self._make_folders(partial))
+            for name, tensors in ((TRAINED_WEIGHTS, resume.weights), (OPTIMIZER, resume.moments)):
+                for written in self._together(self._save(partial / name, tensors)):
+                    files |= {f"{name}/{file}": facts for file, facts in written.items()}
         self._on_main(lambda: self._write_rest(partial, staged, files))
 
     def _save(self, place: Path, tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, Any]]:
         return lambda: save_parts(place, tensors, self.group, alone=self.group is None)
-
-    def _make_room(self, partial: Path) -> None:
-        self.folder.checkpoints.mkdir(exist_ok=True)
-        self.folder.sweep_checkpoints()
-        partial.mkdir()
 
     def _make_folders(self, partial: Path) -> None:
         """On every rank: a network file system may not show one what another has made."""
@@ -173,19 +187,24 @@ class CheckpointWriter:
             staged.model.write_index(partial)
         if staged.adapter is not None:
             self.trainer.unwrapped.model.save_pretrained(str(partial / ADAPTER_FOLDER), state_dict=staged.adapter)
-        (partial / OPTIMIZER_FACTS).write_text(json_text(staged.optimizer, indent=1), encoding="utf-8")
-        random = staged.progress.random
-        states = {"cpu": random["cpu"], **{f"cuda.{n}": state for n, state in enumerate(random["cuda"])}}
-        files[RANDOM] = write_tensors(partial / RANDOM, {name: Stored.of(s) for name, s in states.items()}, {})
-        (partial / STATE_FILE).write_text(staged.state, encoding="utf-8")
+        if (resume := staged.resume) is not None:
+            (partial / OPTIMIZER_FACTS).write_text(json_text(resume.optimizer, indent=1), encoding="utf-8")
+            random = resume.progress.random
+            states = {"cpu": random["cpu"], **{f"cuda.{n}": state for n, state in enumerate(random["cuda"])}}
+            stored = {name: Stored.of(state) for name, state in states.items()}
+            files[RANDOM] = write_tensors(partial / RANDOM, stored, {})
+            (partial / STATE_FILE).write_text(resume.state, encoding="utf-8")
         write_manifest(partial, files)
         sync_tree(partial)
 
     def _give_name(self, partial: Path, final: Path, best: Mapping[str, Any] | None) -> None:
         self.folder.keep_checkpoint(partial, final)
+        if final.parent == self.folder.weights:
+            self.folder.prune_weights(self.log.keep_weights)
+            return
         if best is not None:
             self.folder.write_best(best)
-        self.folder.prune_checkpoints(self.trainer.config.log.keep_checkpoints, best and best["step"])
+        self.folder.prune_checkpoints(self.log.keep_checkpoints, best and best["step"])
 
     def _on_main(self, work: Callable[[], None]) -> None:
         """Let the first rank work, while the others wait for it."""

@@ -16,6 +16,9 @@ from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.rollout.portions import generate_in_portions
 
+NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
+"""The facts of an evaluation without held-out problems."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -136,3 +139,13 @@ def summarise(outcomes: Sequence[Outcome]) -> Evaluation:
         length=fmean(outcome.length for outcome in outcomes),
         parts={name: fmean(outcome.parts[name] for outcome in outcomes) for name in outcomes[0].parts},
     )
+
+
+def evaluation_facts(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON-able facts that a checkpoint can carry."""
+    return {
+        "accuracy": result.accuracy.as_dict(count="problems"),
+        "by_task": {task: accuracy.as_dict(count="problems") for task, accuracy in result.by_task.items()},
+        "by_problem": result.by_problem,
+        "record": result.record(),
+    }

@@ -19,17 +19,14 @@ from mmhicra.train.loop.assembly import Assembly
 from mmhicra.train.loop.best import better, value_of
 from mmhicra.train.loop.callbacks import CallbackError
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
-from mmhicra.train.loop.evaluation import Evaluation, evaluate, summarise
+from mmhicra.train.loop.evaluation import NOTHING_HELD_OUT, evaluate, evaluation_facts, summarise
 from mmhicra.train.loop.metrics import Sink, nonfinite_numbers
 from mmhicra.train.loop.rollout_records import write_rollouts
-from mmhicra.train.loop.staging import Progress, progress_of, stage
+from mmhicra.train.loop.staging import Progress, progress_of, stage, stage_weights
 from mmhicra.train.loop.stopping import Stopping
 from mmhicra.train.loop.terminal import Terminal
 
 LOGGER = logging.getLogger(__name__)
-
-NOTHING_HELD_OUT: dict[str, Any] = {"accuracy": None, "by_task": None, "by_problem": [], "record": {}}
-"""The facts of an evaluation without held-out problems."""
 
 
 class Interrupted(Exception):
@@ -171,6 +168,8 @@ class Run:
             self.tell("on_evaluation", step, evaluated)
         if last or improved or trainer.updates.exhausted or self.due(self.config.log.checkpoint_every):
             self.save(wait=last or trainer.updates.exhausted or not self.config.log.checkpoint_async)
+        elif self.due(self.config.log.weights_every):
+            self.save_weights()
         with trainer.ranks.refusing_together():
             if trainer.updates.exhausted:
                 raise trainer.updates.refusal()
@@ -331,6 +330,16 @@ class Run:
         else:
             self.writing = step
 
+    def save_weights(self) -> None:
+        """Write the weights alone, as `log.weights_every` asks. Every rank must call it."""
+        trainer, started, apart = self.parts.trainer, time.perf_counter(), self.config.log.checkpoint_async
+        self.finish_save()
+        with self.stop.unlimited(), trainer.ranks.refusing_together():
+            staged = stage_weights(trainer, copied=apart)
+            (self.writer.begin if apart else self.writer.write)(staged, self.state["best"])
+        self.writing = trainer.step_number if apart else None
+        self.count_wait(started)
+
     def collect_save(self) -> None:
         """If the checkpoint that is being written is whole, say so; every rank must call it.
 
@@ -353,7 +362,8 @@ class Run:
         with self.stop.unlimited(), self.parts.trainer.ranks.refusing_together():
             self.writer.finish()
         self.count_wait(started)
-        self.tell("on_checkpoint", step, self.folder.checkpoint(step))
+        if step == self.saved:  # else it was the weights alone
+            self.tell("on_checkpoint", step, self.folder.checkpoint(step))
 
     def count_wait(self, started: float) -> None:
         """Add the seconds since `started` to what training has waited for checkpoints."""
@@ -388,13 +398,3 @@ class Run:
     def wall_seconds(self) -> float:
         """Seconds of this start and those before it, up to the checkpoints that they went on from."""
         return self.state["wall_seconds"] + time.perf_counter() - self.started
-
-
-def evaluation_facts(result: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON-able facts that a checkpoint can carry."""
-    return {
-        "accuracy": result.accuracy.as_dict(count="problems"),
-        "by_task": {task: accuracy.as_dict(count="problems") for task, accuracy in result.by_task.items()},
-        "by_problem": result.by_problem,
-        "record": result.record(),
-    }

@@ -20,14 +20,14 @@ from accelerate import InitProcessGroupKwargs
 from mmhicra.config import RunConfig
 from mmhicra.core.errors import DataError, RunFolderError
 from mmhicra.core.logs import LogFile, log_file, logged, note
-from mmhicra.core.run_folder import RunFolder
+from mmhicra.core.run_folder import RunFolder, bytes_in
 from mmhicra.data.digest import digest_problems
 from mmhicra.train.distributed.processes import describe, make_accelerator
 from mmhicra.train.loop.assembly import Assembly, assemble
 from mmhicra.train.loop.best import value_of
 from mmhicra.train.loop.checkpoint import restore_checkpoint
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
-from mmhicra.train.loop.disk import bytes_in, bytes_text, disk_need, free_bytes
+from mmhicra.train.loop.disk import bytes_text, disk_need, free_bytes
 from mmhicra.train.loop.loop import Interrupted, Run, new_state
 from mmhicra.train.loop.opening import Opening, Resume, on_main, open_run
 from mmhicra.train.loop.stopping import INTERRUPTED, GraceOver, Stopping
@@ -191,6 +191,12 @@ def check_disk(config: RunConfig, folder: RunFolder, parts: Assembly, terminal: 
         raise RunFolderError(
             f"cannot write {folder.checkpoints}: No space left on device for a checkpoint, which takes "
             f"{bytes_text(need.checkpoint)} of {bytes_text(free)}; free or choose another run_folder"
+        )
+    if need.limit is not None and need.least > need.limit:
+        raise RunFolderError(
+            f"log.checkpoint_gib ({config.log.checkpoint_gib:g}) is too little: the newest whole checkpoint, the best "
+            f"one and the one that is written, as far as this run has them, take {need.least / 2**30:.3g} GiB: raise "
+            "it, or set eval.keep_best to false"
         )
     lying = bytes_in(folder.checkpoints) if folder.checkpoints.exists() else 0
     if need.total - lying > free:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmhicra.core.files import json_text
 from mmhicra.core.manifest import TIMED, pack_times
@@ -21,9 +22,6 @@ from mmhicra.core.tensor_parts import own_parts
 from mmhicra.train.trainer import Trainer
 from mmhicra.train.update.updates import refuse_nonfinite_state
 from mmhicra.vlm.saving import ModelShards, adapter_state, shards_of
-
-Keep = Callable[[Tensor], Tensor]
-"""What is kept of a tensor that training changes: itself, or a copy on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,34 @@ class Progress:
 
 @dataclass(frozen=True)
 class Staged:
-    """This rank's part of a checkpoint.
+    """This rank's part of a checkpoint, or of the weights alone.
+
+    Attributes:
+        step: after which it is.
+        model: files of the Hugging Face folder; None without one.
+        adapter: all weights of the adapters, by their names in peft's wrapper; None without any.
+        resume: what a resume needs; None for the weights alone.
+    """
+
+    step: int
+    model: ModelShards | None
+    adapter: dict[str, Tensor] | None
+    resume: Resume | None
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take on disk, about."""
+        files = self.model.files.values() if self.model is not None else ()
+        parts = list((self.adapter or {}).values())
+        if self.resume is not None:
+            parts += [*self.resume.weights.values(), *self.resume.moments.values()]
+        own = [part.to_local() if isinstance(part, DTensor) else part for part in parts]
+        return sum(one.bytes for file in files for one in file.values()) + sum(part.nbytes for part in own)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """This rank's part of what a resume needs.
 
     Attributes:
         progress: where the trainer was.
@@ -51,8 +76,6 @@ class Staged:
         weights: name -> this rank's part of what is trained.
         moments: part of the state and name of the weight (`exp_avg.NAME`) -> this rank's part of it.
         optimizer: the rest of the optimizer's state, JSON-able.
-        model: files of the Hugging Face folder; None without one.
-        adapter: all weights of the adapters, by their names in peft's wrapper; None without any.
     """
 
     progress: Progress
@@ -60,8 +83,6 @@ class Staged:
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
     optimizer: dict[str, Any]
-    model: ModelShards | None
-    adapter: dict[str, Tensor] | None
 
 
 def stage(
@@ -78,33 +99,45 @@ def stage(
     Raises:
         NotFinite: a trained weight or the optimizer's state is not finite.
     """
-    policy, ranks, log = trainer.unwrapped, trainer.ranks, trainer.config.log
-    refuse_nonfinite_state(policy, trainer.optimizer, ranks)
+    policy, ranks, optimizer = trainer.unwrapped, trainer.ranks, trainer.optimizer
+    refuse_nonfinite_state(policy, optimizer, ranks)
     progress = progress or progress_of(trainer)
     keep = copy_to_cpu if copied else Tensor.detach
     trained = trained_of(policy)
     weights = {name: keep(p) for name, p in own_parts(trained, ranks.index, ranks.count).items()}
-    of_parameter = {id(trained[name]): tensor for name, tensor in weights.items()}
-    moments = own_parts(moments_of(trained, trainer.optimizer), ranks.index, ranks.count)
-
-    def kept(parameter: nn.Parameter) -> Tensor:
-        return of_parameter[id(parameter)] if id(parameter) in of_parameter else keep(parameter)
-
-    model, adapter = None, None
-    if log.checkpoint_model == "full":
-        half = trainer.config.model.precision == "bf16"
-        model = shards_of(policy.model, half=half, rank=ranks.index, ranks=ranks.count, keep=kept)
-    if isinstance(policy.model, PeftModel):
-        adapter = adapter_state(policy.model, kept)
-    return Staged(
+    moments = own_parts(moments_of(trained, optimizer), ranks.index, ranks.count)
+    kept = {id(trained[name]): tensor for name, tensor in weights.items()}
+    model, adapter = _stage_model(trainer, lambda one: kept[id(one)] if id(one) in kept else keep(one))
+    resume = Resume(
         progress=progress,
         state=state_text(state, progress),
         weights=weights,
         moments={name: keep(tensor) for name, tensor in moments.items()},
-        optimizer=optimizer_facts(trained, trainer.optimizer),
-        model=model,
-        adapter=adapter,
+        optimizer=optimizer_facts(trained, optimizer),
     )
+    return Staged(progress.step, model, adapter, resume)
+
+
+def stage_weights(trainer: Trainer, *, copied: bool = True) -> Staged:
+    """Take the weights alone; arguments and errors as of `stage`."""
+    refuse_nonfinite_state(trainer.unwrapped, trainer.optimizer, trainer.ranks)
+    model, adapter = _stage_model(trainer, copy_to_cpu if copied else Tensor.detach)
+    return Staged(trainer.step_number, model, adapter, resume=None)
+
+
+def _stage_model(
+    trainer: Trainer, keep: Callable[[nn.Parameter], Tensor]
+) -> tuple[ModelShards | None, dict[str, Tensor] | None]:
+    """The Hugging Face folder and the adapters, as the configuration asks."""
+    policy, ranks, config = trainer.unwrapped, trainer.ranks, trainer.config
+    model, adapter = None, None
+    if config.log.checkpoint_model == "full":
+        half = config.model.precision == "bf16"
+        model = shards_of(policy.model, half=half, rank=ranks.index, ranks=ranks.count, keep=keep)
+    if isinstance(policy.model, PeftModel):
+        adapter = adapter_state(policy.model, keep)
+        adapter = adapter if ranks.is_main else {}
+    return model, adapter
 
 
 def copy_to_cpu(tensor: Tensor) -> Tensor:
