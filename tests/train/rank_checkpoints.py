@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 from fake_trainer import fake_trainer
+from short_runs import short_config
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmhicra.config import ModelConfig
 from mmhicra.core.run_folder import RunFolder
+from mmhicra.train.distributed.mesh import make_mesh
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sharding import shard
 from mmhicra.train.loop.checkpoint import restore_parts
@@ -27,11 +29,13 @@ STATE = {"seconds": {}, "wall_seconds": 0.0}
 
 
 def make(accelerator, layout, *overrides, model=None):
-    """(trainer, processor); `layout` is `sharded` or `copied`."""
+    """(trainer, processor); `layout` is `copied`, `sharded` or `twice`, which is two copies of a sharded model."""
     loaded = load_policy(model or ModelConfig(path="tiny_vlm"))
     policy = Policy(loaded.model, loaded.family, temperature=1.0, banned_ids=[], chunk=64)
-    if layout == "sharded":
-        shard(policy, "fp32")
+    if layout != "copied":
+        copies = 2 if layout == "twice" else 1
+        config = short_config("nowhere", "model.shard=true", f"parallel.replicate={copies}")
+        shard(policy, "fp32", make_mesh(config, accelerator))
     trainer = fake_trainer(*overrides, ranks=Ranks(accelerator))
     trainer.policy = policy
     parameters = list(trained_of(policy).values())

@@ -44,7 +44,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layouts", [("sharded", "sharded"), ("copied", "copied"), ("sharded", "copied")])
+@pytest.mark.parametrize("layouts", [("sharded", "twice"), ("copied", "sharded"), ("sharded", "copied")])
 def test_two_ranks_then_four_then_one_are_one_process(alone, tmp_path, layouts):
     folder = tmp_path / "run"
     about = {"place": str(folder), "background": True}

@@ -11,7 +11,7 @@ from mmhicra.train.loop.opening import refuse_other_run
 
 MAY_CHANGE = {
     *("model.checkpointing", "model.checkpointing_layers"),
-    *("run_folder", "threads", "parallel.replicate", "parallel.reshard", "parallel.sequence"),
+    *("run_folder", "threads", "model.shard", "parallel.replicate", "parallel.reshard", "parallel.sequence"),
     *("train.steps", "train.grace_seconds", "train.rank_timeout", "eval.every"),
     *("eval.benchmarks", "eval.max_new_tokens", "eval.keep_best", "eval.best_by", "reward.workers"),
     *(

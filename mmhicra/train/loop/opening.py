@@ -33,6 +33,7 @@ MAY_CHANGE_ON_RESUME = (
     "threads",
     "model.checkpointing",
     "model.checkpointing_layers",
+    "model.shard",
     "parallel",
     "train.steps",
     "train.grace_seconds",
