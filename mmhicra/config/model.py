@@ -80,6 +80,14 @@ class ModelConfig(Section):
     same. Older files say `gradient_checkpointing: true` for `full`."""
     checkpointing_layers: Positive | None = None
     """How many decoder layers, from the first, are checkpointed; the others keep their activations. null: all."""
+    compile: bool = False
+    """Compile the decoder layers (torch.compile) for rows of any length: norms, activations and rotary embeddings
+    become a few kernels, attention stays as it is. The first update waits for it. Rounds differently."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """`liger`: RMSNorm and SwiGLU of the decoder by Liger's kernels (extra `liger`). CUDA only. Rounds differently."""
+    float8: bool = False
+    """Multiply in float8 in the decoder's linear layers (torchao, extra `torchao`), a scale for each row. CUDA of
+    compute capability 8.9 or newer. Rounds far more coarsely: the guard's limits are wider."""
     shard: bool = False
     """With several processes, split parameters, gradients and optimizer state over them (FSDP2) instead of copying."""
     freeze: FreezeConfig = FreezeConfig()
@@ -119,7 +127,8 @@ class ModelConfig(Section):
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
             )
-        for check in (self._check_adapter, self._check_quantize, self._check_weights, self._check_checkpointing):
+        adapted = (self._check_adapter, self._check_quantize, self._check_weights)
+        for check in (*adapted, self._check_checkpointing, self._check_kernels):
             if problem := check():
                 raise ValueError(problem)
         return self
@@ -165,6 +174,24 @@ class ModelConfig(Section):
                 f"checkpointing_layers says how many layers are checkpointed, but checkpointing: {self.checkpointing} "
                 f"{reason}: set checkpointing to selective or full, or drop it"
             )
+        return None
+
+    def _check_kernels(self) -> str | None:
+        if self.compile and self.checkpointing in ("selective", "auto"):
+            return (
+                f"compile and checkpointing: {self.checkpointing}: what is compiled keeps what products made and "
+                "computes norms and activations again by itself: set checkpointing to none or full"
+            )
+        if self.compile and self.kernels == "liger":
+            return "compile and kernels: liger replace the same kernels: drop one"
+        if self.compile and (self.shard or self.quantize is not None):
+            other = "shard" if self.shard else f"quantize: {self.quantize}"
+            return f"compile and {other} have not been made to work together: drop one"
+        if self.float8 and self.precision == "fp32":
+            return "float8 rounds what precision: bf16 computes with, but precision is fp32: set it to bf16"
+        if self.float8 and (self.has_adapters or self.shard):
+            other = "shard" if self.shard else "adapters"
+            return f"float8 and {other} have not been made to work together: drop one"
         return None
 
     @property

@@ -64,7 +64,7 @@ class GuardConfig(Section):
     """The alignment guard: log-probs of the engine against the trainer's own, by the mean of exp(|gap|).
 
     Limits that are None follow `model.precision` and `rollout.hf.weights`: fp32 warns above 1.0002 and stops above
-    1.001, bf16 above 1.02 and 1.05.
+    1.001, bf16 above 1.02 and 1.05; with `model.float8` it is 1.3 and 1.8.
     """
 
     every: NonNegative = 1
@@ -74,7 +74,8 @@ class GuardConfig(Section):
     stop_above: Error | None = None
     """Over all tokens of a step: the run stops and names the worst sample."""
     sample_above: Error | None = None
-    """Over one prompt's responses: the run stops and names it. None is 1.005 in fp32 and 1.5 in bf16."""
+    """Over one prompt's responses: the run stops and names it. None is 1.005 in fp32, 1.5 in
+    bf16 and 10 with `model.float8`."""
 
 
 class RolloutConfig(Section):

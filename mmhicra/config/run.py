@@ -135,6 +135,7 @@ class RunConfig(Section):
             self._check_rows(),
             self._check_reward(),
             self._check_rollout(),
+            self._check_compiled(),
         ):
             if problem:
                 raise ValueError(problem)
@@ -185,6 +186,14 @@ class RunConfig(Section):
         for name in ("schedule", "adaptive"):
             if getattr(self.hicra, name) and not self.amplifies:
                 return f"hicra.{name} moves alpha, which credit.method {self.credit.method} does not use: drop it"
+        return None
+
+    def _check_compiled(self) -> str | None:
+        if self.model.compile and self.parallel.sequence > 1:
+            return (
+                f"model.compile and parallel.sequence ({self.parallel.sequence}) have not been made to work together: "
+                "drop one"
+            )
         return None
 
     def _check_lengths(self) -> str | None:

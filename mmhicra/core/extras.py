@@ -14,6 +14,7 @@ EXTRAS = {
     "bench": ("trl",),
     "qlora": ("bitsandbytes",),
     "torchao": ("torchao",),
+    "liger": ("liger_kernel",),
 }
 """Extra of `pip install 'mmhicra[EXTRA]'` -> the modules that are imported from it."""
 

@@ -42,7 +42,8 @@ def check_gap(
         check.blame("prompts differ", str(mismatch), Remedy("rollout.engine", "hf"))
         return check
     comparisons = compare_groups(policy, groups, config.train.tokens_per_micro_batch)
-    error, limit = mean_error(comparisons), Limits.of(config.rollout.guard, config.model.precision).stop
+    precision = "float8" if config.model.float8 else config.model.precision
+    error, limit = mean_error(comparisons), Limits.of(config.rollout.guard, precision).stop
     largest = max(each.largest for each in comparisons)
     check.facts = {
         "engine": engine.name,

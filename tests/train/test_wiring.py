@@ -71,6 +71,10 @@ SCENES = {
             lambda run: {str(p.dtype) for name, p in run.model.named_parameters() if "base_layer.weight" in name},
             {"torch.bfloat16"},
         ),
+        "model.compile": (
+            True,
+            lambda run: "_compiled_forward" in vars(unwrap(run.model).model.language_model.layers[0]),
+        ),
         "train.logprob_kernel": ("chunks", lambda run: run.trainer.unwrapped.logprob_kernel),
         "model.attention": ("dense", lambda run: run.trainer.unwrapped.attention),
         "model.vision_cache": ("FOLDER", lambda run: str(run.collector.vision.folder)),
@@ -189,6 +193,7 @@ ELSEWHERE = {
     " train.loss.kl_reference",
     "train/test_trainer_steps.py": "train.steps train.prompts_per_step train.dynamic_sampling.max_rounds"
     " rollout.prefetch",
+    "train/test_decoder_kernels.py": "model.kernels model.float8",
     "end_to_end/test_options.py": "train.rows rollout.hf.weights",
     "rewards/test_called_at_once.py": "reward.custom_concurrency reward.custom_batch",
     "rewards/test_grounding.py": "reward.terms.name reward.terms.weight reward.terms.coordinates"

@@ -54,6 +54,7 @@ from mmhicra.train.update.policy import Policy
 from mmhicra.train.update.reference import Reference
 from mmhicra.train.update.rows import refuse_unfit_sequence
 from mmhicra.train.update.updates import UpdateCount
+from mmhicra.vlm.decoder_kernels import compile_layers, use_kernels
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.half_weights import Masters, round_weights
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
@@ -300,8 +301,11 @@ def make_policy(
         plain=config.train.rows == "plain",
         sequence=sequence,
     ).to(accelerator.device)
+    use_kernels(model.model, model.family, config.model, accelerator.device)
     keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
     reference = Reference(policy, keeps) if config.train.loss.kl_coefficient > 0 else None
+    if config.model.compile:
+        compile_layers(model.model, model.family)
     if sharded(config, accelerator):
         mesh = make_mesh(config, accelerator)
         shard(policy, config.model.precision, mesh, config.parallel.reshard)
@@ -325,6 +329,7 @@ def make_engine(
 def make_guard(config: RunConfig, terminal: Terminal) -> AlignmentGuard:
     """The alignment guard; says so if the run goes without."""
     precision = "bf16" if config.rollout.hf.weights == "bf16" else config.model.precision
+    precision = "float8" if config.model.float8 else precision
     guard = AlignmentGuard(config.rollout.guard, precision, config.rollout.cuts, terminal.say)
     if config.rollout.cuts and config.rollout.guard.every:
         terminal.say("alignment guard: off, because rollout.top_p or top_k cuts what the engine samples from")

@@ -127,6 +127,7 @@ def _compiled_flex() -> Any:
 
 
 def _register(name: str, attention: Attention) -> None:
+    @torch.compiler.disable  # `model.compile` leaves attention out of its graphs
     def forward(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
