@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmhicra.commands import eval_lmms
+from mmhicra.commands.eval_ranks import evaluating_processes, refusing_together
 from mmhicra.commands.options import add_config, add_verbosity, libraries_level
 from mmhicra.core.logs import logged
+from mmhicra.train.distributed.launch import speaks
 
 if TYPE_CHECKING:
     from mmhicra.config import RunConfig
     from mmhicra.evaluate.scoring.judging import AnswerJudge
+    from mmhicra.evaluate.together import Processes
 
 SETTINGS = {
     "engine": "rollout.engine",
@@ -136,13 +140,24 @@ def _judge(options: argparse.Namespace) -> AnswerJudge | None:
 
 def run_model(options: argparse.Namespace) -> int:
     """`mmhicra eval --model`: answer, score, write results and the leaderboard, print."""
+    with evaluating_processes() as processes:
+        return run_in(processes, options)
+
+
+def run_in(processes: Processes | None, options: argparse.Namespace) -> int:
+    """The same, as one of `processes`, of which the main one scores, writes and prints; None is this one alone."""
     import json
 
+    from mmhicra.core.errors import ConfigError
     from mmhicra.core.manifest import refuse_damaged_model
 
-    checkpoint = chosen_checkpoint(options)
-    config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
-    refuse_damaged_model(checkpoint or Path(config.model.path).expanduser())
+    with refusing_together(processes):
+        if processes and options.backend == "lmms-eval":
+            raise ConfigError("--backend lmms-eval runs in one process: start it without torchrun")
+        checkpoint = chosen_checkpoint(options)
+        config = model_config(options, checkpoint)  # before torch is imported: mistakes show at once
+        refuse_damaged_model(checkpoint or Path(config.model.path).expanduser())
+        judge = _judge(options) if speaks(os.environ) and options.backend != "lmms-eval" else None
 
     import torch
     import transformers
@@ -154,7 +169,7 @@ def run_model(options: argparse.Namespace) -> int:
     transformers.utils.logging.disable_progress_bar()
     if config.threads:
         torch.set_num_threads(config.threads)
-    terminal = Terminal(quiet=options.json, level=options.level)
+    terminal = Terminal(quiet=options.json or not speaks(os.environ), level=options.level)
     name = options.name or (f"{options.run_folder.name}-{checkpoint.name}" if checkpoint else None)
     folder = options.out or Path("runs/eval") / (name or Path(config.model.path).name)
     choices: dict[str, Any] = {"name": name, "overwrite": options.overwrite, "checkpoint": checkpoint}
@@ -162,8 +177,8 @@ def run_model(options: argparse.Namespace) -> int:
         if options.backend == "lmms-eval":
             done = eval_lmms.evaluate(config, folder, terminal, options, choices)
         else:
-            done = evaluate_model(config, folder, terminal, judge=_judge(options), **choices)
-    if options.json:
+            done = evaluate_model(config, folder, terminal, judge=judge, processes=processes, **choices)
+    if options.json and speaks(os.environ):
         print(json.dumps([evaluated.scores.result for evaluated in done], indent=1, ensure_ascii=False))
         return 0
     for evaluated in done:

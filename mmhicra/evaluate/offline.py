@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,12 @@ from mmhicra.evaluate.runner import (
     decoding_facts,
     limits_facts,
     make_runner,
-    responses_of,
     score_responses,
 )
 from mmhicra.evaluate.scoring.judging import AnswerJudge
 from mmhicra.evaluate.scoring.score import TIME_LIMIT, Scores
 from mmhicra.evaluate.store import ResponseStore, remove_stored
+from mmhicra.evaluate.together import OneProcess, Processes, answer_together
 from mmhicra.rewards.workers import Verifier
 from mmhicra.rollout.engines import check_engine
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor
@@ -64,8 +64,11 @@ def evaluate_model(
     overwrite: bool = False,
     checkpoint: Path | None = None,
     judge: AnswerJudge | None = None,
+    processes: Processes | None = None,
 ) -> list[Evaluated]:
     """Answer and score the benchmarks of `config.eval`, then write the leaderboard.
+
+    Of several processes each answers its share, and the main one scores and writes: the files are those of one process.
 
     Args:
         config: which model, engine, limits, decoding and benchmarks.
@@ -75,9 +78,49 @@ def evaluate_model(
         overwrite: generate anew.
         checkpoint: of a run whose configuration `config` is: its trained weights are evaluated.
         judge: decides what the rules could not.
+        processes: that evaluate together, each of which must call this; None for this one alone.
+
+    Returns:
+        What was written; nothing on processes other than the main one.
 
     Raises:
         UserError: the model, a benchmark or what lies in the folder cannot be used.
+    """
+    processes = processes or OneProcess()
+    with processes.refusing_together():
+        sets = check_evaluation(config, watcher)
+        model = load_policy(config.model, config.seed)
+    done: list[Evaluated] = []
+    with ExitStack() as stack:
+        # Processes of vLLM meet while it starts: one that refuses ends, and the launcher ends the others.
+        meets = config.rollout.engine == "vllm"
+        with nullcontext() if meets else processes.refusing_together():
+            engine = stack.enter_context(open_engine(config, model, checkpoint))
+        verifier = stack.enter_context(Verifier(time_limit=TIME_LIMIT))
+        runner = make_runner(config, model, engine)
+        say_idle(sets, runner, processes, watcher)
+        path = str(checkpoint or config.model.path)
+        facts = generation_facts(config, model, runner, path, name) if processes.is_main else {}
+        for questions in sets:
+            store = generate(questions, runner, folder, facts, watcher, processes, overwrite)
+            with processes.refusing_together():
+                if store is not None:
+                    scores = score_responses(questions, store.by_question(), verifier, facts, judge)
+                    done += [write_scores(folder, questions, mode, scored) for mode, scored in scores.items()]
+    with processes.refusing_together():
+        if processes.is_main:
+            rows = merge([own_row(evaluated.path) for evaluated in done], published_rows())
+            for kind, place in write_leaderboard(folder, rows):
+                if kind == "html":
+                    watcher.say(f"leaderboard {place}")
+    return done
+
+
+def check_evaluation(config: RunConfig, watcher: Watcher) -> list[QuestionSet]:
+    """The questions, before the weights are loaded.
+
+    Raises:
+        UserError: the engine, a benchmark or one of its questions cannot be used.
     """
     if not config.eval.benchmarks:
         raise ConfigError("nothing to evaluate on: name --benchmarks, or eval.benchmarks in the configuration")
@@ -86,25 +129,25 @@ def evaluate_model(
     for questions in sets:
         watcher.say(f"{questions.card.title}: {len(questions.items)} questions, prompt {questions.prompt}")
     check_all(config, sets, load_processor(config.model), watcher)
-    model = load_policy(config.model, config.seed)
-    done: list[Evaluated] = []
-    with open_engine(config, model, checkpoint) as engine, Verifier(time_limit=TIME_LIMIT) as verifier:
-        runner = make_runner(config, model, engine)
-        generation = generation_facts(config, model, runner, str(checkpoint or config.model.path), name)
-        for questions in sets:
-            if overwrite:
-                remove_stored(folder, questions.name)
-            store = generate(questions, runner, folder, generation, watcher)
-            scores = score_responses(questions, store.by_question(), verifier, generation, judge)
-            for mode, scored in scores.items():
-                path = folder / f"{questions.name}.{mode}.json"
-                write_result(path, scored)
-                done.append(Evaluated(path, scored))
-    rows = merge([own_row(evaluated.path) for evaluated in done], published_rows())
-    for kind, place in write_leaderboard(folder, rows):
-        if kind == "html":
-            watcher.say(f"leaderboard {place}")
-    return done
+    return sets
+
+
+def write_scores(folder: Path, questions: QuestionSet, mode: str, scored: Scores) -> Evaluated:
+    """Write the result of one benchmark in one mode."""
+    path = folder / f"{questions.name}.{mode}.json"
+    write_result(path, scored)
+    return Evaluated(path, scored)
+
+
+def say_idle(sets: list[QuestionSet], runner: BenchmarkRunner, processes: Processes, watcher: Watcher) -> None:
+    """Say so if there are more processes than portions of questions."""
+    size = runner.at_a_time
+    portions = max(-(-len(questions.items) // size) for questions in sets)
+    if portions < processes.count:
+        watcher.say(
+            f"warning: {processes.count - portions} of {processes.count} processes have nothing to answer: questions "
+            f"are asked {size} at a time (rollout.max_sequences / eval.n), which makes {portions} portions"
+        )
 
 
 def check_all(config: RunConfig, sets: list[QuestionSet], model: LoadedProcessor, watcher: Watcher) -> None:
@@ -116,19 +159,36 @@ def check_all(config: RunConfig, sets: list[QuestionSet], model: LoadedProcessor
 
 
 def generate(
-    questions: QuestionSet, runner: BenchmarkRunner, folder: Path, generation: Mapping[str, Any], watcher: Watcher
-) -> ResponseStore:
-    """Answer what is not answered yet."""
-    facts = {"prompt": questions.prompt, "questions": questions.facts(), **generation}
-    store = ResponseStore(folder, questions, facts, runner.sampling.n, runner.at_a_time)
+    questions: QuestionSet,
+    runner: BenchmarkRunner,
+    folder: Path,
+    generation: Mapping[str, Any],
+    watcher: Watcher,
+    processes: Processes,
+    overwrite: bool,
+) -> ResponseStore | None:
+    """Answer what is not answered yet; returns the responses to all questions, None on processes that do not write.
+
+    Raises:
+        UserError: what lies in the folder is of another evaluation, or a question cannot be answered; on every process.
+    """
     total, n = len(questions.items), runner.sampling.n
-    if store.answered:
-        watcher.say(f"{questions.name}: {store.answered} of {total} questions are answered already")
-    start = store.answered
+    facts = {"prompt": questions.prompt, "questions": questions.facts(), **generation}
+    store = None
+    with processes.refusing_together():
+        if processes.is_main:
+            if overwrite:
+                remove_stored(folder, questions.name)
+            store = ResponseStore(folder, questions, facts, n, runner.at_a_time)
+    start = processes.broadcast(None if store is None else store.answered)
+    if start:
+        watcher.say(f"{questions.name}: {start} of {total} questions are answered already")
     with watcher.watch(f"answering {questions.name}", total * n, start * n) as bar:
         told = lambda done: watcher.advance(bar, start * n + done)  # noqa: E731
-        for groups in runner.answer(questions.problems[start:], told):
-            store.append(responses_of(questions.items[store.answered :][: len(groups)], groups))
+        for portion in answer_together(questions, runner, processes, start, told):  # of every process's, in order
+            with processes.refusing_together():
+                if store is not None:
+                    store.append(portion)
     return store
 
 

@@ -34,6 +34,8 @@ class BenchmarkRunner:
         seed: of the run.
         at_a_time: questions in one call of the engine. They are always the same ones together, so that a run that was
             killed and resumed computes what an unbroken one does, to the bit.
+        meets: whether a call of the engine is one of several processes (tensor parallelism), so that one without
+            questions has to make it, too.
     """
 
     engine: Engine
@@ -41,6 +43,7 @@ class BenchmarkRunner:
     sampling: Sampling
     seed: int
     at_a_time: int
+    meets: bool = False
 
     def answer(
         self, problems: Sequence[Problem], on_finish: Callable[[int], None] = lambda done: None
@@ -72,6 +75,7 @@ def make_runner(config: RunConfig, model: LoadedModel, engine: Engine) -> Benchm
         sampling=sampling,
         seed=config.seed,
         at_a_time=max(1, config.rollout.max_sequences // sampling.n),
+        meets=config.rollout.engine == "vllm" and config.rollout.vllm.tensor_parallel > 1,
     )
 
 
