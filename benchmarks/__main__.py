@@ -94,6 +94,13 @@ def add_parts(kinds: Any) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="where there are several (model.shard=true)"
     )
     scaling.set_defaults(run=run_scaling)
+    ablation = kinds.add_parser("ablation", help="what each lever of the update is worth: seconds, MFU, memory")
+    ablation.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="7b", help="a shape (default 7b)")
+    ablation.add_argument("--regime", choices=("A", "B", "C"), default="B", help="of the levers (default B)")
+    ablation.add_argument("--pairs", type=int, default=3, metavar="N", help="updates of each (default 3)")
+    ablation.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    ablation.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="an option of every stage")
+    ablation.set_defaults(run=run_ablation)
     qlora = kinds.add_parser(
         "qlora", help="a 4-bit base under adapters: memory, seconds, and the merged model's logits"
     )
@@ -226,6 +233,19 @@ def run_scaling(options: argparse.Namespace) -> int:
     with shown("bench scaling") as progress:
         result = scaling.run_scaling(settings, progress)
     return _show(options, result, scaling.print_scaling)
+
+
+def run_ablation(options: argparse.Namespace) -> int:
+    """`mmhicra bench ablation`."""
+    from benchmarks import ablation
+    from benchmarks.progress import shown
+
+    settings = ablation.AblationSettings(
+        options.model, options.regime, options.pairs, options.precision, tuple(options.set)
+    )
+    with shown("bench ablation") as progress:
+        result = ablation.run_ablation(settings, progress)
+    return _show(options, result, ablation.print_ablation)
 
 
 def run_qlora(options: argparse.Namespace) -> int:

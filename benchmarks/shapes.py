@@ -107,9 +107,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def write_model(preset: str, folder: Path, dtype: torch.dtype) -> Path:
     """A complete model folder of the preset with random weights; returns `folder`."""
+    model, processor = make_model(preset, dtype)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def make_model(preset: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model of the preset with random weights and its processor.
+
+    On the GPU, where there is one: eight billion random numbers take the CPU minutes.
+    """
     tokenizer = _tokenizer(PRESETS[preset]["text"]["vocab_size"])
     config = model_config(preset, tokenizer)
-    # On the GPU, where there is one: eight billion random numbers take the CPU minutes.
     with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)
         default = torch.get_default_dtype()
@@ -122,11 +132,9 @@ def write_model(preset: str, folder: Path, dtype: torch.dtype) -> Path:
     model.generation_config = GenerationConfig(
         eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id, do_sample=True
     )
-    model.save_pretrained(folder)
     processor = make_processor("qwen2_5_vl", tokenizer)
     processor.chat_template = CHAT_TEMPLATE
-    processor.save_pretrained(folder)
-    return folder
+    return model, processor
 
 
 def model_config(preset: str, tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
