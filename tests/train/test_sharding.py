@@ -76,4 +76,4 @@ def test_losses_and_gradients_equal_one_process(ranks, layout, expected, tmp_pat
             assert found["gap"] < 1e-5, f"{name}: {found['worst']}"
             for mine, theirs in zip(found["metrics"], metrics[name], strict=True):
                 same = {key: value for key, value in theirs.items() if not key.startswith(VOLATILE)}
-                assert {key: mine[key] for key in same} == pytest.approx(same, rel=1e-5, abs=1e-6), name
+                assert {key: mine[key] for key in same} == pytest.approx(same, rel=1e-4, abs=1e-6), name
