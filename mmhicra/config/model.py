@@ -127,7 +127,7 @@ class ModelConfig(Section):
                 "vision_cache keeps what a frozen vision tower sees, but freeze leaves vision_tower or merger "
                 "trainable: drop one"
             )
-        adapted = (self._check_adapter, self._check_quantize, self._check_weights)
+        adapted = (self._check_adapter, self._check_shard, self._check_quantize, self._check_weights)
         for check in (*adapted, self._check_checkpointing, self._check_kernels):
             if problem := check():
                 raise ValueError(problem)
@@ -144,6 +144,16 @@ class ModelConfig(Section):
             )
         if self.lora is not None and self.lora.full_merger and self.freeze.merger:
             return "lora.full_merger trains the merger, which freeze.merger freezes: set freeze.merger to false"
+        return None
+
+    def _check_shard(self) -> str | None:
+        if self.shard and self.quantize is not None:
+            return f"shard splits weights by rows, and quantize: {self.quantize} packs rows together: drop one"
+        if self.shard and self.merges_adapter:
+            return (
+                "shard reads weights part by part, and adapter_mode: merge changes them first: write the merged model "
+                "with `mmhicra merge`, and name that folder in path"
+            )
         return None
 
     def _check_quantize(self) -> str | None:

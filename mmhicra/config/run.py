@@ -170,9 +170,6 @@ class RunConfig(Section):
         model = self.model
         if model.vision_frozen and model.freeze.language_model:
             return "model.freeze freezes everything, nothing is left to train: set one part to false"
-        if model.has_adapters and model.shard:
-            adapters = "lora" if model.lora else "adapter"
-            return f"model.shard splits a model that is trained whole, model.{adapters} trains little of it: drop one"
         if self.log.checkpoint_model == "adapter" and not model.has_adapters:
             return "log.checkpoint_model: adapter keeps adapters only, but all weights are trained: set it to full"
         if self.train.loss.kl_reference == "base" and not model.continues_adapter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from mmhicra.rewards.custom import LARGEST_REWARD
 from mmhicra.rewards.reward import Rewarder
 from mmhicra.rollout.engine import Engine, Sampling
 from mmhicra.train.distributed.ranks import Ranks
-from mmhicra.train.distributed.sharding import gathered
+from mmhicra.train.distributed.sharding import GatheringEngine, gathered
 from mmhicra.train.loop.metrics import Timers
 from mmhicra.vlm.features import FrozenVision
 from mmhicra.vlm.processing import PromptBuilder
@@ -125,8 +126,18 @@ class Collector:
             prompts = [self.prompts.build(problem) for problem in problems]
         if self.vision is None:
             return prompts
-        with self.time("vision"), gathered(self.policy):
+        with self.time("vision"), gathered(self.vision.tower):
             return self.vision.add_features(prompts)
+
+    def holding(self) -> AbstractContextManager[None]:
+        """Keep whole what a sharded policy needs whole where ranks answer different numbers of problems.
+
+        That is all of it for the embedded engine, and for another one what encodes images ahead. Every rank must enter
+        and leave the block.
+        """
+        if isinstance(self.engine, GatheringEngine):
+            return gathered(self.policy)
+        return nullcontext() if self.vision is None else gathered(self.vision.tower)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, JSON-able. Every rank must call it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from transformers.utils.hub import cached_file
 from mmhicra.config import FreezeConfig
 from mmhicra.core.errors import ConfigError, UserError, brief, one_line
 from mmhicra.vlm.adapters import ADAPTER, PARTS, adapted_layers, merger_names, part_finder, rank_of, wrap
-from mmhicra.vlm.family import Family
+from mmhicra.vlm.family import Family, unwrap
 from mmhicra.vlm.weights import merged_weight, nonfinite
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -178,14 +178,14 @@ def continue_adapter(policy: nn.Module, family: Family, freeze: FreezeConfig, fo
         )
     full = [name for name in mergers if any(weight.startswith(f"{name}.") for weight in found.whole)]
     model = _wrapped(policy, found, full)
-    _fill(model, found, full)
+    _fill(model, found)
     return model
 
 
 def merge_adapter(policy: nn.Module, found: AdapterFolder) -> nn.Module:
     """`policy` with the adapter added to its weights."""
     model = _wrapped(policy, found, [])
-    _fill(model, found, [])
+    _fill(model, found)
     with torch.no_grad():
         for _, layer in adapted_layers(model):
             layer.get_base_layer().weight.copy_(merged_weight(layer))
@@ -310,15 +310,21 @@ def _wrapped(policy: nn.Module, found: AdapterFolder, full: list[str]) -> PeftMo
 
 
 @torch.no_grad()
-def _fill(model: PeftModel, found: AdapterFolder, full: list[str]) -> None:
+def _fill(model: PeftModel, found: AdapterFolder) -> None:
     """Put the adapter's values in."""
-    parameters = dict(model.get_base_model().named_parameters())
+    for parameter, value in adapter_values(model, found):
+        parameter.copy_(value)
+
+
+def adapter_values(model: nn.Module, found: AdapterFolder) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """The parameters of peft's wrapper that are the adapter's, and their values as they were read."""
+    parameters = dict(unwrap(model).named_parameters())
     for layer, tensors in found.layers.items():
         for kind, tensor in tensors.items():
-            parameters[f"{layer}.{kind}.{ADAPTER}.weight"].copy_(
-                tensor.view_as(parameters[f"{layer}.{kind}.{ADAPTER}.weight"])
-            )
+            parameter = parameters[f"{layer}.{kind}.{ADAPTER}.weight"]
+            yield parameter, tensor.view(parameter.shape)
+    saved = f".modules_to_save.{ADAPTER}."
+    in_full = {name.replace(saved, "."): parameter for name, parameter in parameters.items() if saved in name}
     for name, weight in found.whole.items():
-        for merger in full:
-            if name.startswith(f"{merger}."):
-                parameters[f"{merger}.modules_to_save.{ADAPTER}.{name.removeprefix(f'{merger}.')}"].copy_(weight)
+        if name in in_full:
+            yield in_full[name], weight

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmhicra.core.errors import UserError
 from mmhicra.core.records import Prompt
@@ -69,7 +70,7 @@ class FrozenVision:
                 raise UserError(
                     f"model.vision_cache: {self.folder} is no folder to write to ({error.strerror})"
                 ) from None
-            self.tower = _fingerprint(family.vision_tower(model), precision)
+            self.content = _fingerprint(self.tower, precision)
 
     def add_features(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """`prompts` with features in place of pixels, on the CPU; the rest of each is as it was.
@@ -89,16 +90,21 @@ class FrozenVision:
             for prompt, features in zip(prompts, map(kept.get, range(len(prompts))), strict=True)
         ]
 
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower, its mergers included."""
+        return self.family.vision_tower(self.model)
+
     @torch.no_grad()
     def _encode(self, prompts: Sequence[Prompt]) -> list[ImageFeatures]:
-        device = next(self.family.vision_tower(self.model).parameters()).device
+        device = next(self.tower.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = self.family.encode_images(self.model, _pixels(prompts).to(device))
         return features.to(torch.device("cpu")).split([int(prompt.image_positions.sum()) for prompt in prompts])
 
     def _file(self, prompt: Prompt) -> Path:
         assert self.folder is not None
-        parts = (self.tower, _pixels([prompt]).content())
+        parts = (self.content, _pixels([prompt]).content())
         return self.folder / f"{hashlib.blake2b(b''.join(parts), digest_size=16).hexdigest()}.safetensors"
 
     def _read(self, prompt: Prompt) -> ImageFeatures | None:
@@ -156,4 +162,5 @@ def _fingerprint(tower: nn.Module, precision: str) -> bytes:
 
 
 def _bytes(tensor: Tensor) -> bytes:
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # a sharded one: every rank asks for it
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

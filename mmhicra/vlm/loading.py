@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,14 @@ from mmhicra.core.errors import UserError, brief, one_line
 from mmhicra.core.plugins import is_address
 from mmhicra.core.resources import asset_path
 from mmhicra.vlm.activation_checkpointing import checkpoint_blocks
-from mmhicra.vlm.adapter_folder import HUB_ID, continue_adapter, merge_adapter, read_adapter
+from mmhicra.vlm.adapter_folder import HUB_ID, AdapterFolder, continue_adapter, merge_adapter, read_adapter
 from mmhicra.vlm.adapters import ADAPTER, add_adapters
+from mmhicra.vlm.empty_model import Unfilled, fill_model
 from mmhicra.vlm.family import FAMILIES, Family, family_of, unwrap
 from mmhicra.vlm.model_folder import check_config, check_folder, check_weights, unexpected
 from mmhicra.vlm.own_family import choose_family, load_family
 from mmhicra.vlm.quantise import quantised_loading, refuse_quantize
+from mmhicra.vlm.stored_weights import StoredWeight, make_skeleton
 from mmhicra.vlm.trained_weights import INSIDE_POLICY, load_trained
 from mmhicra.vlm.weights import nonfinite
 
@@ -68,9 +70,14 @@ class LoadedProcessor:
 
 @dataclass(frozen=True)
 class LoadedModel(LoadedProcessor):
-    """A whole model. With LoRA `model` is peft's wrapper."""
+    """A whole model. With LoRA `model` is peft's wrapper.
+
+    Attributes:
+        unfilled: what its values are made of, if it has none yet: see `empty_model`.
+    """
 
     model: nn.Module
+    unfilled: Unfilled | None = None
 
     @property
     def end_token_ids(self) -> list[int]:
@@ -100,7 +107,7 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
     return LoadedProcessor(path, config, family, processor)
 
 
-def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
+def load_policy(model: ModelConfig, seed: int = 0, *, empty: bool = False) -> LoadedModel:
     """Load the policy onto the CPU (with `model.quantize` onto the GPU), ready to train.
 
     Weights are float32 whatever `model.precision` says; bf16 is the trainer's autocast over them. Dropout is off in
@@ -110,22 +117,39 @@ def load_policy(model: ModelConfig, seed: int = 0) -> LoadedModel:
     Args:
         model: what to load and how.
         seed: of the adapters' initial weights; the global random state is left alone.
+        empty: leave parameters on the meta device, for `empty_model.fill_model` to fill when they are split.
 
     Raises:
         UserError: like `load_processor`, or the weights are missing, broken, not finite or of another shape.
         ConfigError: like `load_processor`, or adapters do not fit the model as it is frozen.
     """
     parts = load_processor(model)
-    policy = _load_weights(parts, model)
+    policy, stored = _load_weights(parts, model, empty)
     _check_ends(policy, parts.path)
     _check_rotary(policy, parts.path)
     _switch_off_dropout(policy)
     family = parts.family
-    policy = _adapt(policy, family, model, seed)
+    found = None if model.adapter is None else read_adapter(model.adapter, policy)
+    policy = _adapt(policy, family, model, found, seed)
     if model.checkpointing != "auto":  # which is chosen before anything is loaded to be trained
         tower = not model.freeze.vision_tower
         checkpoint_blocks(policy, family, model.checkpointing, model.checkpointing_layers, tower=tower)
-    return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train())
+    unfilled = Unfilled(stored, seed, found) if empty else None
+    return LoadedModel(parts.path, parts.config, family, parts.processor, policy.train(), unfilled)
+
+
+def fill_policy(loaded: LoadedModel) -> list[str]:
+    """Give a model its values that was loaded empty, split over processes or not; see `empty_model.fill_model`.
+
+    Returns:
+        The weights that are not finite in this process's part.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    assert loaded.unfilled is not None
+    with _reading(loaded.path, ": the weights cannot be loaded"):
+        return fill_model(loaded.model, loaded.unfilled)
 
 
 def put_trained(loaded: LoadedModel, checkpoint: Path) -> None:
@@ -235,21 +259,26 @@ def _try_image(processor: Any, path: str) -> None:
             )
 
 
-def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
+def _load_weights(parts: LoadedProcessor, model: ModelConfig, empty: bool) -> tuple[Any, dict[str, StoredWeight]]:
+    """The model, and if it is `empty` where its weights lie."""
     if Path(parts.path).is_dir():
         check_weights(parts.path, Path(parts.path), parts.config.to_dict())
     if "sliding_attention" in (getattr(parts.config.get_text_config(), "layer_types", None) or ()):
         raise UserError(f"model.path {parts.path} uses sliding-window attention: set use_sliding_window to false in it")
+    stored: dict[str, StoredWeight] = {}
     with _reading(parts.path, ": the weights cannot be loaded"):
-        policy, report = parts.family.model_class.from_pretrained(
-            parts.path,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            use_safetensors=True,  # never a pickle
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            **quantised_loading(parts.config, parts.family, model),
-        )
+        if empty:
+            policy, report, stored = make_skeleton(parts.family.model_class, parts.config, parts.path)
+        else:
+            policy, report = parts.family.model_class.from_pretrained(
+                parts.path,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                use_safetensors=True,  # never a pickle
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **quantised_loading(parts.config, parts.family, model),
+            )
     # transformers goes on with random weights in the place of these.
     reshaped = [name for name, *_ in report["mismatched_keys"]]
     unusable = sorted([*report["missing_keys"], *reshaped])
@@ -258,18 +287,24 @@ def _load_weights(parts: LoadedProcessor, model: ModelConfig) -> Any:
             f"model.path {parts.path}: {len(unusable)} weights are missing or of another shape than its config.json "
             f"says, e.g. {unusable[0]}: fetch the folder again"
         )
-    if broken := nonfinite(policy.named_parameters()):
-        raise UserError(
-            f"model.path {parts.path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: fetch the folder "
-            "again, or name an earlier checkpoint"
-        )
+    if not empty:
+        refuse_nonfinite(parts.path, nonfinite(policy.named_parameters()))
     # It leaves these out, so what would be trained is not what the checkpoint holds.
     if surplus := unexpected(report["unexpected_keys"]):
         raise UserError(
             f"model.path {parts.path}: {len(surplus)} of its weights have no place in a {type(policy).__name__}, e.g. "
             f"{surplus[0]}: merge or remove them"
         )
-    return policy
+    return policy, stored
+
+
+def refuse_nonfinite(path: str, broken: Sequence[str]) -> None:
+    """Raise UserError if any weight of the model at `path` is not finite; `broken` names those."""
+    if broken:
+        raise UserError(
+            f"model.path {path}: {len(broken)} weights hold NaN or infinity, e.g. {broken[0]}: fetch the folder "
+            "again, or name an earlier checkpoint"
+        )
 
 
 def _check_rotary(policy: nn.Module, path: str) -> None:
@@ -300,10 +335,9 @@ def _switch_off_dropout(policy: nn.Module) -> None:
             setattr(module, rate, 0.0)
 
 
-def _adapt(policy: nn.Module, family: Family, model: ModelConfig, seed: int) -> nn.Module:
-    """Merge, continue or add adapters, or set free what is trained itself."""
-    if model.adapter is not None:
-        found = read_adapter(model.adapter, policy)
+def _adapt(policy: nn.Module, family: Family, model: ModelConfig, found: AdapterFolder | None, seed: int) -> nn.Module:
+    """Merge or continue the adapter that was `found`, add new ones, or set free what is trained itself."""
+    if found is not None:
         if model.continues_adapter:
             return continue_adapter(policy, family, model.freeze, found)
         policy = merge_adapter(policy, found)

@@ -69,7 +69,8 @@ class Qwen2VL(Family):
         """See `Family.dummy_vision_forward`."""
         options, like = self.vision_tower(model).config, next(self.vision_tower(model).parameters())
         merge = options.spatial_merge_size
-        pixels = like.new_zeros(merge**2, options.in_channels * options.temporal_patch_size * options.patch_size**2)
+        values = options.in_channels * options.temporal_patch_size * options.patch_size**2
+        pixels = torch.zeros(merge**2, values, dtype=like.dtype, device=like.device)  # `like` itself may be sharded
         grid = torch.tensor([[1, merge, merge]], device=like.device)
         features = self.encode_images(model, PatchGridPixels(pixels, grid))
         return torch.stack([part.sum() for part in (features.merged, *features.deepstack)]).sum()

@@ -72,7 +72,7 @@ def current_weight(modules: Mapping[str, Any], name: str, tensor: Tensor) -> Ten
     """
     owner, _, kind = name.rpartition(".")
     if kind == "weight" and owner.endswith(".base_layer"):
-        return merged_weight(modules[owner.removesuffix(".base_layer")])
+        tensor = merged_weight(modules[owner.removesuffix(".base_layer")])
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
     return _unquantised(modules[owner]) if kind == "weight" and _is_quantised(modules[owner]) else tensor.detach()

@@ -17,7 +17,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from mmhicra.config import FreezeConfig, LoraConfig, ModelConfig
 from mmhicra.core.errors import ConfigError, UserError
 from mmhicra.vlm.family import FAMILIES
-from mmhicra.vlm.loading import load_policy, load_processor
+from mmhicra.vlm.loading import fill_policy, load_policy, load_processor, refuse_nonfinite
 from tools.tiny_vlm.factory import make_tiny
 
 pytestmark = pytest.mark.slow
@@ -187,6 +187,35 @@ def test_broken_folders_are_refused_in_a_line(damage, says, tiny_model_folder, t
     with pytest.raises(UserError, match=rf"^model.path {re.escape(str(folder))}.*{says}") as refusal:
         load_policy(ModelConfig(path=str(folder)))
     assert "\n" not in str(refusal.value)
+    with pytest.raises(UserError) as part_by_part:
+        load_policy(ModelConfig(path=str(folder)), empty=True)
+    assert str(part_by_part.value) == str(refusal.value)
+
+
+def load_in_parts(config):
+    model = load_policy(config, empty=True)
+    model.model.to_empty(device="cpu")
+    refuse_nonfinite(model.path, fill_policy(model))
+
+
+def spoil_two(weights):
+    for name in ("model.norm.weight", "lm_head.weight"):
+        weights[name].view(-1)[5] = torch.inf
+
+
+@pytest.mark.parametrize(
+    "change",
+    [spoil_two, lambda weights: weights.update(extra=torch.ones(2)), lambda weights: weights.pop("lm_head.weight")],
+    ids=["not finite", "surplus", "missing"],
+)
+def test_weights_are_refused_alike_whole_and_part_by_part(change, tiny_model_folder, tmp_path):
+    folder = shutil.copytree(tiny_model_folder("qwen2_5_vl"), tmp_path / "broken")
+    edit_weights(change)(folder)
+    with pytest.raises(UserError) as refusal:
+        load_policy(ModelConfig(path=str(folder)))
+    with pytest.raises(UserError) as part_by_part:
+        load_in_parts(ModelConfig(path=str(folder)))
+    assert str(part_by_part.value) == str(refusal.value)
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./here/model", "a/b/c", "some folder"])

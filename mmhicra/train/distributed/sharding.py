@@ -36,8 +36,10 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 def shard(policy: Policy, precision: str, mesh: DeviceMesh, reshard: str = "auto") -> None:
     """Split `policy` over the ranks in place, block by block; a block's parameters are whole only while it runs.
 
+    The vision tower is split by itself, so that it can be gathered without the language model.
+
     Args:
-        policy: on its device.
+        policy: on the CPU or its device; parameters on the meta device get memory, but no values.
         precision: `model.precision`.
         mesh: from `make_mesh`.
         reshard: `parallel.reshard`; a policy that is never trained should have `always`.
@@ -47,10 +49,34 @@ def shard(policy: Policy, precision: str, mesh: DeviceMesh, reshard: str = "auto
     mixed = bf16 if precision == "bf16" else MixedPrecisionPolicy()
     for block in [module for module in policy.modules() if type(module).__name__ in names]:
         _shard(block, mesh, mixed, reshard != "never")
+    _shard(policy.family.vision_tower(policy.model), mesh, mixed, reshard != "never")
     # What lies outside of the blocks is needed at the end of the forward pass and at once again.
     _shard(policy, mesh, mixed, reshard == "always")
+    _allocate(policy)
     # Whoever runs first would become the root: before the first update that is a block, in the engine.
     policy._get_fsdp_state()._lazy_init()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    # A whole parameter keeps the `requires_grad` that it is first made with, and peft takes that of adapters away
+    # while it computes without them.
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def _allocate(policy: nn.Module) -> None:
+    """Give every rank memory for its rows of the parameters that are on the meta device; tied ones stay tied."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in policy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((module, name))
+    if not any(parameter.is_meta for parameter in owners):
+        return
+    device = policy.get_buffer("banned").device  # where FSDP has moved all that has values
+    policy._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    for (first, own), *others in owners.values():
+        for module, name in others:
+            module.register_parameter(name, getattr(first, own))
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, mixed: MixedPrecisionPolicy, reshard: bool) -> None:
@@ -65,12 +91,12 @@ _WHOLE: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
-def gathered(policy: nn.Module) -> Iterator[None]:
-    """Keep every parameter whole on every rank in a `with` block: ranks may then run the model out of step.
+def gathered(part: nn.Module) -> Iterator[None]:
+    """Keep every parameter of a policy or of its vision tower whole on every rank in a `with` block.
 
-    Blocks may be nested; the outermost gathers, and gives back.
+    Ranks may then run it out of step. Blocks may be nested; the outermost gathers, and gives back.
     """
-    shards = [module for module in policy.modules() if isinstance(module, FSDPModule) and module not in _WHOLE]
+    shards = [module for module in part.modules() if isinstance(module, FSDPModule) and module not in _WHOLE]
     _WHOLE.update(shards)
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
@@ -87,7 +113,7 @@ def gathered(policy: nn.Module) -> Iterator[None]:
 
 def give_back(policy: nn.Module) -> None:
     """Free what forward passes without a backward pass left whole: an optimizer step would not reach it."""
-    for module in policy.modules():
+    for module in policy.modules() if isinstance(policy, FSDPModule) else ():
         if isinstance(module, FSDPModule) and module not in _WHOLE:
             module.reshard()
             _forget_forwards(module)
@@ -103,6 +129,15 @@ def _forget_forwards(module: FSDPModule) -> None:
     state._comm_ctx.post_forward_order.clear()
     if state._fsdp_param_group is not None:
         state._fsdp_param_group._post_forward_indices.clear()
+
+
+@torch.no_grad()
+def copy_values(source: nn.Module, target: nn.Module) -> None:
+    """Give `target` the parameters of `source`, which is sharded alike; each rank copies its own rows."""
+    for theirs, own in zip(source.parameters(), target.parameters(), strict=True):
+        assert isinstance(theirs, DTensor)
+        assert isinstance(own, DTensor)
+        own.detach().to_local().copy_(theirs.detach().to_local())
 
 
 @dataclass(frozen=True)

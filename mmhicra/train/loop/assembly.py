@@ -34,11 +34,12 @@ from mmhicra.train.collector import Collector
 from mmhicra.train.credit import CreditAssigner, credit_options
 from mmhicra.train.distributed.balance import Work
 from mmhicra.train.distributed.group_sharing import GroupSharing
-from mmhicra.train.distributed.mesh import make_mesh, refuse_layout
+from mmhicra.train.distributed.mesh import refuse_layout
+from mmhicra.train.distributed.placing import split_policy
 from mmhicra.train.distributed.processes import sharded
 from mmhicra.train.distributed.ranks import Ranks
 from mmhicra.train.distributed.sequence import SequenceGroup
-from mmhicra.train.distributed.sharding import GatheringEngine, shard
+from mmhicra.train.distributed.sharding import GatheringEngine
 from mmhicra.train.guard import AlignmentGuard
 from mmhicra.train.loop.benchmarks import Benchmarks, load_benchmarks
 from mmhicra.train.loop.callbacks import Callbacks
@@ -194,10 +195,11 @@ def make_trainer(
 ) -> Trainer:
     """The trainer around a loaded model; says which engine and attention it has."""
     sampling = sampling_of(config.rollout, model, n=config.rollout.n, temperature=config.rollout.temperature)
-    vision, work = make_vision(config, model), Work.of(model.model, model.family)  # while the model is whole
+    work = Work.of(model.model, model.family)  # while its layers have their whole shapes
     masters = hold_weights(config, model, accelerator)
     sequence = SequenceGroup.of(config.parallel.sequence, accelerator.process_index, accelerator.num_processes)
     policy, reference = make_policy(config, model, sampling, accelerator, sequence)
+    vision = make_vision(config, model)
     engine = make_engine(config, model, policy, accelerator, stack)
     terminal.say(f"engine: {engine.name}")
     terminal.say(f"attention: {policy.attention}")
@@ -300,17 +302,19 @@ def make_policy(
         logprob_kernel=choose_kernel(config.train.logprob_kernel, accelerator.device, bool(config.train.loss.siren)),
         plain=config.train.rows == "plain",
         sequence=sequence,
-    ).to(accelerator.device)
+    )
+    if not sharded(config, accelerator):
+        policy.to(accelerator.device)
     use_kernels(model.model, model.family, config.model, accelerator.device)
-    keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
-    reference = Reference(policy, keeps) if config.train.loss.kl_coefficient > 0 else None
+    scores, adapted = config.train.loss.kl_coefficient > 0, config.model.has_adapters
+    reference = Reference(policy) if scores and not adapted else None
     if config.model.compile:
         compile_layers(model.model, model.family)
     if sharded(config, accelerator):
-        mesh = make_mesh(config, accelerator)
-        shard(policy, config.model.precision, mesh, config.parallel.reshard)
-        if reference:
-            shard(reference.policy, config.model.precision, mesh, "always")
+        split_policy(config, model, policy, reference.policy if reference else None, Ranks(accelerator))
+    if scores and adapted:  # it has to keep adapters as they are when they have values
+        keeps = config.model.continues_adapter and config.train.loss.kl_reference == "start"
+        reference = Reference(policy, keeps)
     return policy, reference
 
 

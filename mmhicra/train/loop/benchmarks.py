@@ -26,7 +26,6 @@ from mmhicra.evaluate.scoring.records import Response
 from mmhicra.evaluate.scoring.score import Scores
 from mmhicra.evaluate.store import write_responses
 from mmhicra.rewards.workers import Verifier
-from mmhicra.train.distributed.sharding import gathered
 from mmhicra.train.loop.terminal import Terminal
 from mmhicra.train.trainer import Trainer
 from mmhicra.vlm.loading import LoadedProcessor
@@ -76,7 +75,7 @@ class Benchmarks:
         with (
             terminal.watch(f"{questions.name} {when}", len(mine) * n) as bar,
             trainer.ranks.refusing_together(),  # ranks may have different numbers of questions
-            gathered(trainer.policy),
+            trainer.collector.holding(),
         ):
             problems = [questions.problems[place] for place in mine]
             for groups in self.runner.answer(problems, lambda done: terminal.advance(bar, done)):

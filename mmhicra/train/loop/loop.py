@@ -14,7 +14,6 @@ from mmhicra.core.run_folder import RunFolder
 from mmhicra.data.curriculum import LeftOut
 from mmhicra.hicra.own_method import MethodError
 from mmhicra.rewards.custom import CustomFailure
-from mmhicra.train.distributed.sharding import gathered
 from mmhicra.train.loop.assembly import Assembly
 from mmhicra.train.loop.best import better, value_of
 from mmhicra.train.loop.callbacks import CallbackError
@@ -259,7 +258,7 @@ class Run:
         with (
             self.terminal.watch(f"evaluating {when}", len(mine) * options.n) as bar,
             trainer.ranks.refusing_together(),
-            gathered(trainer.policy),
+            trainer.collector.holding(),
         ):
             outcomes = evaluate(
                 trainer.collector.engine,

@@ -5,6 +5,7 @@ One `forward` is all that data-parallel wrappers need to see; the engine uses `m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -99,9 +100,11 @@ class Policy(nn.Module):
         embedded = self.family.embed(
             self.model, batch.ids.unsqueeze(0), batch.images, batch.image_positions.unsqueeze(0)
         )
-        hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions.unsqueeze(1), None, **options)
         if self.always_runs_vision and batch.images is None:
-            hidden = hidden + 0.0 * self.family.dummy_vision_forward(self.model)
+            # Ahead of the decoder, where other ranks encode their images: sharded ones gather blocks in one order.
+            blank = 0.0 * self.family.dummy_vision_forward(self.model)
+            embedded = replace(embedded, inputs_embeds=embedded.inputs_embeds + blank)
+        hidden, _ = self.family.hidden_states(self.model, embedded, batch.positions.unsqueeze(1), None, **options)
         return token_stats(
             hidden[0].index_select(0, batch.predictors),
             self.family.lm_head(self.model).weight,

@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 
+from mmhicra.train.distributed.sharding import give_back
 from mmhicra.train.update.packing import MicroBatch
 from mmhicra.train.update.policy import Policy
 
@@ -37,7 +39,9 @@ class Reference:
         """(T,) log-probs of the response tokens."""
         plain: AbstractContextManager[object] = self.adapters.disable_adapter() if self.adapters else nullcontext()
         with self._as_kept() if self.kept else plain:
-            return self.policy(batch).logprobs
+            logprobs = self.policy(batch).logprobs
+            give_back(self.policy)  # a sharded module has other parameters while it is whole, and peft marks those
+            return logprobs
 
     @contextmanager
     def _as_kept(self) -> Iterator[None]:
@@ -50,4 +54,10 @@ class Reference:
 
     def _change_places(self) -> None:
         for parameter, kept in self.kept:
-            parameter.data, kept.data = kept.data, parameter.data
+            if isinstance(parameter, DTensor):  # what is gathered is its storage, not what it points to
+                own, other = parameter.detach().to_local(), kept.to_local()
+                before = own.clone()
+                own.copy_(other)
+                other.copy_(before)
+            else:
+                parameter.data, kept.data = kept.data, parameter.data
