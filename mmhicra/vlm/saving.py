@@ -45,13 +45,17 @@ class ModelShards:
     files: dict[str, dict[str, Stored]]
     index: dict[str, Any] | None
 
-    def write(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """Write this rank's files; returns what a manifest says of them.
+    def write(self, folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, dict[str, Any]]:
+        """Write this rank's files, and say which; returns what a manifest says of them.
 
         Raises:
             OSError: one cannot be written.
         """
-        return {name: write_tensors(folder / name, tensors, {"format": "pt"}) for name, tensors in self.files.items()}
+        written = {}
+        for number, (name, tensors) in enumerate(self.files.items(), start=1):
+            say(f"{number} of {len(self.files)}: {name}, {len(tensors)} tensors")
+            written[name] = write_tensors(folder / name, tensors, {"format": "pt"})
+        return written
 
     def write_index(self, folder: Path) -> None:
         """Write the index, if there is one."""
@@ -186,9 +190,14 @@ def _converted(base: Any, kept: Mapping[str, tuple[str, Tensor]], half: bool, ra
         name: Stored.of(t, torch.bfloat16 if half and t.is_floating_point() else t.dtype)
         for name, t in revert_weight_conversion(base, whole).items()
     }
-    planned = plan_files((name, one.bytes) for name, one in written.items())
-    files = {file: {name: written[name] for name in names} for file, names in planned.items()}
-    return ModelShards(files, _index(planned, sum(one.bytes for one in written.values())))
+    return shards_in(written)
+
+
+def shards_in(tensors: Mapping[str, Stored]) -> ModelShards:
+    """The files of a model folder that one process writes; `tensors` by their names on disk."""
+    planned = plan_files((name, one.bytes) for name, one in tensors.items())
+    files = {file: {name: tensors[name] for name in names} for file, names in planned.items()}
+    return ModelShards(files, _index(planned, sum(one.bytes for one in tensors.values())))
 
 
 def plan_files(sizes: Iterable[tuple[str, int]]) -> dict[str, list[str]]:

@@ -40,6 +40,15 @@ def stored_weights(checkpoint: Path) -> dict[str, Whole]:
     return found
 
 
+def refuse_other_weights(checkpoint: Path, trained: Mapping[str, Tensor]) -> None:
+    """Raise RunFolderError if a checkpoint has other weights than `trained`, by name and shape, or cannot be read."""
+    own = {name: tuple(tensor.shape) for name, tensor in trained.items()}
+    stored = {name: one.shape for name, one in stored_weights(checkpoint).items()}
+    if odd := [name for name in sorted(own.keys() | stored.keys()) if own.get(name) != stored.get(name)]:
+        name = odd[0].removeprefix(INSIDE_POLICY)
+        raise RunFolderError(f"{checkpoint} was trained with other parameters (first difference: {name}): same config?")
+
+
 def load_trained(checkpoint: Path, trained: Mapping[str, Tensor]) -> None:
     """Fill `trained`, the weights of a model by their names in the policy, in place with those of a checkpoint.
 
@@ -48,11 +57,7 @@ def load_trained(checkpoint: Path, trained: Mapping[str, Tensor]) -> None:
     Raises:
         RunFolderError: the checkpoint has other weights, or cannot be read.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in trained.items()}
-    stored = {name: one.shape for name, one in stored_weights(checkpoint).items()}
-    if odd := [name for name in sorted(own.keys() | stored.keys()) if own.get(name) != stored.get(name)]:
-        name = odd[0].removeprefix(INSIDE_POLICY)
-        raise RunFolderError(f"{checkpoint} was trained with other parameters (first difference: {name}): same config?")
+    refuse_other_weights(checkpoint, trained)
     try:
         if (checkpoint / OLD_TRAINED_WEIGHTS).is_file():
             for name, tensor in load_file(checkpoint / OLD_TRAINED_WEIGHTS).items():

@@ -3,12 +3,17 @@
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from short_runs import metrics, run, state_files
+from transformers import AutoModelForImageTextToText
 
 from mmhicra.cli import main
 from mmhicra.config import ModelConfig
 from mmhicra.core.errors import UserError
+from mmhicra.core.tensor_parts import whole_tensors
 from mmhicra.evaluate.model import model_facts
+from mmhicra.vlm import exporting, saving
 from mmhicra.vlm.loading import load_policy
 
 pytestmark = pytest.mark.slow
@@ -61,6 +66,67 @@ def test_merging_gives_what_a_whole_checkpoint_has(runs, tmp_path, capsys):
     assert merge(alone, tmp_path / "of_adapter", "--base", "tiny_vlm") == 0
     weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "of_adapter", tmp_path / "model")]
     assert weights[0] == weights[1]
+
+
+def export(source, *options):
+    return main(["export", str(source), *map(str, options)])
+
+
+def test_exporting_gives_what_a_whole_checkpoint_has_without_the_model_in_memory(runs, tmp_path, capsys, monkeypatch):
+    step = runs / "whole" / "checkpoints" / "step_000002"
+    monkeypatch.setattr(saving, "SHARD_BYTES", 2 * 10**6)
+    monkeypatch.setattr(exporting, "load_policy", None)
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(runs / "kept", tmp_path / "kept")
+    assert export(copy) == 0
+    out = tmp_path / "kept-step_000002"
+    said = capsys.readouterr()
+    assert said.out == f"{out}: {copy / 'checkpoints' / 'step_000002'}\n"
+    files = sorted(out.glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert [line.split()[3].rstrip(",") for line in said.err.splitlines()] == [file.name for file in files]
+    written = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    whole = load_file(step / "model.safetensors")
+    assert written.keys() == whole.keys()
+    assert [name for name in whole if not torch.equal(written[name], whole[name])] == []
+    same = ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
+    assert [name for name in same if (out / name).read_bytes() != (step / name).read_bytes()] == []
+    models = [AutoModelForImageTextToText.from_pretrained(place, dtype="auto").state_dict() for place in (out, step)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[1])
+    assert export(copy, "--out", "apart", "--adapter", "apart") == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "apart").iterdir()} == {
+        path.name: path.read_bytes() for path in (step / "adapter").iterdir()
+    }
+    for options, line in (
+        ((copy,), f"--out {out} is already there"),
+        ((tmp_path / "none", "--out", "new"), "is neither a run nor a checkpoint of one"),
+        ((copy, "--out", "new", "--adapter", "apart", "--dtype", "bf16"), "--dtype is of a model folder"),
+    ):
+        assert export(*options) == 2
+        assert line in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_exporting_in_float32_gives_the_weights_that_were_trained(tmp_path):
+    """Held in bfloat16 they are the masters' rounding, in the checkpoint's own model folder, too."""
+    rounded = (
+        "model.weights=bf16",
+        "model.precision=bf16",
+        "train.steps=1",
+        "eval.problems=0",
+        "rollout.guard.every=0",
+    )
+    run(tmp_path / "run", *rounded, "train.optimizer.learning_rate=0.01", "data.count=16")
+    state = tmp_path / "run/checkpoints/step_000001/trainer_state"
+    exact = whole_tensors(state / "trainable")
+    masters = {name.removeprefix("master."): one for name, one in whole_tensors(state / "optimizer").items()}
+    exact |= {name: masters[name] for name in exact if name in masters}
+    assert export(tmp_path / "run", "--out", tmp_path / "model", "--dtype", "fp32") == 0
+    found = load_policy(ModelConfig(path=str(tmp_path / "model"))).model.state_dict()
+    assert [
+        name for name, one in exact.items() if not torch.equal(found[name.removeprefix("model.")], one.float())
+    ] == []
+    assert any(one.dtype == torch.bfloat16 for one in whole_tensors(state / "trainable").values())
 
 
 def test_what_cannot_be_merged_is_one_line(runs, tmp_path, capsys):
