@@ -10,6 +10,7 @@ from typing import Any
 
 from mmhicra.cli import MENDABLE
 from mmhicra.core.errors import UserError
+from mmhicra.core.logs import drop_import_warnings
 from mmhicra.core.resources import find_config
 
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmar
     Raises:
         UserError: what is asked for cannot be measured here.
     """
+    drop_import_warnings()
     options = make_parser(prog).parse_args(arguments)
     return options.run(options)
 
@@ -65,6 +67,10 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
 
 def add_parts(kinds: Any) -> None:
     """Add what measures a part of a step."""
+    stored = kinds.add_parser("stored", help="bytes of weights, gradients and optimizer state, by how they are stored")
+    stored.add_argument("--model", choices=("3b", "7b"), default="7b", help="a shape (default 7b)")
+    stored.add_argument("--gpus", type=int, default=1, metavar="N", help="the model is split over them (default 1)")
+    stored.set_defaults(run=run_stored)
     rollout = kinds.add_parser("rollout", help="the embedded engine beside transformers' generate")
     _add_shape(rollout, model="tiny", pairs=5)
     rollout.set_defaults(run=run_rollout)
@@ -173,6 +179,14 @@ def run_train(options: argparse.Namespace) -> int:
     with shown("bench train") as progress:
         result = train.run_train(settings, progress)
     return _show(options, result, train.print_train)
+
+
+def run_stored(options: argparse.Namespace) -> int:
+    """`stored`."""
+    from benchmarks.stored import show
+
+    show(options.model, options.gpus, options.json)
+    return 0
 
 
 def run_rollout(options: argparse.Namespace) -> int:

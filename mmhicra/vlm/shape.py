@@ -13,6 +13,7 @@ from mmhicra.config import ModelConfig
 from mmhicra.vlm.adapter_folder import read_adapter
 from mmhicra.vlm.adapters import adapter_sizes, part_finder
 from mmhicra.vlm.family import Family
+from mmhicra.vlm.half_weights import rounded_parameters
 from mmhicra.vlm.vision_work import count_linear
 
 
@@ -42,6 +43,10 @@ class ModelShape:
         merger_saved: values that merging keeps, a patch.
         patch_values: values of a patch.
         merged: patches an image token is made of.
+        tied: whether the head is the table of embeddings.
+        rounded: weights that autocast rounds, those of the vision side included.
+        rounded_trained: those of them that are trained, adapters not counted.
+        trained_shapes: of the tensors that are trained, adapters not counted.
     """
 
     parameters: int
@@ -65,6 +70,10 @@ class ModelShape:
     merger_saved: int
     patch_values: int
     merged: int
+    tied: bool = False
+    rounded: int = 0
+    rounded_trained: int = 0
+    trained_shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def empty_model(config: PreTrainedConfig, family: Family) -> Any:
@@ -87,11 +96,14 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
     parameters = list(empty.parameters())
     if not options.has_adapters:
         family.freeze(empty, options.freeze)
-        trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
+        own = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [parameter.numel() for parameter in own]
         added, ranks = [], 0
     else:
         added, ranks = trained_sizes(empty, family, options)
-        trained = added
+        own, trained = [], added
+    rounded = list(rounded_parameters(empty))
+    own_ids = {id(parameter) for parameter in own}
     blocks = [sum(p.numel() for p in layer.parameters()) for layer in decoder.layers]
     mergers = family.merger(empty)
     inside_mergers = {id(module) for merger in mergers for module in merger.modules()}
@@ -123,6 +135,10 @@ def shape_of(empty: nn.Module, family: Family, options: ModelConfig) -> ModelSha
             m.in_features + m.out_features for merger in mergers for m in merger.modules() if isinstance(m, nn.Linear)
         )
         // merged,
+        tied=family.lm_head(empty).weight is decoder.embed_tokens.weight,
+        rounded=sum(parameter.numel() for parameter in rounded),
+        rounded_trained=sum(parameter.numel() for parameter in rounded if id(parameter) in own_ids),
+        trained_shapes=tuple(tuple(parameter.shape) for parameter in own),
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         merged=merged,
     )

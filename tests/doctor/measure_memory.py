@@ -1,25 +1,29 @@
 """Run in a process of its own: what updates of models really take, beside what the plan says.
 
 `python measure_memory.py FOLDER JSON`: the JSON is a list of cases, each a `shape` of `benchmarks.shapes`, whether
-there is an `image`, whether the micro-batch is `alone` in its optimizer step, and options of `ModelConfig`. Prints one
-line of JSON for each.
+there is an `image`, whether the micro-batch is `alone` in its optimizer step, an `optimizer` (`OptimizerConfig`), and
+options of `ModelConfig`. Prints one line of JSON for each.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from benchmarks.shapes import write_model
-from mmhicra.config import DataConfig, ModelConfig
+from mmhicra.config import DataConfig, ModelConfig, OptimizerConfig
 from mmhicra.core.memory import peak_above, resident
 from mmhicra.core.records import Completion, Group, Problem, ProblemImage
 from mmhicra.train.update.load import Load
 from mmhicra.train.update.memory_plan import plan_memory
+from mmhicra.train.update.optimizer import make_optimizer
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
+from mmhicra.train.update.stored_bytes import Storage
+from mmhicra.vlm.half_weights import round_weights
 from mmhicra.vlm.loading import load_policy
 from mmhicra.vlm.processing import PromptBuilder
 from mmhicra.vlm.shape import empty_model, shape_of
@@ -28,7 +32,7 @@ CHUNK, GROUP, RESPONSE = 256, 4, 150
 PICTURE = 560
 
 
-def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, **options) -> dict:
+def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, optimizer=None, **options) -> dict:
     if not folder.exists():
         write_model(shape, folder, torch.float32)
     config = ModelConfig(path=str(folder), **options)
@@ -38,7 +42,13 @@ def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, 
         parameter.data = parameter.data.clone()  # what was loaded is a mapped file
     weights = resident() - before
     group = make_group(loaded, image)
-    load = load_of(config, group, alone)
+    stored = OptimizerConfig(learning_rate=1e-9, **(optimizer or {}))
+    load = replace(
+        load_of(config, group, alone),
+        storage=Storage(half_weights=config.weights == "bf16", eight_bits=stored.kind == "adamw_8bit"),
+        offload=stored.offload,
+    )
+    masters = round_weights(loaded.model, trained=config.lora is None) if config.weights == "bf16" else {}
     plan = plan_memory(shape_of(empty_model(loaded.config, loaded.family), loaded.family, config), load)
     policy = Policy(
         loaded.model,
@@ -57,12 +67,12 @@ def measure(folder: Path, shape: str, image: bool = False, alone: bool = False, 
         policy.zero_grad(set_to_none=True)
     peak = peak_above(update)  # gradients of earlier micro-batches are there already
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-9)
-    optimizer.step()
+    of_weights = make_optimizer(policy, stored, masters)
+    of_weights.step()
     exact = {
         "weights": sum(parameter.nbytes for parameter in policy.parameters()),
         "gradients": sum(parameter.grad.nbytes for parameter in trained if parameter.grad is not None),
-        "optimizer": sum(value.nbytes for state in optimizer.state.values() for value in state.values()),
+        "optimizer": sum(value.nbytes for state in of_weights.state.values() for value in state.values()),
     }
     return {
         "exact": exact,

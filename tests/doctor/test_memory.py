@@ -26,6 +26,7 @@ from mmhicra.train.update.memory_plan import (
     plan_memory,
     slots,
 )
+from mmhicra.train.update.stored_bytes import Storage
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy, load_processor
 from mmhicra.vlm.shape import ModelShape, empty_model, shape_of
@@ -42,6 +43,12 @@ CASES = {
     "bfloat16": {"shape": "tiny", "precision": "bf16"},
     "LoRA": {"shape": "tiny", "lora": {"rank": 16, "alpha": 16}},
     "vision trained": {"shape": "tiny", "image": True, "freeze": {"vision_tower": False, "merger": False}},
+    "weights in bfloat16": {"shape": "tiny", "precision": "bf16", "weights": "bf16"},
+    "LoRA over bfloat16": {"shape": "tiny", "precision": "bf16", "weights": "bf16", "lora": {"rank": 16, "alpha": 16}},
+    "moments in 8 bits": {
+        **{"shape": "tiny", "precision": "bf16", "weights": "bf16"},
+        "optimizer": {"kind": "adamw_8bit", "offload": True},
+    },
     "40 M, bfloat16 and checkpointing": {"shape": "40m", "precision": "bf16", "checkpointing": "full"},
     "40 M, alone": {"shape": "40m", "checkpointing": "full", "alone": True},
 }
@@ -235,3 +242,18 @@ def test_shards_divide_what_is_trained_and_copies_add_buckets():
     assert sharded.held["weights"] == alone.held["weights"] // 8
     assert sharded.held["optimizer"] == alone.held["optimizer"] // 8
     assert sharded.phases["rollout"]["whole weights"] == 2 * SHAPE.parameters  # the embedded engine gathers them
+
+
+def test_a_gpu_holds_less_by_what_is_stored_elsewhere_or_shorter():
+    """A shape of which 700 M of 800 M trained values are rounded, and all frozen ones."""
+    shape = replace(SHAPE, rounded=9 * 10**8, rounded_trained=7 * 10**8, trained_shapes=((10_000, 512),) * 100)
+    plain = plan_memory(shape, LOAD).held
+    half = plan_memory(shape, replace(LOAD, storage=Storage(half_weights=True))).held
+    assert plain["weights"] - half["weights"] == 2 * 9 * 10**8
+    assert half["optimizer"] - plain["optimizer"] == 4 * 7 * 10**8
+    split = replace(LOAD, shard=True, processes=2, storage=Storage(half_weights=True, split=True))
+    assert plain["weights"] - 2 * plan_memory(shape, split).held["weights"] == 2 * 2 * 10**8
+    short = plan_memory(shape, replace(LOAD, storage=Storage(eight_bits=True))).held
+    assert plain["optimizer"] - short["optimizer"] == 100 * 10_000 * 512 * 2 * 3 - 100 * 10_000 * 2 * 2 * 4
+    assert "optimizer" not in plan_memory(shape, replace(LOAD, offload=True)).held
+    assert plan_memory(shape, replace(LOAD, offload=True, cuda=False)).held["optimizer"] == plain["optimizer"]

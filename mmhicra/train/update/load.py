@@ -7,9 +7,12 @@ from typing import Protocol
 
 from mmhicra.config import RunConfig
 from mmhicra.core.memory import GIB
+from mmhicra.train.update.stored_bytes import Storage
 from mmhicra.vlm.activation_checkpointing import Checkpointing
 from mmhicra.vlm.shape import ModelShape
 
+PLAIN = Storage()
+"""As without any option: everything in float32, on each device whole."""
 SPARE_TOKENS = 256
 """Tokens of one more block, which vLLM's CPU build is given for every sequence (`rollout.vllm.loading`)."""
 
@@ -24,6 +27,8 @@ class Load:
         dense: the attention that holds an (L, L) mask.
         adapters: LoRA: the weights under the adapters are frozen.
         checkpointed: how many decoder layers are checkpointed, from the first; None is all.
+        storage: how weights and optimizer state are stored.
+        offload: what the optimizer keeps is in the memory of the CPU.
         sequence: devices that compute a row together; each holds its part of the tokens, and all of the images.
         quantized: the decoder's linear layers are kept in 4 bits.
         vision_frozen: the vision side is frozen.
@@ -77,6 +82,8 @@ class Load:
     checkpointed: int | None = None
     logits_kept: bool = False
     sequence: int = 1
+    storage: Storage = PLAIN
+    offload: bool = False
 
     @property
     def evaluating(self) -> Load:
@@ -182,6 +189,12 @@ def load_of(config: RunConfig, shape: ModelShape, data: DataSizes, device: Devic
         checkpointing="none" if config.model.checkpointing == "auto" else config.model.checkpointing,
         checkpointed=config.model.checkpointing_layers,
         sequence=config.parallel.sequence,
+        storage=Storage(
+            half_weights=config.model.weights == "bf16",
+            eight_bits=train.optimizer.kind == "adamw_8bit",
+            split=config.model.shard and processes > 1,
+        ),
+        offload=train.optimizer.offload,
         dense=config.model.attention == "dense",
         adapters=config.model.has_adapters,
         quantized=config.model.quantize is not None,

@@ -14,6 +14,7 @@ from typing import Literal
 from mmhicra.rollout.hf.cache import BLOCK
 from mmhicra.train.update.load import Load
 from mmhicra.train.update.logprob import KEPT_BYTES
+from mmhicra.train.update.stored_bytes import masters, optimizer_bytes, reference_bytes, weight_bytes
 from mmhicra.vlm.activation_checkpointing import KINDS
 from mmhicra.vlm.features import PATCHES_AT_A_TIME
 from mmhicra.vlm.shape import ModelShape
@@ -56,10 +57,9 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
     ranks = load.processes if load.shard else 1
     copied = load.processes > 1 and not load.shard
     held = {
-        "weights": (FLOAT * shape.parameters - saved_by_quantizing(shape, load)) // ranks,
-        # AdamW: two moments of every trained value, and a step counter for every tensor.
-        "optimizer": (2 * FLOAT * shape.trained + FLOAT * shape.tensors) // ranks,
-        "reference": 0 if not load.reference or load.adapters else FLOAT * shape.parameters // ranks,
+        "weights": (weight_bytes(shape, load.storage) - saved_by_quantizing(shape, load)) // ranks,
+        "optimizer": 0 if load.offload and load.cuda else optimizer_bytes(shape, load.storage) // ranks,
+        "reference": 0 if not load.reference or load.adapters else reference_bytes(shape, load.storage) // ranks,
         "buckets of data parallelism": FLOAT * shape.trained if copied else 0,
         "engine": 0 if load.embedded or load.engine_rests else load.engine,
     }
@@ -68,13 +68,19 @@ def plan_memory(shape: ModelShape, load: Load) -> Plan:
         "update": update(shape, load, gradients),
         "optimizer step": {
             "gradients": gradients,
-            "room of the step": FLOAT * shape.trained // ranks if load.cuda else 0,
+            "room of the step": room_of_the_step(shape, load) // ranks if load.cuda else 0,
         },
         "rollout": rolling_out(shape, load),
     }
     if load.evaluation_group:
         phases["evaluation"] = rolling_out(shape, load.evaluating)
     return Plan(_above_zero(held), {phase: _above_zero(parts) for phase, parts in phases.items()})
+
+
+def room_of_the_step(shape: ModelShape, load: Load) -> int:
+    """torch's AdamW updates all tensors at once, which takes a float32 value of each; `StoredAdamW` one at a time."""
+    stored = bool(masters(shape, load.storage)) or load.storage.eight_bits or load.offload
+    return FLOAT * (shape.vocabulary * shape.hidden if stored else shape.trained)
 
 
 def saved_by_quantizing(shape: ModelShape, load: Load) -> int:
@@ -88,7 +94,12 @@ def decoder_linear(shape: ModelShape) -> int:
 
 
 def cast_linear(shape: ModelShape, load: Load) -> int:
-    """Weights that autocast copies to bfloat16; of 4-bit layers one at a time is dequantised."""
+    """Weights that autocast copies to bfloat16; of 4-bit layers one at a time is dequantised.
+
+    Of weights held in bfloat16 that is the head alone, if it is tied to the embeddings.
+    """
+    if load.storage.half_weights:
+        return shape.vocabulary * shape.hidden if shape.tied else 0
     return shape.linear - decoder_linear(shape) + shape.block if load.quantized else shape.linear
 
 
@@ -227,7 +238,7 @@ def copies(shape: ModelShape, load: Load, *, back: bool) -> int:
         return 2 * width * max(shape.block, shape.vocabulary * shape.hidden)
     if not load.half:
         return 0
-    if not back:
+    if not back or load.storage.half_weights:
         return HALF * cast_linear(shape, load)
     count = checkpointed_layers(shape, load)
     kept = cast_linear(shape, load) - (shape.vocabulary * shape.hidden if count == shape.layers else 0)
