@@ -32,7 +32,7 @@ from mmhicra.vlm.family import unwrap
 from mmhicra.vlm.loading import LoadedModel, LoadedProcessor, load_policy, load_processor, put_trained, resolve_model
 from mmhicra.vlm.model_folder import weight_files
 from mmhicra.vlm.saving import ADAPTER_FOLDER, ModelShards, described, disk_names, shards_in, shards_of, stored_names
-from mmhicra.vlm.trained_weights import INSIDE_POLICY, TRAINED_WEIGHTS, refuse_other_weights
+from mmhicra.vlm.trained_weights import INSIDE_POLICY, OLD_TRAINED_WEIGHTS, TRAINED_WEIGHTS, refuse_other_weights
 from mmhicra.vlm.weights import current_weight, plain_name
 
 WAY_OUT = "free the disk or choose another --out"
@@ -155,12 +155,14 @@ def write_model(
 ) -> None:
     """Write the model folder of a checkpoint, adapters merged.
 
-    A run that began with an adapter, with 4-bit weights or with a model of the hub is loaded whole for that.
+    A run that began with an adapter, with 4-bit weights or with a model of the hub is loaded whole for that, and so is
+    one whose checkpoint is of an earlier version.
 
     Raises:
         UserError: the checkpoint or the model under it is not whole.
     """
-    if options.adapter is not None or options.quantize is not None or not Path(resolve_model(options.path)).is_dir():
+    elsewhere = (checkpoint / OLD_TRAINED_WEIGHTS).is_file() or not Path(resolve_model(options.path)).is_dir()
+    if elsewhere or options.adapter is not None or options.quantize is not None:
         loaded = load_policy(options)
         put_trained(loaded, checkpoint)
         if not half:

@@ -14,6 +14,8 @@ from short_runs import short_config
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmhicra.config import ModelConfig
+from mmhicra.core import tensor_parts
+from mmhicra.core.errors import RunFolderError
 from mmhicra.core.run_folder import RunFolder
 from mmhicra.train.distributed.mesh import make_mesh
 from mmhicra.train.distributed.ranks import Ranks
@@ -79,3 +81,30 @@ def go_on(accelerator, layout, place, reads, first, last, background=False):
     parts = [*staged.resume.weights.values(), *staged.resume.moments.values()]
     held = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in parts]
     return {"largest": max(len(one.flatten()) for one in held), "values": sum(one.numel() for one in held)}
+
+
+def fail(accelerator, place):
+    """What a rank hears if the second one's disk is full, then if the second one stays away; what lies there then."""
+    trainer, processor = make(accelerator, "copied")
+    train = trainer.config.train.model_copy(update={"rank_timeout": 4})
+    trainer.config = trainer.config.model_copy(update={"train": train})
+    run, heard = RunFolder(Path(place)), []
+    if accelerator.is_main_process:
+        run.make()
+    writer = CheckpointWriter(run, trainer, processor)
+    write = tensor_parts.write_tensors
+
+    def full(*about):
+        raise OSError(28, "No space left on device")
+
+    tensor_parts.write_tensors = write if accelerator.is_main_process else full
+    take_steps(trainer, 1, 1)
+    for both in (True, False):
+        staged = stage(trainer, STATE)
+        if both or accelerator.is_main_process:
+            writer.begin(staged, None)
+        try:
+            writer.finish()
+        except RunFolderError as refusal:
+            heard.append(str(refusal))
+    return [*heard, *sorted(path.name for path in run.checkpoints.iterdir())]

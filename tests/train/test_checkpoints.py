@@ -6,19 +6,23 @@ import pytest
 import torch
 from fake_trainer import FakeAccelerator
 from on_ranks import on_ranks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from train.rank_checkpoints import STATE, go_on, make, take_steps
 from transformers import AutoModelForImageTextToText
 
+from mmhicra.config import ModelConfig
 from mmhicra.core import tensor_parts
 from mmhicra.core.errors import RunFolderError
 from mmhicra.core.manifest import damage, refuse_damaged_model
 from mmhicra.core.run_folder import RunFolder, bytes_in
 from mmhicra.core.tensor_parts import load_parts, parts_in, save_parts, whole_tensors
+from mmhicra.train.distributed.sharding import whole_optimizer_state
 from mmhicra.train.loop import checkpoint_writer
+from mmhicra.train.loop.checkpoint import restore_old
 from mmhicra.train.loop.checkpoint_writer import CheckpointWriter
-from mmhicra.train.loop.staging import stage, stage_weights
+from mmhicra.train.loop.staging import stage, stage_weights, trained_of
 from mmhicra.vlm import saving
+from mmhicra.vlm.loading import load_policy, put_trained
 
 
 def stored(folder, step):
@@ -145,6 +149,39 @@ def test_what_goes_wrong_while_it_is_written_is_told_by_finish(writing, monkeypa
     writer.write(stage(trainer, STATE, copied=False), None)
     assert damage(folder.checkpoint(3), 3) is None
     assert not list(folder.checkpoints.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_and_one_that_stays_away_end_the_save_on_the_others(tmp_path):
+    main, other = on_ranks(2, "train.rank_checkpoints:fail", tmp_path / "ranks", place=str(tmp_path / "run"))
+    partial = RunFolder(tmp_path / "run").checkpoint(1).with_name("step_000001.partial")
+    assert main[0] == other[0] == f"cannot write {partial}: No space left on device; free or choose another run_folder"
+    assert "did not write its part within train.rank_timeout (4 s)" in main[1]
+    assert "\n" not in main[1]
+    assert main[2:] == other[1:] == [partial.name]
+
+
+def test_what_release_candidates_wrote_is_restored(tmp_path):
+    trainer, _ = make(FakeAccelerator(), "copied")
+    take_steps(trainer, 1, 2)
+    state = tmp_path / "trainer_state"
+    state.mkdir()
+    save_file({name: one.detach() for name, one in trained_of(trainer.policy).items()}, state / "trainable.safetensors")
+    torch.save(whole_optimizer_state(trainer.policy, trainer.optimizer), state / "optimizer.pt")
+    random = torch.get_rng_state()
+    torch.save({"cpu": random, "cuda": []}, state / "random.pt")
+    torch.manual_seed(random.sum().item())
+    fresh, _ = make(FakeAccelerator(), "copied")
+    restore_old(tmp_path, fresh.policy, fresh.optimizer)
+    assert torch.equal(torch.get_rng_state(), random)
+    for each in (trainer, fresh):
+        take_steps(each, 3, 3)
+    assert_equal(*(each.policy.state_dict() for each in (trainer, fresh)))
+    evaluated = load_policy(ModelConfig(path="tiny_vlm"))
+    put_trained(evaluated, tmp_path)
+    trained = load_file(state / "trainable.safetensors")
+    found = {f"model.{name}": one for name, one in evaluated.model.state_dict().items()}
+    assert_equal({name: found[name] for name in trained}, trained)
 
 
 def test_weights_alone_are_a_model_folder_and_no_checkpoint(writing):
