@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from on_ranks import on_ranks
 
+from mmhicra.config.loading import load_config
 from mmhicra.core.errors import ConfigError
+from mmhicra.train.update.load import Device, LargestData, load_of
 from mmhicra.train.update.rows import refuse_unfit_sequence
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.qwen3_vl import QWEN3_VL
@@ -35,7 +38,7 @@ def assert_equal(results):
             assert found["held"] == 1.0, (name, "an MLP has more of the row than its part", found)
 
 
-def heads(count, shared):
+def heads(count, shared) -> Any:
     return SimpleNamespace(
         get_text_config=lambda: SimpleNamespace(num_attention_heads=count, num_key_value_heads=shared)
     )
@@ -62,3 +65,19 @@ def test_key_value_heads_need_not_divide(size, processes):
 def test_a_family_whose_attention_is_its_own_is_refused():
     with pytest.raises(ConfigError, match="splits attention by heads, which models of the family alone cannot do"):
         refuse_unfit_sequence(2, 2, replace(QWEN3_VL, name="alone", shares_prompts=False), heads(28, 4))
+
+
+def test_the_memory_plan_has_a_part_of_a_row_and_all_of_its_images():
+    """A trained vision tower runs over every image of the row on each process; tokens are divided."""
+    sizes = ["data.max_prompt_tokens=100", "rollout.max_new_tokens=200", "train.tokens_per_micro_batch=1001"]
+    trained = "model.freeze={vision_tower: false, merger: false}"
+    shape: Any = SimpleNamespace(merged=4)
+
+    def load(*more):
+        config = load_config(None, [*sizes, *more])
+        return load_of(config, shape, LargestData(100, 50, 0), Device("cpu", "", 0, 0), 8)
+
+    assert (load().micro_batch, load().micro_tokens) == (1001, 1001)
+    assert (load("parallel.sequence=4").micro_batch, load("parallel.sequence=4").micro_tokens) == (1001, 251)
+    assert load(trained).micro_patches == load(trained, "parallel.sequence=4").micro_patches == 400
+    assert load(trained, "parallel.sequence=4").micro_tokens == -(-601 // 4)
