@@ -104,7 +104,8 @@ class TrainConfig(Section):
     epochs: Annotated[int, Field(gt=0, le=1000)] = 1
     """Passes over a rollout batch."""
     tokens_per_micro_batch: Positive = 16384
-    """Gradient accumulation: tokens in one forward pass, per rank; patches too, while the vision side is trained."""
+    """Gradient accumulation: tokens in one forward pass, per rank, or per `parallel.sequence` ranks that make it
+    together; patches too, while the vision side is trained."""
     rows: RowKind = "shared"
     """`shared`: the responses of a group stand behind their prompt in one row, which is computed once for all of them.
     `plain`: one response a row, behind its whole prompt: slower, for a family that cannot share and for comparison."""

@@ -117,7 +117,7 @@ class Trainer:
         self.collector.observe(step.groups)
         with self.time("balance"):
             parts = self.split(step.kept, step.number, epoch=0)
-            step.kept, step.imbalance = balance(parts, self.work, self.ranks)
+            step.kept, step.imbalance = balance(parts, self.work, self.ranks, self.config.parallel.sequence)
         step.has_batch = bool(self.ranks.sum(float(len(step.kept))))
 
     def prefetch(self, step: Step) -> None:

@@ -1,5 +1,8 @@
 """Groups change ranks only for a good reason, and none is lost; tests/end_to_end/test_ranks.py exchanges real ones."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.flops import count_flops
 from mmhicra.config import DataConfig, LoraConfig, ModelConfig
 from mmhicra.core.records import Completion, Group
-from mmhicra.train.distributed.balance import WORTH, Work, plan_moves
+from mmhicra.train.distributed.balance import WORTH, Work, balance, plan_moves
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.train.update.policy import Policy
 from mmhicra.vlm.family import FAMILIES
@@ -56,3 +59,12 @@ def test_the_estimate_is_what_is_counted(family, lora, tiny_model_folder, make_p
     counted = count_flops(lambda: policy(batch))
     # Spans of unlike lengths: like ones are computed in one rectangle, and what fills it up counts.
     assert work.forward(group) == pytest.approx(counted, rel=1e-9)
+
+
+def test_ranks_that_compute_together_wait_for_no_rank_but_for_other_pairs():
+    """Loads 6 0 3 3: as single ranks twice as long as even, as pairs even; nothing that is worth it can be moved."""
+    costs = [[6.0], [], [3.0], [3.0]]
+    ranks: Any = SimpleNamespace(index=0, gather=lambda items: costs)
+    work: Any = SimpleNamespace(forward=lambda group: costs[0][0])
+    group: Any = SimpleNamespace(place=0)
+    assert [balance([[group]], work, ranks, together)[1] for together in (1, 2)] == [2.0, 1.0]

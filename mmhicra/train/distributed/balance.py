@@ -88,13 +88,14 @@ def plan_moves(costs: Sequence[Sequence[float]]) -> list[Move]:
         arrived[target] += own.pop(best)  # it stays there: a group is sent once
 
 
-def balance(parts: Sequence[list[Group]], work: Work, ranks: Ranks) -> tuple[list[Group], float]:
+def balance(parts: Sequence[list[Group]], work: Work, ranks: Ranks, together: int = 1) -> tuple[list[Group], float]:
     """Exchange groups among ranks until each part, what is trained at a time, is even; every rank must call it.
 
     Args:
         parts: this rank's groups of each part; the number of parts is the same on all ranks.
         work: what a group costs.
         ranks: that exchange.
+        together: neighbouring ranks that compute their groups together (`parallel.sequence`).
 
     Returns:
         This rank's groups now, in the order of their places, and the time all parts take over what they would if the
@@ -105,6 +106,7 @@ def balance(parts: Sequence[list[Group]], work: Work, ranks: Ranks) -> tuple[lis
     for part in parts:
         own, loads = exchange(part, work, ranks)
         held += own
+        loads = [sum(loads[first : first + together]) for first in range(0, len(loads), together)]
         busiest, even = busiest + max(loads), even + sum(loads) / len(loads)
     return sorted(held, key=place_of), busiest / even if even else 1.0
 
