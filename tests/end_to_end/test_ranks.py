@@ -14,6 +14,7 @@ import spoiling
 import torch
 from made_questions import image_files, mathverse_row
 from rollout_lines import read_rollouts
+from safetensors.torch import load_file
 from short_runs import SHORT, TINY, metrics, run, state_files
 
 from mmhicra.core.run_folder import RunFolder
@@ -111,6 +112,26 @@ def test_ranks_that_compute_rows_together_equal_one(alone, benchmark, tmp_path):
     assert evaluated(tmp_path / "four") == evaluated(alone)
     assert rolled_out(tmp_path / "four") == rolled_out(alone)
     assert_equal_runs(alone, tmp_path / "four")
+
+
+ADAPTERS = (
+    "model.lora={rank: 4, alpha: 8, targets: all-linear}",
+    *("train.epochs=1", "eval.problems=3", "train.prompts_per_step=3", "log.checkpoint_model=full"),
+)
+
+
+def test_adapters_on_a_sharded_model_equal_those_of_one_process(tmp_path):
+    """The reference is the model under them; what is written is the merged model, the adapter, and an exact resume."""
+    run(tmp_path / "one", *OPTIONS, *ADAPTERS)
+    status, said = run_on_two(tmp_path / "two", *ADAPTERS, "model.shard=true", "parallel.reshard=always")
+    assert status == 0, said[-3000:]
+    assert rolled_out(tmp_path / "two") == rolled_out(tmp_path / "one")
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        one, two = (load_file(tmp_path / run / "checkpoints/step_000002" / name) for run in ("one", "two"))
+        assert one.keys() == two.keys()
+        for key in one:
+            torch.testing.assert_close(two[key], one[key], atol=2e-6, rtol=1e-3)
 
 
 def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):

@@ -104,6 +104,9 @@ def test_a_run_says_its_processes_devices_layout_engine_and_precision(scene, mon
     accelerator = SimpleNamespace(device=torch.device("cuda", 0), num_processes=count)
     line, *more = describe(short_config(tmp_path, *overrides), accelerator)
     assert line.startswith(begins)
+    gathers = [text for text in more if "gathers the whole model on every process" in text]
+    assert len(gathers) == ("model.shard=true" in overrides)  # those that do not sample with vLLM
+    more = [text for text in more if text not in gathers]
     assert [text for text in more if "GPUs are here" in text] == ([] if count >= len(names) else [more[0]])
 
 

@@ -120,6 +120,11 @@ def describe(config: RunConfig, accelerator: Accelerator) -> list[str]:
     ]
     if config.model.shard and count == 1:
         lines.append("model.shard has no effect: there is one process, and nothing to split the model over")
+    if config.model.shard and count > 1 and config.rollout.engine == "hf":
+        lines.append(
+            "note: the embedded engine gathers the whole model on every process while it samples and evaluates, since "
+            "their responses differ in length; rollout.engine: vllm does not, and is the one for large models"
+        )
     if device.type == "cuda" and here < torch.cuda.device_count():
         lines.append(
             f"warning: {torch.cuda.device_count()} GPUs are here, {here} used: `torchrun --nproc-per-node "
