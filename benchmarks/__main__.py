@@ -57,6 +57,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     )
     step.add_argument("--update-only", action="store_true", help="no rollout, no optimizer; both sides share one model")
     step.add_argument("--rows", type=int, default=0, metavar="N", help="TRL's responses a micro-batch (default all)")
+    step.add_argument("--groups", type=int, default=1, metavar="N", help="of a row; our updates alone (default 1)")
     step.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     step.set_defaults(run=run_train)
     add_parts(kinds)
@@ -175,6 +176,7 @@ def run_train(options: argparse.Namespace) -> int:
         update_only=options.update_only,
         rows=options.rows,
         options=tuple(options.set),
+        groups=options.groups,
     )
     with shown("bench train") as progress:
         result = train.run_train(settings, progress)

@@ -75,6 +75,7 @@ class Ours:
         checkpointing: `model.checkpointing`.
         folder: for the run folder.
         options: of the configuration, `FIELD=VALUE` each.
+        groups: of the largest row.
     """
 
     name = "mmhicra"
@@ -88,6 +89,7 @@ class Ours:
         checkpointing: str,
         folder: Path,
         options: Sequence[str] = (),
+        groups: int = 1,
     ) -> None:
         self.regime, longest = regime, max(regime.responses)
         self.config: RunConfig = load_config(
@@ -101,7 +103,7 @@ class Ours:
                 f"data.source={problems}",
                 f"rollout.n={len(regime.responses)}",
                 f"rollout.max_new_tokens={longest}",
-                f"train.tokens_per_micro_batch={max(32768, regime.prompt + sum(regime.responses))}",
+                f"train.tokens_per_micro_batch={max(32768, groups * (regime.prompt + sum(regime.responses)))}",
                 *options,
             ],
         )
@@ -141,19 +143,19 @@ class Ours:
         trainer.assign_credit(step)
         return group
 
-    def row(self, group: Group) -> list[SubGroup]:
-        """Its one row."""
-        return split_groups([group], self.config.train.tokens_per_micro_batch)
+    def row(self, *groups: Group) -> list[SubGroup]:
+        """The one row of all of them."""
+        return split_groups(groups, self.config.train.tokens_per_micro_batch)
 
-    def update(self, group: Group) -> dict[str, float]:
-        """Forward and backward on `group`, and the gradients thrown away: seconds of both.
+    def update(self, *groups: Group) -> dict[str, float]:
+        """Forward and backward on `groups` as one row, and the gradients thrown away: seconds of both.
 
         On-policy, whatever steps came before.
         """
-        for completion in group.completions:
+        for completion in (completion for group in groups for completion in group.completions):
             completion.old_logprobs = None
         marks = [now()]
-        loss = self.trainer.loss(self.row(group), self.trainer.totals([group]), siren_scale=0.0, is_filler=False)
+        loss = self.trainer.loss(self.row(*groups), self.trainer.totals(groups), siren_scale=0.0, is_filler=False)
         marks.append(now())
         self.trainer.accelerator.backward(loss.value)
         marks.append(now())

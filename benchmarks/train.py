@@ -30,6 +30,7 @@ from benchmarks.trl import Trl, refuse_missing
 from benchmarks.trl_async import TrlAsync
 from mmhicra.core.errors import UserError
 from mmhicra.core.memory import peak_above
+from mmhicra.core.records import Group
 from mmhicra.train.update.speed import update_speed
 
 PHASES = ("rollout", "forward", "backward", "update", "optimizer", "step")
@@ -60,6 +61,7 @@ class Settings:
             and the optimizer, whose state may be larger than the machine, is never called.
         rows: TRL's responses of a micro-batch; 0 is the whole group.
         options: of our side's configuration, `FIELD=VALUE` each.
+        groups: of a row; more than one where our updates are measured alone.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Settings:
     update_only: bool = False
     rows: int = 0
     options: tuple[str, ...] = ()
+    groups: int = 1
 
     @property
     def lengths(self) -> Regime:
@@ -105,6 +108,8 @@ def run_train(settings: Settings, progress: Progress = silent) -> dict[str, Any]
         )
     if settings.against != "none":
         refuse_missing()
+    if settings.groups > 1 and (settings.against != "none" or not settings.update_only):
+        raise UserError("bench train --groups is for our updates alone: add --against none --update-only")
     if settings.against == "trl-async" and not settings.update_only:
         raise UserError("bench train --against trl-async compares updates: add --update-only")
     with tempfile.TemporaryDirectory() as folder:
@@ -165,22 +170,27 @@ def measure(
 
 def count(settings: Settings, ours: Ours, theirs: Opponent | None) -> tuple[dict[str, int], float, dict[str, int]]:
     """By side FLOP of an update as it runs, FLOP of a forward pass over our row, and on CUDA by side peak memory."""
-    group = ours.made_up() if settings.update_only else ours.step()[1]
-    updates: dict[str, Callable[[], Any]] = {"mmhicra": lambda: ours.update(group)}
+    groups = made_up(settings, ours) if settings.update_only else [ours.step()[1]]
+    updates: dict[str, Callable[[], Any]] = {"mmhicra": lambda: ours.update(*groups)}
     if theirs is not None:
-        updates[settings.against] = theirs.updating(group, generates=not settings.update_only)
+        updates[settings.against] = theirs.updating(groups[0], generates=not settings.update_only)
     flops = {side: count_flops(update) for side, update in updates.items()}
     measured = settings.memory and torch.cuda.is_available()
     peaks = {side: peak_above(update) for side, update in updates.items()} if measured else {}
-    return flops, ours.trainer.work.forward(group), peaks
+    return flops, sum(map(ours.trainer.work.forward, groups)), peaks
+
+
+def made_up(settings: Settings, ours: Ours) -> list[Group]:
+    """The groups of a row."""
+    return [ours.made_up() for _ in range(settings.groups)]
 
 
 def pair(settings: Settings, ours: Ours, theirs: Opponent | None) -> dict[str, dict[str, float]]:
     """One step of each side, or one update: seconds by side and phase."""
     if settings.update_only:
-        group = ours.made_up()
-        found = {"mmhicra": ours.update(group)}
-        return found if theirs is None else found | {settings.against: theirs.updating(group, generates=False)()}
+        groups = made_up(settings, ours)
+        found = {"mmhicra": ours.update(*groups)}
+        return found if theirs is None else found | {settings.against: theirs.updating(groups[0], generates=False)()}
     own, group = ours.step()
     return {"mmhicra": own} if theirs is None else {"mmhicra": own, settings.against: theirs.step(group)}
 
@@ -190,7 +200,7 @@ def sides(settings: Settings, files: tuple[Path, Path], folder: Path) -> Iterato
     """Both trainers, or ours alone."""
     options = (*files, settings.lengths, settings.precision, settings.checkpointing)
     text_alone = ("data.columns.images=none",) if settings.against == "trl-async" else ()
-    ours = Ours(*options, folder / "ours", (*text_alone, *settings.options))
+    ours = Ours(*options, folder / "ours", (*text_alone, *settings.options), settings.groups)
     try:
         model = ours.trainer.unwrapped.model
         if settings.against == "trl-async":
@@ -214,13 +224,13 @@ def peak(side: str, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
     files = (Path(folder, "model"), Path(folder, "data", "problems.jsonl"))
     ours, theirs = (stack := ExitStack()).enter_context(sides(given, files, Path(folder, f"memory_{side}")))
     atexit.register(stack.close)
-    group = ours.made_up() if given.update_only else ours.step()[1]
+    groups = made_up(given, ours) if given.update_only else [ours.step()[1]]
     if theirs is None:
-        update: Callable[[], Any] = partial(ours.update, group)
+        update: Callable[[], Any] = partial(ours.update, *groups)
     else:
-        update = theirs.updating(group, generates=not given.update_only)
+        update = theirs.updating(groups[0], generates=not given.update_only)
         if not given.update_only:
-            theirs.step(group)
+            theirs.step(groups[0])
     update()
     return update
 
@@ -229,7 +239,9 @@ def print_train(result: dict[str, Any], console: Console | None = None) -> None:
     """The table for a person."""
     settings, regime = result["settings"], result["regime"]
     size = f"{result['parameters'] / 1e6:.0f} M parameters"
-    title = f"{settings['model']} ({size}), {regime['shown']}, {settings['precision']}"
+    rows = f", {settings['groups']} groups a row" if settings["groups"] > 1 else ""
+    title = f"{settings['model']} ({size}), {regime['shown']}{rows}, {settings['precision']}"
+    title += f", checkpointing {settings['checkpointing']}"
     table = Table("phase", *(f"{side}, s" for side in result["seconds"]), "times faster", "range", title=title)
     shown_phases = [phase for phase in PHASES if phase in result["seconds"]["mmhicra"]]
     for phase in shown_phases:
