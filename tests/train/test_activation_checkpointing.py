@@ -11,7 +11,7 @@ from mmhicra.config import ModelConfig
 from mmhicra.config.loading import build_config
 from mmhicra.core.errors import ConfigError
 from mmhicra.train.update.packing import pack, split_groups
-from mmhicra.vlm.activation_checkpointing import PRODUCTS
+from mmhicra.vlm.activation_checkpointing import ATTENTIONS, PRODUCTS
 from mmhicra.vlm.family import FAMILIES
 from mmhicra.vlm.loading import load_policy
 
@@ -78,6 +78,8 @@ def test_every_policy_gives_the_same_bits(family, lora, tiny_model_folder):
     kept = {policy: size for policy, (_, _, size, _) in found.items()}
     assert kept["full", None] < kept["full", 1] < most
     runs = {policy: sum(counts[product] for product in PRODUCTS) for policy, (*_, counts) in found.items()}
+    attended = {policy: sum(counts[attention] for attention in ATTENTIONS) for policy, (*_, counts) in found.items()}
+    assert attended["full", None] > attended["selective", None] == attended["none", None] > 0
     count = len(model.family.language_model(model.model).layers)
     assert runs["full", None] >= runs["none", None] + 6 * count
     # Of seven adapters what their B make is computed again, but for the last, which no gradient needs.
