@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     tree = read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         apply_override(tree, override)
-    return build_config(tree)
+    config = build_config(tree)
+    if "gradient_checkpointing" in (tree.get("model") or {}):
+        kind = config.model.checkpointing
+        print(f"mmhicra: model.gradient_checkpointing is read as model.checkpointing: {kind}", file=sys.stderr)
+    return config
 
 
 def build_config(tree: dict[str, Any]) -> RunConfig:

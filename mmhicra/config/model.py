@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mmhicra.config.base import NamedOrPlugin, PathText, Positive, Section
 from mmhicra.core.names import FamilyName
-
-log = logging.getLogger(__name__)
 
 
 class FreezeConfig(Section):
@@ -117,7 +114,6 @@ class ModelConfig(Section):
                 f"gradient_checkpointing: {str(older).lower()} is an older name of checkpointing: {kind}, but "
                 f"checkpointing is {rest['checkpointing']}: drop the older one"
             )
-        log.warning("model.gradient_checkpointing: %s is read as model.checkpointing: %s", str(older).lower(), kind)
         return rest
 
     @model_validator(mode="after")

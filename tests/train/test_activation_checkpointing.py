@@ -8,7 +8,7 @@ from made_groups import make_groups, make_policy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhicra.config import ModelConfig
-from mmhicra.config.loading import build_config
+from mmhicra.config.loading import build_config, load_config
 from mmhicra.core.errors import ConfigError
 from mmhicra.train.update.packing import pack, split_groups
 from mmhicra.vlm.activation_checkpointing import ATTENTIONS, PRODUCTS
@@ -105,9 +105,9 @@ def test_contradictions_are_refused(section, message):
 
 
 @pytest.mark.parametrize(("older", "kind"), [(True, "full"), (False, "none")])
-def test_the_older_field_is_read_and_said(older, kind, caplog):
-    with caplog.at_level("WARNING", "mmhicra"):
-        config = build_config({"model": {"gradient_checkpointing": older}})
+def test_the_older_field_is_read_and_said(older, kind, capsys):
+    config = load_config(None, [f"model.gradient_checkpointing={str(older).lower()}"])
     assert config.model.checkpointing == kind
-    assert f"gradient_checkpointing: {str(older).lower()} is read as model.checkpointing: {kind}" in caplog.text
+    line = f"mmhicra: model.gradient_checkpointing is read as model.checkpointing: {kind}\n"
+    assert capsys.readouterr().err == line
     assert build_config(config.model_dump()) == config
