@@ -84,7 +84,7 @@ def go_on(accelerator, layout, place, reads, first, last, background=False):
 
 
 def fail(accelerator, place):
-    """What a rank hears if the second one's disk is full, then if the second one stays away; what lies there then."""
+    """What a rank hears if the second one's disk is full, early or late, then if it stays away; what lies there."""
     trainer, processor = make(accelerator, "copied")
     train = trainer.config.train.model_copy(update={"rank_timeout": 4})
     trainer.config = trainer.config.model_copy(update={"train": train})
@@ -92,16 +92,18 @@ def fail(accelerator, place):
     if accelerator.is_main_process:
         run.make()
     writer = CheckpointWriter(run, trainer, processor)
-    write = tensor_parts.write_tensors
+    write, make_folders = tensor_parts.write_tensors, writer._make_folders
 
     def full(*about):
         raise OSError(28, "No space left on device")
 
-    tensor_parts.write_tensors = write if accelerator.is_main_process else full
     take_steps(trainer, 1, 1)
-    for both in (True, False):
+    for fails in ("parts", "folders", "all of it"):
         staged = stage(trainer, STATE)
-        if both or accelerator.is_main_process:
+        if not accelerator.is_main_process:
+            tensor_parts.write_tensors = full if fails == "parts" else write
+            writer._make_folders = full if fails == "folders" else make_folders
+        if fails != "all of it" or accelerator.is_main_process:
             writer.begin(staged, None)
         try:
             writer.finish()

@@ -155,10 +155,16 @@ def test_what_goes_wrong_while_it_is_written_is_told_by_finish(writing, monkeypa
 def test_a_rank_that_cannot_write_and_one_that_stays_away_end_the_save_on_the_others(tmp_path):
     main, other = on_ranks(2, "train.rank_checkpoints:fail", tmp_path / "ranks", place=str(tmp_path / "run"))
     partial = RunFolder(tmp_path / "run").checkpoint(1).with_name("step_000001.partial")
-    assert main[0] == other[0] == f"cannot write {partial}: No space left on device; free or choose another run_folder"
-    assert "did not write its part within train.rank_timeout (4 s)" in main[1]
-    assert "\n" not in main[1]
-    assert main[2:] == other[1:] == [partial.name]
+    assert (
+        main[0]
+        == main[1]
+        == other[0]
+        == other[1]
+        == f"cannot write {partial}: No space left on device; free or choose another run_folder"
+    )
+    assert "did not write its part within train.rank_timeout (4 s)" in main[2]
+    assert "\n" not in main[2]
+    assert main[3:] == other[2:] == [partial.name]
 
 
 def test_what_release_candidates_wrote_is_restored(tmp_path):
