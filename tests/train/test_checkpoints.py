@@ -111,6 +111,7 @@ def test_training_goes_on_while_a_slow_disk_writes_and_a_kill_leaves_the_one_bef
 
     monkeypatch.setattr(tensor_parts, "write_tensors", slow)
     take_steps(trainer, 3, 3)
+    now = {name: one.detach().clone() for name, one in trained_of(trainer.policy).items()}
     writer.begin(stage(trainer, STATE), {"step": 1, "metric": "m", "value": 1.0})
     assert entered.wait(60)
     take_steps(trainer, 4, 6)
@@ -121,6 +122,7 @@ def test_training_goes_on_while_a_slow_disk_writes_and_a_kill_leaves_the_one_bef
     writer.finish()
     assert not writer.busy
     assert damage(folder.checkpoint(3), 3) is None
+    assert_equal(whole_tensors(folder.checkpoint(3) / "trainer_state" / "trainable"), now)
     writer.write(stage(trainer, STATE, copied=False), {"step": 1, "metric": "m", "value": 1.0})
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
         *("best.json", "step_000001", "step_000002", "step_000003", "step_000006"),  # the newest three, and the best

@@ -95,12 +95,12 @@ class Run:
         with self.terminal.watch("training", self.steps, trainer.step_number) as bar:
             trainer.collector.progress = self.terminal.show_phase
             while trainer.step_number < self.steps and not self.stopping():
-                self.collect_save()
                 self.remember()
                 try:
                     self.take_step()
                 except MethodError as error:
                     raise MethodError(f"{error}; {self.give_up_step()}. Go on with --resume") from error
+                self.collect_save()
                 self.terminal.advance(bar, trainer.step_number)
         if trainer.step_number < self.steps:
             self.save()
