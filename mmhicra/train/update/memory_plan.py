@@ -19,7 +19,7 @@ from mmhicra.vlm.activation_checkpointing import KINDS
 from mmhicra.vlm.features import PATCHES_AT_A_TIME
 from mmhicra.vlm.shape import ModelShape
 
-ACTIVATION_FACTOR = 1.25
+ACTIVATION_FACTOR = 1.15
 """The measured peak of an update lies between estimate / factor and estimate x factor (tests/doctor/test_memory.py)."""
 
 FLOAT, HALF, DOUBLE = 4, 2, 8
