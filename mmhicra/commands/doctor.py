@@ -30,6 +30,11 @@ def add(commands: Any) -> None:
         metavar="N",
         help="processes that training will be started with (default: one for each GPU)",
     )
+    parser.add_argument(
+        "--gpus",
+        metavar="NxKIND",
+        help="plan for GPUs that are not here, by shapes alone and without data or weights: e.g. 8xH100-80",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a report")
     parser.set_defaults(run=run)
 
@@ -42,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("doctor checks a configuration (--config FILE) or a model (--model MODEL): name one of them")
     if options.model is not None:
         return run_on_model(options)
+    if options.gpus is not None:
+        return run_plan(options)
     from rich.console import Console
 
     from mmhicra.doctor.doctor import Doctor
@@ -58,10 +65,24 @@ def run(options: argparse.Namespace) -> int:
     return tell(report, ConfigLines(options.config, options.overrides, getattr(doctor, "config", None)), options.json)
 
 
+def run_plan(options: argparse.Namespace) -> int:
+    """Plan for GPUs that are named, and print the report."""
+    if options.processes is not None:
+        raise UserError("doctor --gpus plans one process for each GPU: drop --processes")
+    from mmhicra.doctor.gpus import parse_gpus
+    from mmhicra.doctor.lines import ConfigLines
+    from mmhicra.doctor.planner import Planner
+
+    count, gpu = parse_gpus(options.gpus)
+    planner = Planner(options.config, options.overrides, count, gpu)
+    report = planner.run()
+    return tell(report, ConfigLines(options.config, options.overrides, getattr(planner, "config", None)), options.json)
+
+
 def run_on_model(options: argparse.Namespace) -> int:
     """Examine a model alone, and print the report."""
-    if options.overrides or options.processes is not None:
-        raise UserError("doctor --model looks at the model alone: --set and --processes go with --config")
+    if options.overrides or options.processes is not None or options.gpus is not None:
+        raise UserError("doctor --model looks at the model alone: --set, --processes and --gpus go with --config")
     from rich.console import Console
 
     from mmhicra.config import ModelConfig

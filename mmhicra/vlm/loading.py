@@ -97,7 +97,7 @@ def load_processor(model: ModelConfig) -> LoadedProcessor:
     """
     refuse_quantize(model)
     path = resolve_model(model.path)
-    config = _load_config(path, model.family)
+    config = read_config(path, model.family)
     choose_family(config, path, model.family)  # refuse a strange architecture before its processor fails to load
     with _reading(path, ": the processor cannot be loaded"):
         processor: Any = AutoProcessor.from_pretrained(path)
@@ -189,7 +189,12 @@ def resolve_model(path: str) -> str:
     return path
 
 
-def _load_config(path: str, requested: str) -> PreTrainedConfig:
+def read_config(path: str, requested: str) -> PreTrainedConfig:
+    """The configuration of a model folder or hub id, of which nothing else is read; `requested` is `model.family`.
+
+    Raises:
+        UserError: it cannot be read, or is of no known family.
+    """
     own = [load_family(requested)] if is_address(requested) else []
     known = {family.model_type for family in (*FAMILIES.values(), *own)}
     with _reading(path, " cannot be loaded"):

@@ -28,6 +28,7 @@ class Load:
         adapters: LoRA: the weights under the adapters are frozen.
         checkpointed: how many decoder layers are checkpointed, from the first; None is all.
         storage: how weights and optimizer state are stored.
+        replicate: copies of a model that is split.
         offload: what the optimizer keeps is in the memory of the CPU.
         sequence: devices that compute a row together; each holds its part of the tokens, and all of the images.
         quantized: the decoder's linear layers are kept in 4 bits.
@@ -84,6 +85,12 @@ class Load:
     sequence: int = 1
     storage: Storage = PLAIN
     offload: bool = False
+    replicate: int = 1
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices weights, gradients and optimizer state are split."""
+        return self.processes // self.replicate if self.shard else 1
 
     @property
     def evaluating(self) -> Load:
@@ -198,6 +205,7 @@ def load_of(config: RunConfig, shape: ModelShape, data: DataSizes, device: Devic
         dense=config.model.attention == "dense",
         adapters=config.model.has_adapters,
         quantized=config.model.quantize is not None,
+        replicate=config.parallel.replicate,
         vision_frozen=config.model.vision_frozen,
         reference=train.loss.kl_coefficient > 0,
         processes=processes,

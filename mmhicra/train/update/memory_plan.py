@@ -54,7 +54,7 @@ class Plan:
 
 def plan_memory(shape: ModelShape, load: Load) -> Plan:
     """Bytes that a run takes on one device."""
-    ranks = load.processes if load.shard else 1
+    ranks = load.shards
     copied = load.processes > 1 and not load.shard
     held = {
         "weights": (weight_bytes(shape, load.storage) - saved_by_quantizing(shape, load)) // ranks,
