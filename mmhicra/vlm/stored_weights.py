@@ -190,7 +190,7 @@ def own_rows(tensor: Tensor) -> tuple[Tensor, slice | None]:
     """
     if not isinstance(tensor, DTensor):
         return tensor.detach(), None
-    local = tensor.detach().to_local()
+    local = tensor.to_local().detach()
     rows = None
     for dim, placement in enumerate(tensor.placements):
         if isinstance(placement, Replicate):

@@ -137,7 +137,7 @@ def copy_values(source: nn.Module, target: nn.Module) -> None:
     for theirs, own in zip(source.parameters(), target.parameters(), strict=True):
         assert isinstance(theirs, DTensor)
         assert isinstance(own, DTensor)
-        own.detach().to_local().copy_(theirs.detach().to_local())
+        own.to_local().copy_(theirs.to_local())
 
 
 @dataclass(frozen=True)
