@@ -41,10 +41,11 @@ def rows(step, count=8):
     return torch.randn(count, 64, generator=torch.Generator().manual_seed(step))
 
 
-def make(options, half=False):
+def make(options, half=False, device="cpu"):
     """A model on one process and its optimizer."""
     model = small_model()
     masters = round_weights(model, trained=True) if half else {}
+    model.to(device)
     return model, make_optimizer(model, OptimizerConfig(**RATES, **options), masters)
 
 

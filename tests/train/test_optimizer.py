@@ -112,6 +112,29 @@ def test_nothing_to_store_in_8_bits_is_refused():
         make_optimizer(nn.Linear(33, 999), OptimizerConfig(kind="adamw_8bit"))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_computes_what_the_cpu_does(kind, half):
+    """With 8 bits compiled, and with an offload through pinned memory."""
+    here, there = make(KINDS[kind], half), make(KINDS[kind], half, device="cuda")
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for own, other in zip(here[0].parameters(), there[0].parameters(), strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            other.grad = own.grad.cuda()
+        here[1].step()
+        there[1].step()
+    offloaded = KINDS[kind].get("offload", False)
+    for own, other in zip(here[0].parameters(), there[0].parameters(), strict=True):
+        state = there[1].state[other]
+        assert state["exp_avg"].is_cuda != offloaded
+        exact, found = here[1].state[own].get("master", own), state.get("master", other)
+        assert (found.detach().cpu() - exact.detach()).abs().max() <= (RATE if "8-bit" in kind else 1e-6)
+        assert torch.equal(other, found.to(other.device, other.dtype))
+
+
 def test_masters_are_not_copied_to_several_processes():
     options = ["model={precision: bf16, weights: bf16}"]
     refuse_optimizer(load_config(None, options), 1)
