@@ -308,6 +308,8 @@ def make_policy(
     use_kernels(model.model, model.family, config.model, accelerator.device)
     scores, adapted = config.train.loss.kl_coefficient > 0, config.model.has_adapters
     reference = Reference(policy) if scores and not adapted else None
+    if reference and config.model.weights == "bf16":
+        round_weights(reference.policy, trained=False)  # all of it is frozen
     if config.model.compile:
         compile_layers(model.model, model.family)
     if sharded(config, accelerator):
