@@ -177,7 +177,7 @@ def make_scene(
     checkpoint_blocks(model, FAMILY, kind, config.model.checkpointing_layers, tower=False)
     loaded = LoadedModel("random", model.config, FAMILY, processor, model.train())
     sampling = sampling_of(config.rollout, loaded, n=8, temperature=1.0)
-    vision, work = FrozenVision(model, FAMILY, settings.precision), Work.of(model, FAMILY)
+    vision, work = FrozenVision(model, FAMILY, config.model.precision), Work.of(model, FAMILY)
     hold_weights(config, loaded, accelerator)
     policy, _ = make_policy(config, loaded, sampling, accelerator)
     write_problems(REGIMES[regime], processor, folder, 1)

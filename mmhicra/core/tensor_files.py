@@ -103,7 +103,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[s
 def _bytes_of(one: Stored) -> memoryview:
     tensor = one.tensor().detach().to(device="cpu", dtype=one.dtype).contiguous()
     assert tuple(tensor.shape) == one.shape
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -245,4 +245,4 @@ def adapter_state(model: PeftModel, keep: Callable[[nn.Parameter], Tensor]) -> d
 
 
 def _made_whole(parameter: DTensor) -> Tensor:
-    return parameter.detach().full_tensor().to("cpu", copy=True)
+    return parameter.full_tensor().detach().to("cpu", copy=True)

@@ -54,9 +54,8 @@ class Reference:
 
     def _change_places(self) -> None:
         for parameter, kept in self.kept:
-            if isinstance(parameter, DTensor) and isinstance(
-                kept, DTensor
-            ):  # what is gathered is its storage, not what it points to
+            if isinstance(parameter, DTensor) and isinstance(kept, DTensor):
+                # What is gathered is its storage, not what it points to.
                 own, other = parameter.to_local(), kept.to_local()
                 before = own.clone()
                 own.copy_(other)
