@@ -270,7 +270,7 @@ def lazy_shards(model: nn.Module, places: Mapping[str, Place], checkpoint: Path,
 
     def values(empty: Tensor) -> Tensor:
         """Of a parameter of the empty model."""
-        name, plain = in_policy.get(id(empty), ""), in_folder[id(empty)]
+        name, plain = in_policy.get(id(empty), ""), in_folder[id(empty)] or ""
         whole = torch.empty(empty.shape, dtype=empty.dtype)
         if f"master.{name}" in masters:
             load_parts(checkpoint / MASTERS, {f"master.{name}": whole})

@@ -57,7 +57,7 @@ class CheckpointWriter:
         self.ranks = trainer.ranks
         self.log = trainer.config.log
         self.patience = trainer.config.train.rank_timeout
-        self.group: dist.ProcessGroup | None = None
+        self.group: Any = None
         if self.ranks.count > 1:  # the trainer's own group is in use meanwhile, and may not know the CPU
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.patience))
         self._described: dict[str, bytes] | None = None
@@ -147,7 +147,7 @@ class CheckpointWriter:
         partial.parent.mkdir(exist_ok=True)
         self.folder.sweep_checkpoints()
         if (gib := self.log.checkpoint_gib) is not None:
-            left = self.folder.make_room(size, int(gib * 2**30), best and best["step"])
+            left = self.folder.make_room(size, int(gib * 2**30), best["step"] if best else None)
             if left + size > gib * 2**30:
                 raise RunFolderError(
                     f"cannot write {partial}: it takes {bytes_text(size)}, and log.checkpoint_gib ({gib:g} GiB) leaves "
@@ -186,7 +186,8 @@ class CheckpointWriter:
                 (partial / name).write_bytes(content)
             staged.model.write_index(partial)
         if staged.adapter is not None:
-            self.trainer.unwrapped.model.save_pretrained(str(partial / ADAPTER_FOLDER), state_dict=staged.adapter)
+            wrapper: Any = self.trainer.unwrapped.model
+            wrapper.save_pretrained(str(partial / ADAPTER_FOLDER), state_dict=staged.adapter)
         if (resume := staged.resume) is not None:
             (partial / OPTIMIZER_FACTS).write_text(json_text(resume.optimizer, indent=1), encoding="utf-8")
             random = resume.progress.random
@@ -204,7 +205,7 @@ class CheckpointWriter:
             return
         if best is not None:
             self.folder.write_best(best)
-        self.folder.prune_checkpoints(self.log.keep_checkpoints, best and best["step"])
+        self.folder.prune_checkpoints(self.log.keep_checkpoints, best["step"] if best else None)
 
     def _on_main(self, work: Callable[[], None]) -> None:
         """Let the first rank work, while the others wait for it."""
