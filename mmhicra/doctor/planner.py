@@ -183,7 +183,7 @@ class Planner:
             "model": fitting and fitting[0],
             "changes": [list(change) for change in changes],
         }
-        check.grids = [Grid("", ("", "fits", "say so by"), rows)] if rows else []
+        check.notes = [f"{what}: {fits}: {lines}" for what, fits, lines in rows]  # not a table: it would cut lines up
         check.summary = f"in {size_text(self.room)} of each GPU" if rows else "nothing of this on such GPUs"
 
     def changes_that_fit(self) -> list[tuple[str, ...]]:

@@ -108,7 +108,7 @@ def _as_dict(remedy: Remedy, lines: ConfigLines) -> dict[str, Any]:
 def _table(grid: Grid) -> Table:
     table = Table(title=grid.title or None, title_justify="left", box=None)
     for heading in grid.headings:
-        table.add_column(Text(heading))
+        table.add_column(Text(heading), overflow="fold")  # a setting that is cut off cannot be copied
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
