@@ -93,7 +93,7 @@ def add_parts(kinds: Any) -> None:
     rewards.add_argument("--hostile", type=int, default=64, metavar="N", help="hostile ones of them (default 64)")
     rewards.set_defaults(run=run_rewards)
     scaling = kinds.add_parser("scaling", help="what a rank holds, computes and asks others for, by processes")
-    scaling.add_argument("--model", choices=("tiny", "40m", "3b", "7b"), default="tiny", help="default tiny")
+    scaling.add_argument("--model", choices=("tiny", "40m", "300m", "3b", "7b"), default="tiny", help="default tiny")
     scaling.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths (default A)")
     scaling.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default 1 2 4")
     scaling.add_argument("--pairs", type=int, default=3, metavar="N", help="updates (default 3)")

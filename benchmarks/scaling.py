@@ -32,7 +32,7 @@ from benchmarks.ours import Ours
 from benchmarks.progress import Progress, silent
 from benchmarks.shapes import REGIMES, write_model, write_problems
 from mmhicra.core.errors import UserError
-from mmhicra.core.memory import peak_above
+from mmhicra.core.memory import peak, peak_above, resident, restart_peak
 
 SEED = 0
 """Of the random responses: every rank makes up the same group, so that all have as much to do."""
@@ -98,10 +98,16 @@ def launch(settings: ScalingSettings, count: int, folder: Path) -> list[dict[str
 
 
 def measure_rank(settings: ScalingSettings, count: int, folder: Path) -> dict[str, Any]:
-    """Of this process: bytes held, FLOP, bytes that were asked of other ranks, seconds and peak memory of an update."""
+    """Of this process: bytes held, FLOP, bytes that were asked of other ranks, seconds and peak memory of an update.
+
+    `loading` is the peak of all that is made before the first step, optimizer and libraries included.
+    """
     options = [f"train.prompts_per_step={count}", *(settings.options if count > 1 else ())]
     files = (folder / "model", folder / "data" / "problems.jsonl", REGIMES[settings.regime])
+    restart_peak()
+    before = resident()
     ours = Ours(*files, "fp32", "none", folder / f"run_{count}_{os.environ.get('RANK', 0)}", options)
+    loading = peak() - before
     try:
         torch.manual_seed(SEED)
         group = ours.made_up()
@@ -109,16 +115,17 @@ def measure_rank(settings: ScalingSettings, count: int, folder: Path) -> dict[st
         with Communication() as communication:
             flops = count_flops(lambda: ours.update(group))
         seconds = [sum(ours.update(group).values()) for _ in range(settings.pairs)]
-        peak = peak_above(lambda: ours.update(group))
+        highest = peak_above(lambda: ours.update(group))
         parameters = [own(parameter) for parameter in ours.trainer.policy.parameters()]
         return {
             "parameters": sum(p.numel() * p.element_size() for p in parameters),
+            "loading": loading,
             "tokens": len(group.prompt) + sum(len(completion) for completion in group.completions),
             "flops": flops,
             "communicated": communication.bytes,
             "collectives": communication.calls,
             "seconds": seconds,
-            "peak": peak,
+            "peak": highest,
         }
     finally:
         ours.close()
@@ -154,29 +161,26 @@ def own(parameter: Tensor) -> Tensor:
 
 
 def print_scaling(result: dict[str, Any], console: Console | None = None) -> None:
-    """The table for a person: the most of any rank. `update, MiB` is its peak above what is held between updates."""
+    """The table for a person: the most of any rank. `update` is its peak above what is held between updates."""
     settings = result["settings"]
-    title = f"{settings['model']}, regime {settings['regime']}, a group a rank, {' '.join(settings['options'])}"
-    names = (
-        "processes",
-        "parameters, MiB",
-        "peak of update, MiB",
-        "GFLOP",
-        "received, MiB",
-        "collectives",
-        "update, s",
-    )
+    options = " ".join(settings["options"])
+    title = f"{settings['model']}, regime {settings['regime']}, a group a rank, {options}: MiB of the fullest rank"
+    names = ("processes", "weights", "loading", "update", "received", "GFLOP", "collectives", "seconds")
     table = Table(*names, title=title)
     for count, ranks in result["ranks"].items():
-        sizes = [f"{max(rank[name] for rank in ranks) / 2**20:,.1f}" for name in ("parameters", "peak")]
-        flops = f"{max(rank['flops'] for rank in ranks) / 1e9:,.1f}"
-        received = f"{max(rank['communicated'] for rank in ranks) / 2**20:,.1f}"
-        seconds = f"{max(statistics.median(rank['seconds']) for rank in ranks):.2f}"
-        table.add_row(count, *sizes, flops, received, str(ranks[0]["collectives"]), seconds)
+        sizes = [most_of(ranks, name) / 2**20 for name in ("parameters", "loading", "peak", "communicated")]
+        seconds = max(statistics.median(rank["seconds"]) for rank in ranks)
+        shown = [f"{size:,.0f}" for size in sizes] + [f"{most_of(ranks, 'flops') / 1e9:,.1f}"]
+        table.add_row(count, *shown, str(ranks[0]["collectives"]), f"{seconds:.2f}")
     (console or Console()).print(table)
     cores, most = result["machine"]["cores"], max(settings["processes"])
     if most > cores // 2:
         (console or Console()).print(f"{cores} cores, one thread a process: seconds are of processes that share them")
+
+
+def most_of(ranks: Sequence[dict[str, Any]], name: str) -> float:
+    """The largest figure of any rank."""
+    return max(rank[name] for rank in ranks)
 
 
 def read_settings(tree: dict[str, Any]) -> ScalingSettings:

@@ -89,6 +89,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {"depth": 4, "hidden_size": 192, "intermediate_size": 512, "num_heads": 4},
         "full": [1, 3],
     },
+    "300m": {
+        "text": {"vocab_size": 16384, "hidden_size": 1024, "intermediate_size": 5632, "num_hidden_layers": 14},
+        "heads": (16, 4),
+        "vision": {"depth": 4, "hidden_size": 192, "intermediate_size": 512, "num_heads": 4},
+        "full": [1, 3],
+    },
     # The published configurations of Qwen2.5-VL-3B and -7B.
     "3b": {
         "text": {"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36},

@@ -109,10 +109,10 @@ def wait_for(path, process, seconds=400):
         time.sleep(0.01)
 
 
-def run_on_two(folder, *overrides, script=None, ranks=2, **environment):
+def run_on_two(folder, *overrides, script=None, ranks=2, resume=False, **environment):
     """Train in two processes, or more; returns the launcher's status and what went to standard error."""
     sets = [part for override in (*SHORT, f"run_folder={folder}", *overrides) for part in ("--set", override)]
     errors = Path(f"{folder}.errors")
-    command = ["train", "--config", str(TINY), *sets]
+    command = ["train", "--config", str(TINY), *sets, *(["--resume"] if resume else [])]
     process = fork(command, printed(folder), errors=errors, script=script, ranks=ranks, **environment)
     return process.wait(), errors.read_text(encoding="utf-8", errors="replace")

@@ -134,6 +134,20 @@ def test_adapters_on_a_sharded_model_equal_those_of_one_process(tmp_path):
             torch.testing.assert_close(two[key], one[key], atol=2e-6, rtol=1e-3)
 
 
+def test_a_run_goes_on_with_other_numbers_of_ranks_as_if_there_had_been_one(tmp_path):
+    """Two hold a split model, four two split copies of it, and one takes the last step by itself."""
+    options = ("eval.problems=0", "train.loss.kl_coefficient=0.01")
+    run(tmp_path / "alone", *options)
+    layouts = {2: ("model.shard=true",), 4: ("model.shard=true", "parallel.replicate=2")}
+    for steps, (ranks, layout) in enumerate(layouts.items(), start=1):
+        status, said = short_runs.run_on_two(
+            *(tmp_path / "moved", *options, *layout, f"train.steps={steps}"), ranks=ranks, resume=steps > 1
+        )
+        assert status == 0, said[-3000:]
+    run(tmp_path / "moved", *options, resume=True)
+    assert_equal_runs(tmp_path / "alone", tmp_path / "moved", step=3)
+
+
 def test_two_ranks_fill_steps_up_and_split_them_as_one(tmp_path):
     run(tmp_path / "one", *OPTIONS, *REFILLED)
     status, said = run_on_two(tmp_path / "two", *REFILLED)
@@ -224,9 +238,9 @@ def test_failures_of_a_custom_reward_are_counted_over_both_ranks(tmp_path):
     assert (tmp_path / "two/checkpoints/step_000003").is_dir()
 
 
-def assert_equal_runs(alone, together):
+def assert_equal_runs(alone, together, step=2):
     """Weights, optimizer state and metrics after two steps agree but for rounding."""
-    one, two = state_files(alone, 2), state_files(together, 2)
+    one, two = state_files(alone, step), state_files(together, step)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(
