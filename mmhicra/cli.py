@@ -30,7 +30,7 @@ from mmhicra.commands import (
     rollouts,
     train,
 )
-from mmhicra.core.errors import ConfigError, UserError
+from mmhicra.core.errors import ConfigError, UserError, tell
 from mmhicra.core.extras import extra_of, missing_line
 from mmhicra.core.logs import drop_import_warnings
 from mmhicra.train.loop.stopping import INTERRUPTED
@@ -73,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except UserError as refusal:
-        if not refusal.told:
-            print(f"mmhicra: {refusal}", file=sys.stderr)
+        tell(refusal)
         return MENDABLE
     except ModuleNotFoundError as missing:
         extra = extra_of(missing.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import sys
 import warnings
 
 
@@ -29,7 +30,7 @@ class UserError(Exception):
     Only `cli.main` catches it; everything else that escapes is a bug and keeps its traceback.
 
     Attributes:
-        told: another process of the run prints the line.
+        told: the line is printed already, or by another process of the run.
     """
 
     told: bool = False
@@ -37,6 +38,13 @@ class UserError(Exception):
     def __str__(self) -> str:
         """The message, with control characters escaped: it may quote what a file holds, and goes to a terminal."""
         return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in super().__str__())
+
+
+def tell(refusal: UserError) -> None:
+    """Print its line, once."""
+    if not refusal.told:
+        print(f"mmhicra: {refusal}", file=sys.stderr, flush=True)
+        refusal.told = True
 
 
 class ConfigError(UserError):

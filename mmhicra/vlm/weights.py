@@ -73,9 +73,9 @@ def current_weight(modules: Mapping[str, Any], name: str, tensor: Tensor) -> Ten
     owner, _, kind = name.rpartition(".")
     if kind == "weight" and owner.endswith(".base_layer"):
         tensor = merged_weight(modules[owner.removesuffix(".base_layer")])
-    if isinstance(tensor, DTensor):
-        return tensor.full_tensor()
-    return _unquantised(modules[owner]) if kind == "weight" and _is_quantised(modules[owner]) else tensor.detach()
+    elif kind == "weight" and _is_quantised(modules[owner]):
+        tensor = _unquantised(modules[owner])
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 _OF_ADAPTERS = re.compile(r"\.lora_|\.original_module\.|\.weight\.")

@@ -141,7 +141,7 @@ def test_a_model_or_a_configuration(capsys):
     for arguments, said in (
         ([], "name one of them"),
         (["--model", "tiny_vlm", "--config", "tiny"], "name one of them"),
-        (["--model", "tiny_vlm", "--set", "seed=1"], "--set and --processes go with --config"),
+        (["--model", "tiny_vlm", "--set", "seed=1"], "--set, --processes and --gpus go with --config"),
     ):
         assert main(["doctor", *arguments]) == 2
         assert said in capsys.readouterr().err

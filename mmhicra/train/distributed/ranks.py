@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from mmhicra.core.errors import UserError
+from mmhicra.core.errors import UserError, tell
 
 
 class Ranks:
@@ -58,8 +58,8 @@ class Ranks:
     def refusing_together(self) -> Iterator[None]:
         """If any rank refuses in the `with` block all do, at its end: none waits for one that has left.
 
-        Each reason is told once, by the first rank that has it. What is in the block must not wait for other ranks, or
-        must refuse on all of them alike.
+        Each reason is told once, by the first rank that has it, and at once: a launcher ends all processes as soon as
+        one has left. What is in the block must not wait for other ranks, or must refuse on all of them alike.
         """
         refusal: UserError | None = None
         try:
@@ -70,6 +70,8 @@ class Ranks:
         said = self.gather([] if refusal is None else [(rank, str(refusal))])
         if refusal is not None:
             refusal.told = refusal.told or any(text == str(refusal) for other, text in said if other < rank)
+            if self.count > 1:
+                tell(refusal)
             raise refusal
         if said:
             refusal = UserError(said[0][1])
