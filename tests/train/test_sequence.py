@@ -16,7 +16,10 @@ from mmhicra.vlm.qwen3_vl import QWEN3_VL
 
 KINDS = ("whole", "lora full", "plain", "dense")
 CASES = {
-    2: [(family, 2, kind) for family in sorted(FAMILIES) for kind in KINDS],
+    2: [
+        *((family, 2, kind) for family in ("qwen2_5_vl", "qwen3_vl") for kind in KINDS),
+        *((family, 2, "whole") for family in sorted({*FAMILIES} - {"qwen2_5_vl", "qwen3_vl"})),
+    ],
     4: [("qwen3_vl", 2, "whole"), ("qwen3_vl", 2, "whole shard selective"), ("qwen2_5_vl", 4, "whole")],
 }
 """By ranks: family, ranks that compute a row together, and kind of policy in the words of rank_sequence.py. Tiny models
