@@ -96,7 +96,7 @@ def add_parts(kinds: Any) -> None:
     scaling.add_argument("--model", choices=("tiny", "40m", "300m", "3b", "7b"), default="tiny", help="default tiny")
     scaling.add_argument("--regime", choices=("A", "B", "C"), default="A", help="lengths (default A)")
     scaling.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="default 1 2 4")
-    scaling.add_argument("--pairs", type=int, default=3, metavar="N", help="updates (default 3)")
+    scaling.add_argument("--pairs", type=int, default=3, metavar="N", help="updates (default 3); 0: loading alone")
     scaling.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="where there are several (model.shard=true)"
     )

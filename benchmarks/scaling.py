@@ -46,7 +46,7 @@ class ScalingSettings:
         model: a preset of `shapes.PRESETS`.
         regime: a name in `shapes.REGIMES`.
         processes: how many there are, one measurement each.
-        pairs: updates of each.
+        pairs: updates of each; 0 tells of loading alone.
         options: of the configuration, `FIELD=VALUE` each, where there are several processes.
     """
 
@@ -109,26 +109,28 @@ def measure_rank(settings: ScalingSettings, count: int, folder: Path) -> dict[st
     ours = Ours(*files, "fp32", "none", folder / f"run_{count}_{os.environ.get('RANK', 0)}", options)
     loading = peak() - before
     try:
-        torch.manual_seed(SEED)
-        group = ours.made_up()
-        ours.update(group)
-        with Communication() as communication:
-            flops = count_flops(lambda: ours.update(group))
-        seconds = [sum(ours.update(group).values()) for _ in range(settings.pairs)]
-        highest = peak_above(lambda: ours.update(group))
-        parameters = [own(parameter) for parameter in ours.trainer.policy.parameters()]
-        return {
-            "parameters": sum(p.numel() * p.element_size() for p in parameters),
-            "loading": loading,
-            "tokens": len(group.prompt) + sum(len(completion) for completion in group.completions),
-            "flops": flops,
-            "communicated": communication.bytes,
-            "collectives": communication.calls,
-            "seconds": seconds,
-            "peak": highest,
-        }
+        held = [own(parameter) for parameter in ours.trainer.policy.parameters()]
+        parameters = sum(each.numel() * each.element_size() for each in held)
+        updates = measure_updates(ours, settings.pairs) if settings.pairs else {}
+        return {"parameters": parameters, "loading": loading, **updates}
     finally:
         ours.close()
+
+
+def measure_updates(ours: Ours, count: int) -> dict[str, Any]:
+    """Of `count` updates on a group that every rank makes up alike."""
+    torch.manual_seed(SEED)
+    group = ours.made_up()
+    ours.update(group)
+    with Communication() as communication:
+        flops = count_flops(lambda: ours.update(group))
+    return {
+        "flops": flops,
+        "communicated": communication.bytes,
+        "collectives": communication.calls,
+        "seconds": [sum(ours.update(group).values()) for _ in range(count)],
+        "peak": peak_above(lambda: ours.update(group)),
+    }
 
 
 class Communication(TorchDispatchMode):
@@ -168,10 +170,12 @@ def print_scaling(result: dict[str, Any], console: Console | None = None) -> Non
     names = ("processes", "weights", "loading", "update", "received", "GFLOP", "collectives", "seconds")
     table = Table(*names, title=title)
     for count, ranks in result["ranks"].items():
-        sizes = [most_of(ranks, name) / 2**20 for name in ("parameters", "loading", "peak", "communicated")]
-        seconds = max(statistics.median(rank["seconds"]) for rank in ranks)
-        shown = [f"{size:,.0f}" for size in sizes] + [f"{most_of(ranks, 'flops') / 1e9:,.1f}"]
-        table.add_row(count, *shown, str(ranks[0]["collectives"]), f"{seconds:.2f}")
+        shown = [f"{most_of(ranks, name) / 2**20:,.0f}" for name in ("parameters", "loading")]
+        if settings["pairs"]:
+            shown += [f"{most_of(ranks, name) / 2**20:,.0f}" for name in ("peak", "communicated")]
+            seconds = max(statistics.median(rank["seconds"]) for rank in ranks)
+            shown += [f"{most_of(ranks, 'flops') / 1e9:,.1f}", str(ranks[0]["collectives"]), f"{seconds:.2f}"]
+        table.add_row(count, *shown)
     (console or Console()).print(table)
     cores, most = result["machine"]["cores"], max(settings["processes"])
     if most > cores // 2:
