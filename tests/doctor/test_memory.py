@@ -244,6 +244,14 @@ def test_shards_divide_what_is_trained_and_copies_add_buckets():
     assert sharded.phases["rollout"]["whole weights"] == 2 * SHAPE.parameters  # the embedded engine gathers them
 
 
+def test_copies_that_are_sampled_from_are_planned_by_how_they_are_rounded():
+    def copies(**changed):
+        return plan_memory(SHAPE, replace(LOAD, half=False, **changed)).phases["rollout"].get("copies of weights", 0)
+
+    found = [copies(cuda=cuda, samples_rounded=rounded) for cuda in (False, True) for rounded in (False, True)]
+    assert found == [4 * SHAPE.linear, 2 * SHAPE.linear, 0, 2 * SHAPE.linear]
+
+
 def test_a_gpu_holds_less_by_what_is_stored_elsewhere_or_shorter():
     """A shape of which 700 M of 800 M trained values are rounded, and all frozen ones."""
     shape = replace(SHAPE, rounded=9 * 10**8, rounded_trained=7 * 10**8, trained_shapes=((10_000, 512),) * 100)

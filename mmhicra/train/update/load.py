@@ -29,6 +29,7 @@ class Load:
         checkpointed: how many decoder layers are checkpointed, from the first; None is all.
         storage: how weights and optimizer state are stored.
         replicate: copies of a model that is split.
+        samples_rounded: whether the embedded engine samples from copies of weights in bfloat16 (`rollout.hf.weights`).
         offload: what the optimizer keeps is in the memory of the CPU.
         sequence: devices that compute a row together; each holds its part of the tokens, and all of the images.
         quantized: the decoder's linear layers are kept in 4 bits.
@@ -86,6 +87,7 @@ class Load:
     storage: Storage = PLAIN
     offload: bool = False
     replicate: int = 1
+    samples_rounded: bool = False
 
     @property
     def shards(self) -> int:
@@ -212,6 +214,7 @@ def load_of(config: RunConfig, shape: ModelShape, data: DataSizes, device: Devic
         shard=config.model.shard,
         cuda=device.kind == "cuda",
         embedded=rollout.engine != "vllm",
+        samples_rounded=rollout.hf.weights == "bf16",
         engine=engine_bytes(config, shape, device) if rollout.engine == "vllm" else 0,
         engine_rests=rollout.vllm.sleep,
         budget=train.tokens_per_micro_batch if train.rows == "shared" else min(one, train.tokens_per_micro_batch),

@@ -112,7 +112,9 @@ def rolling_out(shape: ModelShape, load: Load) -> dict[str, int]:
     gathered = load.shard and load.processes > 1
     width = HALF if load.half else FLOAT
     cast = HALF * cast_linear(shape, load) if load.half and not gathered else 0
-    packed = 0 if load.half or load.cuda else FLOAT * shape.linear  # see `rollout.packed`
+    # See `rollout.hf.packed`: rounded copies on any device, others on a CPU that computes in float32.
+    copied = HALF if load.samples_rounded else FLOAT * (not load.cuda)
+    packed = 0 if load.half else copied * shape.linear
     return {
         "images": pixels,
         "whole weights": width * shape.parameters if gathered else 0,
